@@ -1,0 +1,235 @@
+"""Configuration: what Hydra composes, and what it refuses in one clear sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from influx.errors import ConfigError, did_you_mean
+
+GROUPS = (
+    "dataset",
+    "corruption",
+    "model",
+    "optimizer",
+    "training",
+    "estimator",
+    "truth",
+    "metric",
+    "executor",
+    "paths",
+)
+
+
+@dataclass
+class Config:
+    """Schema of the root; groups are plain mappings that ``build`` checks against their classes."""
+
+    dataset: Any = None
+    corruption: Any = None
+    model: Any = None
+    optimizer: Any = None
+    training: Any = None
+    estimator: Any = None
+    truth: Any = None
+    metric: Any = None
+    executor: Any = None
+    paths: Any = None
+    seed: int = 0
+    name: str | None = None
+    baselines: list[str] = field(default_factory=list)
+    top_k: int = 10
+    output_dtype: str = "float32"
+    matrix_mb: float = 1024
+    threads: int | None = None
+    overwrite: bool = False
+    on_busy: str = "wait"
+    quiet: bool = False
+    trust: list[str] = field(default_factory=list)
+
+
+def conf_dir() -> Path:
+    """The folder of configuration files: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if (inside / "config.yaml").is_file() else Path(__file__).parents[1] / "conf"
+
+
+def register_schema() -> None:
+    """Tell Hydra about ``Config``."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A composed configuration: plain values, and the name chosen in each group."""
+
+    values: Mapping[str, Any]
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...] = ()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
+    """Compose the configuration for a list of Hydra overrides.
+
+    Raises:
+        ConfigError: an override is malformed, or names a group, choice or key that does not exist.
+    """
+    import yaml
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schema()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra_compose("config", [*overrides, *extra], return_hydra_config=True)
+            return settings_from(cfg, tuple(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_dir) from error
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"a config file must be plain YAML: {detail}; correct the file") from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def settings_from(cfg: Any, overrides: tuple[str, ...]) -> Settings:
+    """Plain values and choices of a composed config that still holds its ``hydra`` node."""
+    from omegaconf import OmegaConf, open_dict
+
+    choices = {k: str(v) for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    known = [f.name for f in dataclasses.fields(Config)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{key!s} is not a setting{did_you_mean(str(key), known)}; known: {', '.join(known)}")
+    return Settings(values={str(k): v for k, v in values.items()}, choices=choices, overrides=overrides)
+
+
+def explain(error: Exception, overrides: list[str], config_dir: Path | None = None) -> ConfigError:
+    """One clear sentence for what Hydra or OmegaConf refused."""
+    text = " ".join(str(e) for e in (error, error.__cause__) if e is not None)
+    missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if missing and "/" in missing.group(1):
+        group, _, name = missing.group(1).rpartition("/")
+        names = choices_of(group, config_dir)
+        return ConfigError(
+            f"{group}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}"
+        )
+    wrong = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text)
+    merging = re.search(r"merging override \+{0,2}([\w.]+)=", text)
+    if wrong and merging:
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
+            wrong.group(3), "text"
+        )
+        return ConfigError(f"{merging.group(1)} must be {kind}, got {wrong.group(1)!r}; change it")
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown.group(1), overrides, config_dir)
+    malformed = next((o for o in overrides if not _readable(o)), None)
+    if malformed is not None:
+        return ConfigError(
+            f"cannot read the override {malformed!r}; write key=value, quoting lists and spaces for the shell"
+        )
+    return _misfit(text) or _as_it_is(text)
+
+
+def _misfit(text: str) -> ConfigError | None:
+    """A value that OmegaConf cannot resolve or convert, if that is what ``text`` says."""
+    place = re.search(r"full_key: (\S+)", text)
+    if place is None:
+        return None
+    nowhere = re.search(r"Interpolation key '([^']+)' not found|Unsupported interpolation type (\S+)", text)
+    if nowhere:
+        reference = nowhere.group(1) or f"{nowhere.group(2)}:…"
+        return ConfigError(f"{place.group(1)} refers to ${{{reference}}}, which does not exist; write the value itself")
+    flag = re.search(r"Value '(.*?)' is not a valid bool", text)
+    if flag:
+        return ConfigError(f"{place.group(1)} must be true or false, got {flag.group(1)!r}; change it")
+    shape = re.search(r"Cannot convert '(\w+)' to string: '(.*?)'", text)
+    if shape:
+        return ConfigError(f"{place.group(1)} must be text, got the {shape.group(1)} {shape.group(2)}; change it")
+    return None
+
+
+def _as_it_is(text: str) -> ConfigError:
+    first = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return ConfigError(f"{first}; see influx run --cfg job for all settings")
+
+
+def _readable(override: str) -> bool:
+    """Whether an override follows Hydra's grammar."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _unknown_key(path: str, overrides: list[str], config_dir: Path | None) -> ConfigError:
+    names = choices_of(path, config_dir) if "." not in path else []
+    name = next((o.partition("=")[2] for o in overrides if o.lstrip("+").startswith(f"{path}=")), "")
+    if names and name not in names:
+        return ConfigError(f"{path}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}")
+    kept = [o for o in overrides if not re.match(rf"\+{{0,2}}~?{re.escape(path)}=", o)]
+    try:
+        values: Any = compose(kept, config_dir).values if len(kept) < len(overrides) else {}
+    except ConfigError:
+        values = {}
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.get(parent, {}) if isinstance(values, Mapping) else {}
+    names = [k for k in values if k != "_target_"] if isinstance(values, Mapping) else []
+    if not parents:
+        names = [*names, *GROUPS]
+    prefix = "".join(f"{p}." for p in parents)
+    listed = f"; known: {', '.join(prefix + n for n in sorted(set(names)))}" if names else "; see influx run --cfg job"
+    return ConfigError(f"{path} is not a setting{did_you_mean(last, names)}{listed}")
+
+
+def choices_of(group: str, config_dir: Path | None = None) -> list[str]:
+    """Names that can be chosen in a group, sorted."""
+    folders = [conf_dir() / group, *([config_dir / group] if config_dir else [])]
+    return sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
+
+
+def load_choice(group: str, name: str, config_dir: Path | None = None, setting: str | None = None) -> dict[str, Any]:
+    """The plain values of one choice, as its file has them; ``setting`` names what asked for it (the group).
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    import yaml
+
+    for folder in (config_dir, conf_dir()):
+        path = folder / group / f"{name}.yaml" if folder else None
+        if path is not None and path.is_file():
+            loaded = yaml.safe_load(path.read_text())
+            assert isinstance(loaded, dict)
+            return loaded
+    names = choices_of(group, config_dir)
+    raise _no_such_choice(setting or group, name, names)
+
+
+def _no_such_choice(group: str, name: str, names: list[str]) -> ConfigError:
+    return ConfigError(f"{group}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""Where instances come from: one class per source, one yaml per choice, each with ``load(seed) -> Data``."""

@@ -1,0 +1,36 @@
+"""Fetching a dataset's official archives with torchvision, which checks their MD5 sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision.datasets.utils import download_and_extract_archive
+
+from influx.errors import DataError
+
+
+def fetch(name: str, folder: Path, addresses: Sequence[str], file: str, md5: str) -> None:
+    """Download one archive into ``folder`` and unpack it; the addresses are tried in turn.
+
+    Only torchvision's download is used: its dataset classes would go on to unpickle what they find.
+
+    Raises:
+        DataError: no address answered with the right file, or the folder cannot be written.
+    """
+    reasons = []
+    for address in addresses:
+        try:
+            download_and_extract_archive(address, str(folder), filename=file, md5=md5)
+            return
+        except (OSError, RuntimeError, EOFError) as error:
+            reasons.append(" ".join(str(error).split()) or type(error).__name__)
+    raise DataError(
+        f"{name} could not be downloaded to {folder} ({reasons[-1]}); check the network, or copy {file} there and "
+        f"unpack it, and set dataset.path"
+    )
+
+
+def data_folder(path: str | None) -> Path:
+    """Where torchvision's datasets lie: ``dataset.path``, or ``data`` in the current folder."""
+    return Path(str(path)).expanduser() if path is not None else Path("data")

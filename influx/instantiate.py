@@ -1,0 +1,121 @@
+"""From plain values to objects: the one place that instantiates what a configuration names."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from influx.errors import ConfigError, did_you_mean
+
+
+def build(node: Any, path: str, trust: list[str]) -> Any:
+    """Instantiate a node with ``_target_``; a node whose target is null is None.
+
+    Raises:
+        ConfigError: the target is not trusted or not found, a key is unknown, a value has the wrong type.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path} must be one of the choices of its group, got {node!r}; see influx list")
+    if node["_target_"] is None:
+        return None
+    cls = _locate(str(node["_target_"]), path, trust)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    values = {}
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in fields:
+            raise ConfigError(
+                f"{path}.{key} is not a setting{did_you_mean(str(key), fields)}; known: "
+                + ", ".join(f"{path}.{name}" for name in fields)
+            )
+        nested = isinstance(value, Mapping) and "_target_" in value
+        values[key] = build(value, f"{path}.{key}", trust) if nested else checked(value, hints[key], f"{path}.{key}")
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a class used in several groups names its fields alone
+        message = str(error)
+        named = message.startswith(f"{path.partition('.')[0]}.")
+        raise (error if named else ConfigError(f"{path}.{message}")) from None
+
+
+def _locate(target: str, path: str, trust: list[str]) -> type:
+    allowed = ("influx", *trust)
+    module_name, _, name = target.rpartition(".")
+    if not _trusted(module_name, allowed):
+        raise ConfigError(
+            f"{path}._target_={target} is outside the trusted packages ({', '.join(allowed)}); "
+            f"add its package to trust, as in trust=[{target.partition('.')[0]}], if you wrote it"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path}._target_={target} cannot be imported ({error}); check the name") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and _trusted(found.__module__, allowed)):
+        raise ConfigError(f"{path}._target_={target} must name a dataclass of a trusted package; choose another")
+    return found
+
+
+def _trusted(module: str, allowed: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in allowed)
+
+
+def checked(value: Any, hint: Any, path: str) -> Any:
+    """``value`` if it fits the type ``hint``, whole numbers becoming floats where those are expected.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    fitted = _fit(value, hint)
+    if fitted is _MISFIT:
+        shown = "null" if value is None else repr(value)
+        near = did_you_mean(value, _literals(hint)) if isinstance(value, str) else ""
+        raise ConfigError(f"{path} must be {describe(hint)}, got {shown}{near}; change it")
+    return fitted
+
+
+_MISFIT = object()
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return next((f for f in (_fit(value, a) for a in args) if f is not _MISFIT), _MISFIT)
+    if origin is Literal:
+        return value if value in args and type(value) in {type(a) for a in args} else _MISFIT
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            return _MISFIT
+        items = [_fit(v, args[0]) for v in value]
+        return _MISFIT if any(i is _MISFIT for i in items) else origin(items)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is type(None):
+        return value if value is None else _MISFIT
+    return value if isinstance(hint, type) and type(value) is hint else _MISFIT
+
+
+def _literals(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [str(a) for a in get_args(hint)]
+    return [name for arg in get_args(hint) for name in _literals(arg)]
+
+
+def describe(hint: Any) -> str:
+    """A type in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin is Literal:
+        return " or ".join(str(a) for a in args)
+    if origin in (list, tuple):
+        return f"a list of {describe(args[0]).removeprefix('a ').replace('number', 'numbers')}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, str(hint))

@@ -1,0 +1,199 @@
+"""From settings to the objects of one run, with everything checked that can be checked before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from influx.config import Settings, load_choice
+from influx.engines.executor import Executor
+from influx.engines.retrain import Bank
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.instantiate import build
+from influx.learners.torch.learner import TorchLearner
+from influx.needs import Need
+from influx.planning import Paced, Planned, Prospect, Work
+from influx.problem import Data, Fitted, Learner, Problem
+from influx.run import Estimator, Metric, Run, refuse_missing
+from influx.store import Folder, content_hash
+
+PROBLEM_GROUPS = ("dataset", "corruption", "model", "optimizer", "training")
+PLACES = ("path", "download")  # where data lie: the fingerprint says what they are
+PRESENTATION = ("name", "overwrite", "on_busy", "quiet", "trust", "threads", "paths", "executor", "matrix_mb")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All parts of one run."""
+
+    settings: Settings
+    problem: Problem
+    estimator: Estimator
+    truth: Estimator | None
+    metrics: Mapping[str, Metric]
+    baselines: Mapping[str, Estimator]
+    executor: Executor
+    name: str
+    _banks: dict[str, Bank] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of all results."""
+        return Path(str(self.settings["paths"]["outputs"])).expanduser()
+
+    @property
+    def problem_folder(self) -> Folder:
+        """What training makes, shared by every run of the problem."""
+        return Folder(self.outputs / "problems" / self.problem.id)
+
+    @property
+    def run_folder(self) -> Folder:
+        """What this run makes."""
+        return Folder(self.outputs / "runs" / self.name)
+
+    @property
+    def truth_name(self) -> str:
+        """The choice of ground truth."""
+        return self.settings.choices["truth"]
+
+    @property
+    def estimator_name(self) -> str:
+        """The choice of estimator."""
+        return self.settings.choices["estimator"]
+
+    def bank(self) -> Bank:
+        """A view of the retraining bank with counters of its own."""
+        return Bank(self.problem, self.problem_folder.sub("retrain"), self.executor)
+
+    def run(
+        self, fitted: Fitted, requires: frozenset[Need], who: str, bank: Bank, truth: Influence | None = None
+    ) -> Run:
+        """The trained problem as one estimator or metric may see it."""
+        return Run(
+            problem=self.problem,
+            fitted=fitted,
+            bank=bank,
+            requires=requires,
+            who=who,
+            truth=truth,
+            matrix_mb=float(self.settings["matrix_mb"]),
+        )
+
+    def work(self, part: object, who: str, truth_rows: int = 0) -> Work:
+        """What an estimator or metric says it would do; a setting that does not fit is refused here.
+
+        Raises:
+            UserError: the part cannot work on this problem.
+        """
+        if not isinstance(part, Planned):
+            return Work()
+        learner = self.problem.learner
+        shape = learner.net_shape(self.problem) if isinstance(learner, Paced) else None
+        return part.plan(Prospect(problem=self.problem, who=who, shape=shape, truth_rows=truth_rows))
+
+
+def assemble(settings: Settings) -> Job:
+    """Build every part and check that they fit.
+
+    Raises:
+        UserError: a setting, the data or a combination is unusable.
+    """
+    _check_root(settings)
+    trust = list(settings["trust"])
+
+    def part(group: str) -> Any:
+        return build(settings[group], group, trust)
+
+    baselines = {
+        name: build(load_choice("estimator", name, setting="baselines"), f"baselines.{name}", trust)
+        for name in settings["baselines"]
+    }
+    metrics = {n: build(node, f"metric.{n}", trust) for n, node in (settings["metric"] or {}).items()}
+    dataset, corruption, executor = part("dataset"), part("corruption"), part("executor")
+    learner = _learner(part("model"), part("optimizer"), part("training"))
+    estimator, truth = part("estimator"), part("truth")
+    model = settings.choices["model"]
+    _check_needs(learner, estimator, settings.choices["estimator"], model)
+    if truth is not None:
+        _check_needs(learner, truth, f"truth={settings.choices['truth']}", model)
+    for name, consumer in [*metrics.items(), *baselines.items()]:
+        _check_needs(learner, consumer, name, model)
+
+    data: Data = dataset.load(settings["seed"])
+    if corruption is not None:
+        data = corruption.apply(data, settings["seed"])
+    learner.check(data)
+    problem = Problem(data=data, learner=learner, seed=settings["seed"], config=problem_config(settings))
+    job = Job(
+        settings=settings,
+        problem=problem,
+        estimator=estimator,
+        truth=truth,
+        metrics=metrics,
+        baselines={name: b for name, b in baselines.items() if name != settings.choices["estimator"]},
+        executor=executor,
+        name=run_name(settings, problem),
+    )
+    for who, consumer in {job.estimator_name: estimator, job.truth_name: truth, **job.baselines, **metrics}.items():
+        job.work(consumer, who)
+    return job
+
+
+def _learner(model: Any, optimizer: Any, training: Any) -> Learner:
+    """A model choice either builds a module for the torch learner or is a learner itself."""
+    if hasattr(model, "build"):
+        return TorchLearner(model=model, optimizer=optimizer, training=training)
+    learner: Learner = model
+    return learner
+
+
+def _check_needs(learner: Learner, consumer: Any, who: str, model: str) -> None:
+    refuse_missing(consumer.requires, learner.provides, who, model)
+
+
+def problem_config(settings: Settings) -> dict[str, Any]:
+    """The settings that training depends on."""
+    groups = {group: settings[group] for group in PROBLEM_GROUPS}
+    return {group: {k: v for k, v in node.items() if k not in PLACES} for group, node in groups.items()}
+
+
+def run_name(settings: Settings, problem: Problem) -> str:
+    """The name given, or one from the choices and a hash of all settings and data."""
+    if settings["name"] is not None:
+        return str(settings["name"])
+    told = {k: v for k, v in settings.values.items() if k not in (*PRESENTATION, *PROBLEM_GROUPS)}
+    choices = [settings.choices[group] for group in ("dataset", "model", "estimator")]
+    return "_".join([*choices, content_hash([problem.id, told], length=10)])
+
+
+def _check_root(settings: Settings) -> None:
+    allowed = {"on_busy": ("wait", "exit"), "output_dtype": ("float32", "float64")}
+    for key, values in allowed.items():
+        if settings[key] not in values:
+            raise ConfigError(f"{key} must be {' or '.join(values)}, got {settings[key]!r}; change it")
+    outputs = settings["paths"].get("outputs") if isinstance(settings["paths"], Mapping) else None
+    if not isinstance(outputs, str) or not outputs:
+        raise ConfigError(f"paths.outputs must name a folder, got {outputs!r}; set paths.outputs=outputs")
+    if settings["top_k"] < 1:
+        raise ConfigError(f"top_k must be at least 1, got {settings['top_k']}; raise it")
+    if settings["threads"] is not None and settings["threads"] < 1:
+        raise ConfigError(f"threads must be at least 1 or null, got {settings['threads']}; raise it")
+    if not settings["matrix_mb"] >= 0:
+        raise ConfigError(f"matrix_mb must not be negative, got {settings['matrix_mb']}; use 0 to work on disk always")
+    if settings["seed"] < 0:
+        raise ConfigError(f"seed must not be negative, got {settings['seed']}; use 0 or more")
+    name = settings["name"]
+    if name is not None and not NAME.fullmatch(name):
+        raise ConfigError(
+            f"name must be letters, digits, '.', '_' and '-', beginning with a letter or digit, got {name!r}; change it"
+        )
+    for group in (*PROBLEM_GROUPS, "estimator", "truth", "executor"):
+        if not isinstance(settings[group], Mapping):
+            raise ConfigError(
+                f"{group} must be one of the choices of its group, got {settings[group]!r}; see influx list"
+            )

@@ -1,0 +1,272 @@
+"""A trained torch model and the trajectory that training recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from influx.errors import DataError
+from influx.learners.torch.optimizers import Optimizer, Slots
+from influx.learners.torch.sequential import Recipe, State, advance
+from influx.learners.torch.tasks import Task
+from influx.problem import Checkpoint, Outcomes, Split
+from influx.store import Folder
+
+EVALUATION_CHUNK = 4096  # instances per forward pass when only outputs are needed
+
+
+class Builder(Protocol):
+    """Makes the untrained module for the initialisation numbered ``init``."""
+
+    def __call__(self, init: int) -> nn.Module:
+        """An untrained module."""
+        ...
+
+
+def parameters_name(step: int) -> str:
+    """File name of the parameters and buffers after ``step`` updates."""
+    return f"step_{step:08d}.safetensors"
+
+
+def state_name(step: int) -> str:
+    """File name of the optimizer state and loss history after ``step`` updates."""
+    return f"state_{step:08d}.safetensors"
+
+
+def save_checkpoint(folder: Folder, state: State, lr: float) -> None:
+    """Write parameters, then optimizer state: a checkpoint exists when both do."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.module.state_dict().items()}
+    meta = {"step": str(state.step), "lr": json.dumps([lr])}
+    folder.write(parameters_name(state.step), lambda path: _save_tensors(_untied(tensors), path, meta))
+    slots = {f"{slot}.{i}": t.cpu().contiguous() for slot, ts in state.slots.items() for i, t in enumerate(ts)}
+    history = {
+        "history.loss": torch.tensor(state.losses, dtype=torch.float64),
+        "history.clip": torch.tensor(state.clips, dtype=torch.float64),
+    }
+    folder.write(state_name(state.step), lambda path: _save_tensors(slots | history, path, meta))
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, meta: dict[str, str]) -> None:
+    """``save_file`` with the operating system's errors (a full disk) as such: it hides them in its own."""
+    try:
+        save_file(tensors, path, metadata=meta)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number.group(1)), str(error)) from error
+    _order_header(path)
+
+
+def _order_header(path: Path) -> None:
+    """Sort the header's metadata in place: the library writes them in an order that changes from call to call."""
+    with path.open("r+b") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        f.seek(8)
+        f.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory: safetensors refuses aliases."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return result
+
+
+def load_parameters(module: nn.Module, path: Path) -> None:
+    """Copy saved parameters and buffers into ``module``.
+
+    Raises:
+        DataError: the file is damaged or belongs to another model.
+    """
+    try:
+        tensors = load_file(path)
+        module.load_state_dict(tensors)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"cannot read the checkpoint {path} ({error}); delete it and run again") from error
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise DataError(
+            f"the checkpoint {path} belongs to another model ({detail}); delete its problem folder and run again"
+        ) from error
+
+
+def load_state(folder: Folder, step: int, build: Builder, optimizer: Optimizer, device: str) -> State:
+    """The training as it stood after ``step`` updates.
+
+    Raises:
+        DataError: a file is damaged or belongs to another model or optimizer.
+    """
+    module = build(0)
+    load_parameters(module, folder / parameters_name(step))
+    module.to(device)
+    empty = optimizer.slots(list(module.parameters()))
+    path = folder / state_name(step)
+    try:
+        tensors = load_file(path)
+        history = [tensors.pop("history.loss").tolist(), tensors.pop("history.clip").tolist()]
+        slots: Slots = {slot: [tensors[f"{slot}.{i}"].to(device) for i in range(len(ts))] for slot, ts in empty.items()}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"cannot read the optimizer state {path} ({error}); delete it and run again") from error
+    except KeyError as error:
+        raise DataError(
+            f"the optimizer state {path} belongs to another optimizer ({error} is missing); delete it and run again"
+        ) from error
+    return State(step=step, module=module, slots=slots, losses=history[0], clips=history[1])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What happened at every step: arrays of ``trajectory.npz``.
+
+    Attributes:
+        lr: ``(T, groups)`` learning rates.
+        batch_offsets: ``(T + 1,)`` and ``batch_ids``: step t used ``batch_ids[offsets[t]:offsets[t + 1]]``.
+        batch_ids: instance ids as in ``ids.parquet``.
+        loss: ``(T,)`` batch loss before the step.
+        clip: ``(T,)`` factor that clipping applied (1 where it did not).
+    """
+
+    lr: NDArray[np.float64]
+    batch_offsets: NDArray[np.int64]
+    batch_ids: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    clip: NDArray[np.float64]
+
+    def save(self, folder: Folder) -> None:
+        """Write ``trajectory.npz``."""
+
+        def write(path: Path) -> None:
+            with path.open("wb") as f:
+                np.savez(f, **self.__dict__)
+
+        folder.write("trajectory.npz", write)
+
+    @classmethod
+    def load(cls, folder: Folder) -> Trajectory:
+        """Read ``trajectory.npz``.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = folder / "trajectory.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{name: arrays[name] for name in ("lr", "batch_offsets", "batch_ids", "loss", "clip")})
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DataError(f"cannot read {path} ({error}); delete it and run again") from error
+
+
+def outcomes_of(task: Task, outputs: Tensor, y: Tensor) -> Outcomes:
+    """Losses in float64 whatever the model's precision, so that small differences survive."""
+    exact = y.double() if y.is_floating_point() else y
+    return Outcomes(
+        loss=task.loss(outputs.double(), exact).cpu().numpy(),
+        margin=task.margin(outputs, y).float().cpu().numpy(),
+        prediction=task.predict(outputs).float().cpu().numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class TorchFitted:
+    """The recorded training of one model. Checkpoints and trajectory are read when asked for."""
+
+    folder: Folder  # the problem's folder
+    build: Builder
+    recipe: Recipe
+
+    @property
+    def task(self) -> Task:
+        """Risk and margin."""
+        return self.recipe.task
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models live."""
+        return self.recipe.x.device
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """What happened at every step."""
+        return Trajectory.load(self.folder)
+
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Saved checkpoints, from initialisation to the final model."""
+        total = self.recipe.total
+        steps = self.recipe.training.saved_steps(total)
+        return [
+            Checkpoint(step=s, lr=(self.recipe.lr(s),), path=self.folder.path / "checkpoints" / parameters_name(s))
+            for s in steps
+        ]
+
+    @cached_property
+    def learning_rates(self) -> NDArray[np.float64]:
+        """``(T,)`` learning rate of every step."""
+        return np.array([self.recipe.lr(s) for s in range(self.recipe.total)])
+
+    def model(self, step: int | None = None) -> nn.Module:
+        """The module in eval mode with the parameters saved after ``step`` updates (default: the last)."""
+        wanted = self.recipe.total if step is None else step
+        known = [c.step for c in self.checkpoints]
+        if wanted not in known:
+            raise DataError(f"step must be one of the saved checkpoints {known}, got {wanted}; use replay for others")
+        module = self.build(0)
+        load_parameters(module, self.checkpoints[known.index(wanted)].path)
+        return module.to(self.device).eval()
+
+    def replay(self, start: int, stop: int) -> Iterator[State]:
+        """The training states after steps ``start + 1 .. stop``, recomputed from the checkpoint ``start``.
+
+        Bit by bit what training went through (same machine, versions and thread count).
+        """
+        folder = self.folder.sub("checkpoints")
+        state = load_state(folder, start, self.build, self.recipe.optimizer, str(self.device))
+        yield from advance(self.recipe, state, stop, None, "full")
+
+    def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Inputs and targets in the model's precision on its device."""
+        return to_tensors(split, self.recipe.x.dtype, self.device)
+
+    @torch.no_grad()
+    def outputs(self, module: nn.Module, split: Split) -> Tensor:
+        """Outputs ``(n, outputs)`` of a module in eval mode."""
+        x, _ = self.tensors(split)
+        return torch.cat([module(chunk) for chunk in x.split(EVALUATION_CHUNK)])
+
+    def outcomes(self, split: Split) -> Outcomes:
+        """Loss, margin and prediction of each instance under the final model."""
+        _, y = self.tensors(split)
+        return outcomes_of(self.task, self.outputs(self._final, split), y)
+
+    @cached_property
+    def _final(self) -> nn.Module:
+        return self.model()
+
+
+def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Floating-point inputs and targets in ``dtype``; integer ones stay integer."""
+
+    def convert(array: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+    return convert(split.x), convert(split.y)

@@ -1,0 +1,350 @@
+"""The torch learner: trains one model with its trajectory recorded, or many at once without."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from influx import interrupts, progress
+from influx.errors import ConfigError, IncompatibleError, Interrupted, NumericalError
+from influx.learners.torch.fitted import (
+    EVALUATION_CHUNK,
+    TorchFitted,
+    Trajectory,
+    load_state,
+    outcomes_of,
+    parameters_name,
+    save_checkpoint,
+    state_name,
+    to_tensors,
+)
+from influx.learners.torch.optimizers import Optimizer
+from influx.learners.torch.pace import layer_products, net_shape, pace
+from influx.learners.torch.sequential import (
+    GLOBAL_GENERATOR,
+    Recipe,
+    State,
+    advance,
+)
+from influx.learners.torch.stacked import Dense, Program, Vmap, dense_layers
+from influx.learners.torch.tasks import task_for
+from influx.learners.torch.training import Engine, Training
+from influx.learners.torch.traits import Traits, check_trainable, traits_of
+from influx.needs import Need
+from influx.planning import NetShape, Pace
+from influx.problem import Cost, Data, Design, Outcomes, Problem, Split
+from influx.store import Folder
+from influx.streams import stream_seed
+
+BLOCK_BYTES = 1 << 20  # parameters of one block of models: with activations and momentum, a core's cache
+NETS = frozenset(
+    {
+        Need.FEATURES,
+        Need.GRADIENTS,
+        Need.CURVATURE,
+        Need.CHECKPOINTS,
+        Need.TRAJECTORY,
+        Need.LINEAR_HEAD,
+        Need.RETRAIN,
+    }
+)
+
+
+class NetFactory(Protocol):
+    """A model choice that builds an untrained module for the data (``influx.models``)."""
+
+    def build(self, data: Data) -> nn.Module:
+        """The untrained module, initialised from torch's global generator."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchLearner:
+    """Learns a net by an optimizer and a training recipe."""
+
+    model: NetFactory
+    optimizer: Optimizer
+    training: Training
+
+    @property
+    def provides(self) -> frozenset[Need]:
+        """All needs of nets."""
+        return NETS
+
+    def check(self, data: Data) -> None:
+        """Build the module once and run two instances through it, forward and backward.
+
+        Raises:
+            IncompatibleError: the model or the engine does not take this data.
+            ConfigError: the device does not exist, or the batches or the warm-up do not fit the data.
+        """
+        device, steps = self.device(), self.training.steps(len(data.train))
+        if self.training.warmup_steps >= steps:
+            raise ConfigError(
+                f"training.warmup_steps must be below the {steps} steps of the training, got "
+                f"{self.training.warmup_steps}; lower it or raise training.epochs"
+            )
+        module = self._module(data, 0, 0).to(device)
+        x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
+        smallest = int(np.diff(self.training.batches(len(data.train), 0, 0).offsets).min())
+        check_trainable(module, task_for(data.task), x, y, smallest)
+        self._program(module, data)
+
+    def device(self) -> torch.device:
+        """The device of ``training.device``; auto prefers CUDA.
+
+        Raises:
+            ConfigError: the device does not exist here.
+        """
+        name = self.training.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise ConfigError(f"training.device must be cpu, cuda, cuda:N or auto, got {name!r}; change it")
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"training.device={name} but no CUDA device is visible; use training.device=cpu")
+        return torch.device(name)
+
+    @property
+    def concurrent_blocks(self) -> int:
+        """Blocks that may be trained at once: one per thread on processors, one on a GPU."""
+        return torch.get_num_threads() if self.device().type == "cpu" else 1
+
+    def _module(self, data: Data, seed: int, init: int) -> nn.Module:
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, f"init/{init}"))
+            module = self.model.build(data)
+        return module.to(dtype=getattr(torch, self.training.dtype))
+
+    def recipe(self, data: Data, seed: int, order: int) -> Recipe:
+        """The training numbered ``order`` of the problem with seed ``seed``."""
+        x, y = to_tensors(data.train, getattr(torch, self.training.dtype), self.device())
+        module = self._module(data, 0, 0).to(x.device)
+        return Recipe(
+            task=task_for(data.task),
+            optimizer=self.optimizer,
+            training=self.training,
+            batches=self.training.batches(len(data.train), seed, order),
+            seed=seed,
+            order=order,
+            x=x,
+            y=y,
+            ids=data.train.ids,
+            random=self._traits(module, data).random,
+        )
+
+    def _traits(self, module: nn.Module, data: Data) -> Traits:
+        """What the module allows; tried once per dataset."""
+        known = self.__dict__.get("_tried")
+        if known is None or known[0] is not data:
+            device = next(module.parameters()).device
+            x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
+            known = (data, traits_of(module, task_for(data.task), x, y))
+            self.__dict__["_tried"] = known
+        traits: Traits = known[1]
+        return traits
+
+    def fit(self, data: Data, seed: int, folder: Folder) -> TorchFitted:
+        """Train with recording; goes on from the last complete checkpoint in ``folder``.
+
+        Raises:
+            NumericalError: the loss of a step is not finite.
+        """
+        recipe = self.recipe(data, seed, 0)
+        fitted = TorchFitted(folder, lambda init: self._module(data, seed, init), recipe)
+        saved = recipe.training.saved_steps(recipe.total)
+        checkpoints = folder.sub("checkpoints")
+        checkpoints.sweep_temporaries()
+        whole = [s for s in saved if checkpoints.has(parameters_name(s)) and checkpoints.has(state_name(s))]
+        if whole != saved:
+            self._train(fitted, checkpoints, saved, set(whole))
+        _remove_unscheduled(checkpoints, saved)
+        if not folder.has("trajectory.npz"):
+            self._trajectory(fitted, checkpoints).save(folder)
+        return fitted
+
+    def _train(self, fitted: TorchFitted, folder: Folder, saved: list[int], whole: set[int]) -> None:
+        """Make every missing checkpoint, going on from the nearest complete state before the first of them.
+
+        A stop by signal leaves one more state behind, between checkpoints; ``fit`` removes it when all is trained.
+        """
+        recipe = fitted.recipe
+        missing = [s for s in saved if s not in whole]
+        extra = set(_complete_steps(folder)) - set(saved)
+        with progress.task("training", recipe.total) as done:
+            state = self._start(fitted, folder, [s for s in whole | extra if s < missing[0]])
+            done(state.step)
+            if state.step in missing:
+                save_checkpoint(folder, state, recipe.lr(state.step))
+            for _ in advance(recipe, state, missing[-1], None, "full"):  # changes ``state`` in place
+                done(1)
+                if state.step in missing:
+                    save_checkpoint(folder, state, recipe.lr(state.step))
+                try:
+                    interrupts.check()
+                except Interrupted:
+                    save_checkpoint(folder, state, recipe.lr(state.step))
+                    raise
+
+    def _start(self, fitted: TorchFitted, folder: Folder, complete: list[int]) -> State:
+        device = str(fitted.recipe.x.device)
+        if complete:
+            return load_state(folder, max(complete), fitted.build, self.optimizer, device)
+        module = fitted.build(0).to(device)
+        return State(step=0, module=module, slots=self.optimizer.slots(list(module.parameters())))
+
+    def _trajectory(self, fitted: TorchFitted, checkpoints: Folder) -> Trajectory:
+        recipe = fitted.recipe
+        last = load_state(checkpoints, recipe.total, fitted.build, recipe.optimizer, "cpu")
+        return Trajectory(
+            lr=np.array([[recipe.lr(s)] for s in range(recipe.total)]),
+            batch_offsets=recipe.batches.offsets,
+            batch_ids=recipe.ids[recipe.batches.rows],
+            loss=np.array(last.losses),
+            clip=np.array(last.clips),
+        )
+
+    def block_size(self, data: Data) -> int:
+        """Models per block: those whose parameters together fit a core's cache, at least enough to batch."""
+        if self.training.block is not None:
+            return self.training.block
+        module = self._module(data, 0, 0)
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        program = self._program(module, data)
+        if program is None:
+            return 1
+        return int(min(max(BLOCK_BYTES // size, program.least), 256))
+
+    def _program(self, module: nn.Module, data: Data) -> Program | None:
+        """The stacked program for a module, or None to train one at a time.
+
+        Raises:
+            IncompatibleError: ``training.engine`` asks for a program that the module does not allow.
+        """
+        engine: Engine = self.training.engine
+        layers = dense_layers(module)
+        if engine == "dense" and layers is None:
+            raise IncompatibleError(
+                "training.engine=dense takes networks of linear layers and tanh, relu, sigmoid, gelu or silu only; "
+                "use training.engine=auto"
+            )
+        if engine in ("auto", "dense") and layers is not None:
+            return Dense(*layers)
+        traits = self._traits(module, data)
+        if engine == "vmap" and not traits.stackable:
+            raise IncompatibleError(
+                "training.engine=vmap cannot train batch normalisation, dropout or other randomness, or code that "
+                "depends on values; use training.engine=sequential"
+            )
+        return Vmap(module) if engine != "sequential" and traits.stackable else None
+
+    def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:
+        """Train one model per row of ``design``; see ``Learner``. Rows must share ``init`` and ``order``.
+
+        Blocks are padded to ``block_size``, so a model's bits do not depend on how many are asked for.
+
+        Raises:
+            NumericalError: a retrained model has a loss that is not finite.
+        """
+        init, order = int(design.init[0]), int(design.order[0])
+        if (design.init != init).any() or (design.order != order).any():
+            raise ValueError("all rows of one block must share init and order")
+        recipe = self.recipe(data, seed, order)
+        module = self._module(data, seed, init).to(recipe.x.device)
+        weights = torch.from_numpy(design.weights).to(recipe.x)
+        program = self._program(module, data)
+        outputs = (
+            self._one_by_one(recipe, module, weights, design, data)
+            if program is None
+            else self._stacked(recipe, program, weights, design, data, self.block_size(data))
+        )
+        splits = (data.train, data.test)
+        result = [
+            outcomes_of(recipe.task, out, to_tensors(split, recipe.x.dtype, "cpu")[1])
+            for out, split in zip(outputs, splits, strict=True)
+        ]
+        for row in range(len(design)):
+            if not np.isfinite(result[0].loss[row]).all():
+                removed = data.train.ids[design.weights[row] == 0]
+                raise NumericalError(
+                    f"the model retrained without {len(removed)} instances ({removed[:5].tolist()}…) diverged "
+                    f"(init {init}, order {order}); lower optimizer.lr or set training.clip_norm"
+                )
+        return result[0], result[1]
+
+    @torch.no_grad()
+    def _stacked(
+        self, recipe: Recipe, program: Program, weights: Tensor, design: Design, data: Data, block: int
+    ) -> list[Tensor]:
+        count = len(weights)
+        if count < block:
+            weights = torch.cat([weights, weights[-1:].expand(block - count, -1)])
+        forward = program.train(recipe, weights, design.loss_norm, lambda step: interrupts.check_forced())
+        return [self._outputs(forward, recipe, split, block)[:count] for split in (data.train, data.test)]
+
+    def _outputs(self, forward: object, recipe: Recipe, split: Split, models: int) -> Tensor:
+        x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
+        assert callable(forward)
+        return torch.cat([forward(c).cpu() for c in x.split(max(EVALUATION_CHUNK // models, 64))], dim=1)
+
+    def _one_by_one(
+        self, recipe: Recipe, module: nn.Module, weights: Tensor, design: Design, data: Data
+    ) -> list[Tensor]:
+        start = {k: v.clone() for k, v in module.state_dict().items()}
+        outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for row in weights:
+            module.load_state_dict(start)
+            state = State(step=0, module=module, slots=recipe.optimizer.slots(list(module.parameters())))
+            for _ in advance(recipe, state, recipe.total, row, design.loss_norm):
+                interrupts.check_forced()
+            module.eval()
+            with torch.no_grad():
+                for split, kept in zip((data.train, data.test), outputs, strict=True):
+                    x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
+                    kept.append(torch.cat([module(c).cpu() for c in x.split(EVALUATION_CHUNK)]))
+        return [torch.stack(kept) for kept in outputs]
+
+    def cost(self, data: Data, models: int) -> Cost:
+        """Floating-point operations and working memory of training ``models`` models."""
+        module = self._module(data, 0, 0)
+        size = sum(p.numel() for p in module.parameters())
+        macs = sum(forward for forward, _ in layer_products(module, torch.from_numpy(data.train.x[:1])).values())
+        steps = self.training.steps(len(data.train))
+        seen = len(self.training.batches(len(data.train), 0, 0).rows)
+        together = self.block_size(data)
+        return Cost(
+            flops=float(models) * (6.0 * macs * seen + 8.0 * size * steps),
+            bytes=4.0 * together * (4 * size + 3 * self.training.batch_size * macs / max(size, 1)),
+            formula=(
+                f"{models} models x (6 x {macs:.3g} multiply-adds x {seen} visits "
+                f"+ 8 x {size} parameters x {steps} steps)"
+            ),
+        )
+
+    def pace(self, problem: Problem) -> Pace:
+        """Seconds of one recorded training and of each retrained model, from a few timed steps."""
+        return pace(self, problem)
+
+    def net_shape(self, problem: Problem) -> NetShape:
+        """Sizes of the net and its recorded training."""
+        return net_shape(self, self._module(problem.data, 0, 0), problem)
+
+
+def _complete_steps(folder: Folder) -> list[int]:
+    """Steps whose parameters and optimizer state are both whole, scheduled or not."""
+    listed = [int(name[5:13]) for name in folder.checksums() if name.startswith("step_")]
+    return [s for s in listed if folder.has(parameters_name(s)) and folder.has(state_name(s))]
+
+
+def _remove_unscheduled(folder: Folder, saved: list[int]) -> None:
+    """Remove the states that stops by signal left between checkpoints, complete or not."""
+    wanted = {name(s) for s in saved for name in (parameters_name, state_name)}
+    there = {path.name for path in folder.path.glob("*.safetensors")} | set(folder.checksums())
+    unscheduled = {name for name in there - wanted if re.fullmatch(r"(step|state)_\d{8}\.safetensors", name)}
+    if unscheduled:
+        folder.forget(*unscheduled)

@@ -1,0 +1,120 @@
+"""How long training takes here: a few steps of the learner's own program, timed, and the sizes of its net."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from influx.learners.torch.training import Engine
+from influx.planning import NetShape, Pace
+from influx.problem import Design, Problem
+
+if TYPE_CHECKING:
+    from influx.learners.torch.learner import TorchLearner
+
+STEP_SECONDS = 0.02  # aim for the longest timed step; larger blocks are timed in part
+STEPS = (1, 4)  # epochs of the two timed trainings; their difference leaves fixed costs out
+REPEATS = 3  # the fastest counts: the first warms up, and another process may get in the way
+ASSUMED_RATE = 1e10  # flop/s, only to choose how much to time
+
+
+def pace(learner: TorchLearner, problem: Problem) -> Pace:
+    """Time a few steps of a block of models, and of one model by the plain path, on the first batch."""
+    n, steps = len(problem.train), learner.training.steps(len(problem.train))
+    visits = len(learner.training.batches(n, 0, 0).rows)
+    block, at_once = learner.block_size(problem.data), learner.concurrent_blocks
+    per_instance = learner.cost(problem.data, 1).flops / visits
+    batch = int(np.clip(STEP_SECONDS * ASSUMED_RATE / per_instance, min(8, n), min(learner.training.batch_size, n)))
+    models = int(np.clip(STEP_SECONDS * ASSUMED_RATE / (per_instance * batch), 1, block))
+    threads = torch.get_num_threads()
+    try:
+        single_step, _ = _timed(learner, problem, batch, 1, "sequential")
+        torch.set_num_threads(max(1, threads // at_once))  # as the blocks run: one thread each
+        step, outcome = _timed(learner, problem, batch, models, learner.training.engine)
+    finally:
+        torch.set_num_threads(threads)
+    full = visits / (steps * batch)  # a whole batch is so many times the timed one
+    instances = n + len(problem.test)
+    model = (steps * step * full + instances * outcome) / models / at_once
+    note = f"{1e3 * step:.3g} ms per step of {models} models, {1e3 * single_step:.3g} ms per recorded step"
+    return Pace(training=steps * single_step * full, model=model, note=f"{note} (batches of {batch})")
+
+
+def _timed(learner: TorchLearner, problem: Problem, batch: int, models: int, engine: Engine) -> tuple[float, float]:
+    """Seconds per step, and seconds per instance of the models' outcomes."""
+    data = dataclasses.replace(
+        problem.data, train=problem.train.take(slice(0, batch)), test=problem.test.take(slice(0, 1))
+    )
+    ones, numbers = np.ones((models, batch), np.uint8), np.zeros(models, np.int64)
+    design = Design(weights=ones, init=numbers, order=numbers, loss_norm="full")
+    best = dict.fromkeys(STEPS, float("inf"))
+    for epochs in STEPS * REPEATS:
+        training = dataclasses.replace(
+            learner.training, epochs=epochs, batch_size=batch, engine=engine, block=models, warmup_steps=0
+        )
+        short = dataclasses.replace(learner, training=training)
+        start = time.perf_counter()
+        short.retrain(data, problem.seed, design)
+        best[epochs] = min(best[epochs], time.perf_counter() - start)
+    few, many = STEPS
+    step = max(best[many] - best[few], 1e-7) / (many - few)
+    return step, max(best[few] - few * step, 0.0) / (batch + 1)
+
+
+def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> NetShape:
+    """Sizes of an untrained module under a learner's recipe."""
+    training, n = learner.training, len(problem.train)
+    steps = training.steps(n)
+    params = list(module.parameters())
+    slots = learner.optimizer.slots(params)
+    products = layer_products(module, torch.from_numpy(problem.train.x[:1]))
+    state = module.state_dict().values()
+    last = list(products)[-1] if products else None
+    return NetShape(
+        parameters=sum(p.numel() for p in params),
+        head=sum(p.numel() for p in last.parameters()) if isinstance(last, nn.Linear) else 0,
+        macs=sum(macs for macs, _ in products.values()),
+        dot=sum(dot for _, dot in products.values()),
+        head_dot=products[last][1] if isinstance(last, nn.Linear) else 0.0,
+        depth=len(products),
+        steps=steps,
+        saved=tuple(training.saved_steps(steps)),
+        state_bytes=sum(t.numel() * t.element_size() for tensors in slots.values() for t in tensors),
+        parameter_bytes=sum(t.numel() * t.element_size() for t in state),
+    )
+
+
+def layer_products(module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[float, float]]:
+    """Multiply-adds of one instance's forward pass and of one product of two gradients, layer by layer.
+
+    Products go through the layer's factors when that is cheaper than gradients written out.
+    """
+    found: dict[nn.Module, tuple[float, float]] = {}
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        own = sum(p.numel() for p in layer.parameters(recurse=False))
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            found[layer] = (float(output.numel()), float(own))
+            return
+        d_out, d_in = weight.shape[0], weight[0].numel()
+        positions = output.numel() / d_out
+        written, factors = float(own), positions**2 * (d_in + d_out)
+        earlier = found.get(layer, (0.0, 0.0))[0]  # a layer may be used more than once
+        found[layer] = (earlier + positions * d_in * d_out, min(written, factors))
+
+    owners = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
+    hooks = [m.register_forward_hook(count) for m in owners]
+    dtype = next(iter(module.parameters())).dtype
+    try:
+        with torch.no_grad():
+            module.eval()(x.to(dtype) if x.is_floating_point() else x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,165 @@
+"""Training one model, step by step: the recorded training, its replay, and the plain path of retraining."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from influx.errors import NumericalError
+from influx.learners.torch.optimizers import SGD, Optimizer, Slots
+from influx.learners.torch.tasks import Task
+from influx.learners.torch.training import Batches, Training
+from influx.problem import LossNorm
+from influx.streams import stream_seed
+
+GLOBAL_GENERATOR = threading.RLock()  # held while torch's global generator is seeded and drawn from
+
+
+@dataclass
+class State:
+    """Where a training stands: after ``step`` updates, with the loss and clip factor of each step so far."""
+
+    step: int
+    module: nn.Module
+    slots: Slots
+    losses: list[float] = field(default_factory=list)
+    clips: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that determines a training apart from its initialisation and instance weights."""
+
+    task: Task
+    optimizer: Optimizer
+    training: Training
+    batches: Batches
+    seed: int
+    order: int
+    x: Tensor  # (n_train, ...)
+    y: Tensor  # (n_train,)
+    ids: NDArray[np.int64]
+    random: bool = False  # a training forward pass draws random numbers
+
+    @property
+    def total(self) -> int:
+        """Steps in the whole training."""
+        return len(self.batches)
+
+    @property
+    def unlike_sgd(self) -> str:
+        """What makes the steps differ from plain SGD on the mean risk of a batch, or an empty string."""
+        optimizer = self.optimizer
+        if not isinstance(optimizer, SGD):
+            return type(optimizer).__name__
+        if optimizer.momentum:
+            return f"momentum {optimizer.momentum:g}"
+        return "gradient clipping" if self.training.clip_norm is not None else ""
+
+    def lr(self, step: int) -> float:
+        """Learning rate of the update that leaves checkpoint ``step``."""
+        return self.training.learning_rate(self.optimizer.lr, step, self.total)
+
+
+def decays(optimizer: Optimizer, shapes: list[torch.Size]) -> list[float]:
+    """Weight decay of each tensor, given the shapes of one model's tensors."""
+    everywhere = optimizer.decay_on == "all"
+    return [optimizer.weight_decay if everywhere or len(shape) > 1 else 0.0 for shape in shapes]
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """True when training statistics couple the instances of a batch."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    return any(isinstance(m, norms) for m in module.modules())
+
+
+def random_state(device: torch.device) -> Tensor:
+    """State of torch's global generator on a device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, norm: LossNorm) -> Iterator[State]:
+    """Train until step ``stop``, yielding after every update. ``weights`` (n_train,) multiply the risks.
+
+    Zero-weight instances of a model with batch statistics do not enter the forward pass, so that a removed
+    instance leaves no trace; the divisor stays as ``norm`` says. A batch without surviving weight has gradient
+    zero: momentum and weight decay still act.
+
+    Raises:
+        NumericalError: the loss of a step is not finite.
+    """
+    module = state.module
+    params = list(module.parameters())
+    decay = decays(recipe.optimizer, [p.shape for p in params])
+    coupled = has_batch_statistics(module)
+    module.train()
+    while state.step < stop:
+        rows = recipe.batches[state.step]
+        with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext():
+            loss, grads = _batch(recipe, module, params, rows, weights, norm, coupled)
+        if not np.isfinite(loss):
+            raise NumericalError(
+                f"the training loss is {loss} at step {state.step} (instances {recipe.ids[rows][:5].tolist()}…); "
+                "lower optimizer.lr, set training.clip_norm or check the data"
+            )
+        factor = 1.0
+        if recipe.training.clip_norm is not None:
+            grads, factor = clip(grads, recipe.training.clip_norm)
+        lr = recipe.lr(state.step)
+        with torch.no_grad():
+            new, state.slots = recipe.optimizer.step(
+                [p.detach() for p in params], grads, state.slots, [lr] * len(params), decay, state.step + 1
+            )
+            for p, value in zip(params, new, strict=True):
+                p.copy_(value)
+        state.step += 1
+        state.losses.append(loss)
+        state.clips.append(factor)
+        yield state
+
+
+def _batch(
+    recipe: Recipe,
+    module: nn.Module,
+    params: list[nn.Parameter],
+    rows: NDArray[np.int64],
+    weights: Tensor | None,
+    norm: LossNorm,
+    coupled: bool,
+) -> tuple[float, list[Tensor]]:
+    index = torch.from_numpy(rows).to(recipe.x.device)
+    size = float(len(rows))
+    w = None if weights is None else weights[index]
+    if w is not None and norm == "subset":
+        size = float(w.sum()) or 1.0
+    if w is not None and coupled:
+        index, w = index[w != 0], w[w != 0]
+    if len(index) == 0:
+        return 0.0, [torch.zeros_like(p) for p in params]
+    risks = recipe.task.loss(module(recipe.x[index]), recipe.y[index])
+    loss = (risks.sum() if w is None else (risks * w).sum()) / size
+    grads = torch.autograd.grad(loss, params, allow_unused=True)
+    return float(loss.detach()), [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+
+
+def clip(grads: list[Tensor], limit: float) -> tuple[list[Tensor], float]:
+    """Scale a gradient down to norm ``limit``; the factor applied (as ``torch.nn.utils.clip_grad_norm_``)."""
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    factor = (limit / (total + 1e-6)).clamp(max=1.0)
+    return [g * factor for g in grads], float(factor)
+
+
+@contextlib.contextmanager
+def _noise(recipe: Recipe, step: int) -> Iterator[None]:
+    """Random numbers of a step (dropout masks…) depend on the seed, the order and the step alone."""
+    devices = [recipe.x.device] if recipe.x.device.type == "cuda" else []
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(stream_seed(recipe.seed, f"noise/{recipe.order}/{step}"))
+        yield

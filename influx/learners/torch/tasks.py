@@ -1,0 +1,126 @@
+"""What a model's output means: risk, margin and prediction of an instance, and the derivatives of its risk.
+
+Outputs have shape ``(..., n, outputs)`` with any leading model axes; targets have shape ``(n,)``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from influx.problem import TaskName
+
+
+class Task(Protocol):
+    """Risk per instance and what follows from it."""
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Risk of each instance, ``(..., n)``."""
+        ...
+
+    def encode(self, y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+        """Targets in the space of outputs, ``(n, outputs)``: what ``residual`` subtracts."""
+        ...
+
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
+        """Gradient of each instance's risk with respect to its outputs, a new tensor like ``outputs``.
+
+        ``dim`` is the axis of outputs of both arguments: -1, or -2 for ``(..., outputs, n)``.
+        """
+        ...
+
+    def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """``residual`` for targets that are not encoded yet."""
+        ...
+
+    def curvature_factor(self, outputs: Tensor, y: Tensor, k: int) -> Tensor:
+        """l_k of the Hessian of the risk with respect to the outputs, Λ = Σ_k l_k l_kᵀ; shape of ``outputs``."""
+        ...
+
+    def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Larger when the model is more right, ``(..., n)``."""
+        ...
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Class index or value, ``(..., n)``."""
+        ...
+
+
+class Classification:
+    """Softmax cross-entropy over class logits."""
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy, logsumexp(f) - f_y."""
+        return torch.logsumexp(outputs, -1) - self._of_label(outputs, y)
+
+    def encode(self, y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+        """onehot(y)."""
+        return F.one_hot(y, outputs).to(dtype)
+
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
+        """softmax(f) - onehot(y)."""
+        return torch.softmax(outputs, dim).sub_(encoded)
+
+    def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """softmax(f) - onehot(y)."""
+        return self.residual(outputs, self.encode(y, outputs.shape[-1], outputs.dtype))
+
+    def curvature_factor(self, outputs: Tensor, y: Tensor, k: int) -> Tensor:
+        """√p_k (e_k - p), since diag(p) - p pᵀ = Σ_k p_k (e_k - p)(e_k - p)ᵀ."""
+        p = torch.softmax(outputs, -1)
+        unit = torch.zeros_like(p)
+        unit[..., k] = 1
+        return p[..., k : k + 1].sqrt() * (unit - p)
+
+    def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Log p_y / (1 - p_y), from logits and without cancellation (Park et al. 2023, eq. 5)."""
+        others = outputs.masked_fill(F.one_hot(y, outputs.shape[-1]).bool(), -torch.inf)
+        return self._of_label(outputs, y) - torch.logsumexp(others, -1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Index of the largest logit."""
+        return outputs.argmax(-1)
+
+    @staticmethod
+    def _of_label(outputs: Tensor, y: Tensor) -> Tensor:
+        return outputs.gather(-1, y.expand(outputs.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+
+class Regression:
+    """Half squared error on one output."""
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """(f - y)² / 2."""
+        return 0.5 * (outputs.squeeze(-1) - y).square()
+
+    def encode(self, y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+        """The target itself."""
+        return y.to(dtype).unsqueeze(-1)
+
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
+        """F - y."""
+        return outputs - encoded
+
+    def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """F - y."""
+        return self.residual(outputs, self.encode(y, 1, outputs.dtype))
+
+    def curvature_factor(self, outputs: Tensor, y: Tensor, k: int) -> Tensor:
+        """One: the risk's second derivative."""
+        return torch.ones_like(outputs)
+
+    def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """-|f - y|."""
+        return -(outputs.squeeze(-1) - y).abs()
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The output."""
+        return outputs.squeeze(-1)
+
+
+def task_for(name: TaskName) -> Task:
+    """The task of a dataset."""
+    return Classification() if name == "classification" else Regression()

@@ -1,0 +1,88 @@
+"""Noise ceiling: how well the ground truth agrees with itself when only the training seed changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.influence import Influence
+from influx.metrics.aligned import MIN_ROWS, averaged_seeds, left_out
+from influx.metrics.per_test import summarise
+from influx.metrics.statistics import (
+    check_resamples,
+    constant_columns,
+    mean_pairwise,
+    ranks,
+    spearman_brown,
+    standardise,
+)
+from influx.metrics.tidy import Measured, sentences, tidy, unavailable
+from influx.needs import Need
+from influx.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = ("ceiling_pearson", "ceiling_spearman", "ceiling_spearman_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """Agreement of the ground truth with itself over training seeds; the estimator plays no part.
+
+    Measures: per test instance, the correlation between the truths of two seeds, averaged over all pairs of
+        seeds and then over test instances: what an estimate as noisy as one seed's truth reaches.
+        ``ceiling_spearman_mean`` is the reliability of the ground truth, a mean over k seeds, by Spearman-Brown,
+        k r / (1 + (k - 1) r): what another mean over k fresh seeds would reach.
+    Intervals: 95% percentile bootstrap over test instances.
+    Cost: k·n·m·log n.
+    Source: Spearman (1910), Brown (1910) for the correction.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset()
+
+    n_boot: int = 1000
+
+    def __post_init__(self) -> None:
+        check_resamples("metric.ceiling.n_boot", self.n_boot)
+
+    def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
+        """Three rows: the names in ``NAMES``. ``influence`` is not used."""
+        del influence
+        if run.truth is None:
+            return tidy(unavailable(NAMES, "not applicable", "no ground truth: truth=none"))
+        replicates = run.truth.replicates
+        seeds = len(replicates)
+        if seeds < 2:
+            return tidy(unavailable(NAMES, "not applicable", "truth.seeds=1: a ceiling needs at least 2 seeds"))
+        rows = ~np.any([np.isnan(values).all(axis=1) for values in replicates], axis=0)
+        if rows.sum() < MIN_ROWS:
+            note = f"a ceiling needs {MIN_ROWS} training instances computed in every seed, there are {int(rows.sum())}"
+            return tidy(unavailable(NAMES, "not applicable", note))
+        protocol = sentences(
+            f"correlation averaged over {seeds * (seeds - 1) // 2} pairs of {seeds} truth seeds",
+            f"{int(rows.sum())} of {len(rows)} training instances, {replicates[0].shape[1]} test instances",
+        )
+        chosen = [values[rows] for values in replicates]
+        return tidy(self._rows(chosen, averaged_seeds(run.truth), protocol, run))
+
+    def _rows(self, replicates: list[NDArray[Any]], averaged: int, protocol: str, run: Run) -> Iterator[Measured]:
+        broken = ~np.all([np.isfinite(values).all(axis=0) for values in replicates], axis=0)
+        constant = np.any([constant_columns(values) for values in replicates], axis=0)
+        usable = [values[:, ~(broken | constant)] for values in replicates]
+        pearson = mean_pairwise(np.stack([standardise(values) for values in usable]))
+        spearman = mean_pairwise(np.stack([standardise(ranks(values)) for values in usable]))
+        note = left_out(broken, constant)
+        root = (
+            f"mean over {averaged} seeds; a noise-free estimate of the expected influence would reach its square root"
+        )
+        corrected = partial(spearman_brown, count=averaged)
+        measures = ((pearson, note, None), (spearman, note, None), (spearman, sentences(note, root), corrected))
+        for name, (values, remark, then) in zip(NAMES, measures, strict=True):
+            rng = run.rng("test instances")
+            yield summarise(name, values, rng=rng, n_boot=self.n_boot, then=then, protocol=protocol, note=remark)

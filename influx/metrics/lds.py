@@ -1,0 +1,177 @@
+"""Linear datamodeling score: do summed influences rank models trained on random subsets?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.metrics.aligned import MIN_ROWS, left_out
+from influx.metrics.resampled import resampled_spearman
+from influx.metrics.statistics import (
+    FloatArray,
+    check_resamples,
+    constant_columns,
+    counts_of,
+    interval,
+    mean_pairwise,
+    ranks,
+    resample,
+    spearman_brown,
+    standardise,
+)
+from influx.metrics.tidy import Measured, sentences, tidy, unavailable
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.problem import Design, LossNorm
+from influx.run import Run
+from influx.streams import stream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Output = Literal["loss", "margin"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearDatamodelingScore:
+    """Linear datamodeling score (LDS).
+
+    Measures: draw K subsets S of alpha·n training instances; per test instance j, the Spearman correlation over
+        subsets between the prediction Σ_{i∈S} influence[i, j] and minus the loss (or the margin) of j under
+        models trained on S, averaged over seeds; then the mean over test instances. ``lds_ceiling`` is the
+        reliability of the observed outputs: their correlation between single seeds, corrected by Spearman-Brown
+        to the mean over all seeds (with 2 seeds, the split-half formula).
+    Intervals: 95% percentile bootstrap that resamples subsets and test instances together, which errs on the wide
+        side; ranks are taken anew in each resample. A resample repeats subsets, which lowers a rank correlation
+        by about 1/K; resamples are moved by their mean difference from the estimate, or the interval could miss it.
+    Needs: retraining. The subsets depend on the problem's seed alone, so all estimators share the bank.
+    Cost: K·seeds trainings, once per problem; K·n·m multiplications; n_boot·K·m for the interval.
+    Source: Park et al. 2023, arXiv:2303.14186, Definition 2.3.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
+
+    alpha: float = 0.5
+    subsets: int = 100
+    seeds: int = 1
+    loss_norm: LossNorm = "subset"
+    output: Output = "loss"
+    n_boot: int = 1000
+
+    def __post_init__(self) -> None:
+        check_resamples("metric.lds.n_boot", self.n_boot)
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"metric.lds.alpha must be between 0 and 1, got {self.alpha}")
+        for name, value, least in (("subsets", self.subsets, MIN_ROWS), ("seeds", self.seeds, 1)):
+            if value < least:
+                raise ConfigError(f"metric.lds.{name} must be at least {least}, got {value}")
+        for name, choice, choices in (
+            ("loss_norm", self.loss_norm, get_args(LossNorm)),
+            ("output", self.output, get_args(Output)),
+        ):
+            if choice not in choices:
+                raise ConfigError(f"metric.lds.{name} must be one of {', '.join(choices)}, got {choice!r}")
+
+    def design(self, n_train: int, seed: int) -> Design:
+        """The trainings behind the score, seed after seed: ``seeds`` · ``subsets`` models.
+
+        Raises:
+            ConfigError: ``alpha`` leaves no instance in or out of a subset.
+        """
+        size = int(self.alpha * n_train + 1e-9)  # 0.29 * 100 is 28.999…
+        if size < 1:
+            raise ConfigError(f"metric.lds.alpha={self.alpha} leaves no instance of {n_train}; raise it")
+        masks = draw_masks(n_train, size, self.subsets, seed)
+        numbers = np.repeat(np.arange(self.seeds, dtype=np.int64), self.subsets)
+        return Design(
+            weights=np.tile(masks, (self.seeds, 1)), init=numbers, order=numbers.copy(), loss_norm=self.loss_norm
+        )
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Trainings on subsets, and ranks taken anew in every resample."""
+        n, m = len(prospect.train), len(prospect.test)
+        arrays = 2 + (self.seeds if self.seeds > 1 else 0)  # prediction and outcome, and each seed for the ceiling
+        return Work(
+            trainings=(self.design(n, prospect.problem.seed),),
+            flops=4.0 * self.subsets * n * m,
+            numbers=3.0 * arrays * self.n_boot * self.subsets * m,
+            bytes=self.seeds * self.subsets * 16.0 * (n + m) + 8.0 * self.n_boot * (m + 4 * self.subsets),
+            formula=f"{self.seeds} x {self.subsets} trainings; {self.n_boot} x {self.subsets} x {m} resampled ranks",
+        )
+
+    def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
+        """Two rows: ``lds`` and ``lds_ceiling``."""
+        missing = int((~np.isfinite(influence.values)).any(axis=1).sum())
+        note = f"{missing} of {len(run.train)} training instances lack a finite score, so subsets have no prediction"
+        unpredicted = unavailable(["lds"], "not applicable", note, self._protocol(run)) if missing else []
+        if missing and self.seeds < 2:
+            return tidy([*unpredicted, *self._no_ceiling(run)])  # nothing to train models for
+        design = self.design(len(run.train), run.problem.seed)
+        _, outcomes = run.retrain.outcomes(design, "subsets for the linear datamodeling score")
+        helpful = -outcomes.loss if self.output == "loss" else outcomes.margin
+        observed = np.asarray(helpful, dtype=np.float64).reshape(self.seeds, self.subsets, -1)  # (seeds, K, m)
+        rows = unpredicted or [self._score(influence.values, design.weights[: self.subsets], observed, run)]
+        if self.seeds < 2:
+            return tidy([*rows, *self._no_ceiling(run)])
+        nothing_flat = np.zeros(observed.shape[2], dtype=bool)
+        return tidy([*rows, self._measured("lds_ceiling", observed, run, nothing_flat, self.seeds)])
+
+    def _score(self, values: NDArray[Any], masks: NDArray[Any], observed: FloatArray, run: Run) -> Measured:
+        predicted = masks.astype(np.float64) @ np.asarray(values, dtype=np.float64)  # (K, m)
+        flat = constant_columns(values)  # sums of a constant over equal-sized subsets differ by rounding alone
+        return self._measured("lds", np.stack([predicted, observed.mean(axis=0)]), run, flat)
+
+    def _no_ceiling(self, run: Run) -> list[Measured]:
+        note = "metric.lds.seeds=1: a ceiling needs at least 2 seeds"
+        return unavailable(["lds_ceiling"], "not applicable", note, self._protocol(run))
+
+    def _measured(
+        self, metric: str, arrays: FloatArray, run: Run, flat: NDArray[np.bool_], correct_to: int = 1
+    ) -> Measured:
+        """Mean over test instances of the mean pairwise Spearman correlation of ``arrays`` (R, K, m)."""
+        protocol = self._protocol(run)
+        broken = np.asarray(~np.isfinite(arrays).all(axis=(0, 1)))
+        constant = np.any([constant_columns(values) for values in arrays], axis=0) | flat
+        note = left_out(broken, constant)
+        arrays = arrays[:, :, ~(broken | constant)]
+        n = arrays.shape[2]
+        if not n:
+            return Measured(metric=metric, status="degenerate", protocol=protocol, note=note)
+        value = mean_pairwise(np.stack([standardise(ranks(values)) for values in arrays])).mean()
+        subset_counts = counts_of(resample(run.rng("subsets"), self.subsets, self.n_boot))
+        test_counts = counts_of(resample(run.rng("test instances"), n, self.n_boot))
+        samples = _weighted_mean(resampled_spearman(arrays, subset_counts), test_counts)
+        samples = np.clip(samples + (value - np.nanmean(samples)), -1.0, 1.0)
+        low, high = interval(spearman_brown(samples, correct_to) if correct_to > 1 else samples)
+        value = float(spearman_brown(value, correct_to)) if correct_to > 1 else float(value)
+        return Measured(metric=metric, value=value, ci_low=low, ci_high=high, n=n, protocol=protocol, note=note)
+
+    def _protocol(self, run: Run) -> str:
+        return sentences(
+            f"alpha={self.alpha}, K={self.subsets} subsets, seeds={self.seeds}, loss_norm={self.loss_norm}, "
+            f"output={self.output}",
+            f"mean over {len(run.test)} test instances, {len(run.train)} training instances",
+            f"95% CI: bootstrap over subsets and test instances x{self.n_boot}",
+        )
+
+
+def draw_masks(n: int, size: int, subsets: int, seed: int) -> NDArray[np.uint8]:
+    """``(subsets, n)`` masks with ``size`` ones each; more subsets extend the list without changing its start."""
+    rng = stream(seed, "lds/masks")
+    masks = np.zeros((subsets, n), dtype=np.uint8)
+    for mask in masks:
+        mask[rng.permutation(n)[:size]] = 1
+    return masks
+
+
+def _weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted mean of each row of ``values`` (n_boot, m) over its finite entries."""
+    finite = np.isfinite(values)
+    total = np.where(finite, weights, 0.0)
+    size = total.sum(axis=1)
+    return np.asarray((np.where(finite, values, 0.0) * total).sum(axis=1) / np.where(size > 0, size, np.nan))

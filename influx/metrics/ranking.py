@@ -1,0 +1,120 @@
+"""Do influence and ground truth name the same most helpful and most harmful training instances?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.metrics.aligned import Aligned, Unavailable, align
+from influx.metrics.per_test import summarise
+from influx.metrics.statistics import FloatArray, check_resamples
+from influx.metrics.tidy import Measured, sentences, tidy, unavailable
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = ("topk_proponents", "topk_opponents", "ndcg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Top-k overlap and NDCG@k of influence against the ground truth.
+
+    Measures: per test instance, then averaged over test instances: ``topk_proponents``, the share of the k
+        largest true influences among the k largest scores; ``topk_opponents``, the same for the k smallest;
+        ``ndcg``, Σ_{r≤k} gain(r) / log2(r + 1) down the ranking by score, over its largest possible value, with
+        gain max(truth, 0). Equal values rank by row index. The note gives what a random ranking expects.
+    Intervals: 95% percentile bootstrap over test instances.
+    Degenerate: test instances with constant or non-finite scores or truth; for ``ndcg`` also those without a
+        positive truth.
+    Cost: n·m·log n.
+    Source: Järvelin & Kekäläinen (2002) for NDCG, with linear gain.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset()
+
+    k: int = 10
+    n_boot: int = 1000
+
+    def __post_init__(self) -> None:
+        check_resamples("metric.ranking.n_boot", self.n_boot)
+        if self.k < 1:
+            raise ConfigError(f"metric.ranking.k must be at least 1, got {self.k}")
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Four orders of every column."""
+        n, m = prospect.truth_rows, len(prospect.test)
+        if n * m == 0:
+            return Work()
+        return Work(
+            compared=4.0 * n * m * np.log2(n),
+            numbers=6.0 * n * m,
+            bytes=6.0 * 8.0 * n * m,
+            formula=f"{n} x {m} cells ordered",
+        )
+
+    def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
+        """Three rows: the names in ``NAMES``."""
+        aligned = align(influence, run)
+        if isinstance(aligned, Unavailable):
+            return tidy(unavailable(NAMES, aligned.status, aligned.note))
+        rows = len(aligned.scores)
+        if self.k >= rows:
+            note = f"metric.ranking.k={self.k} covers all {rows} training instances with score and truth; lower it"
+            return tidy(unavailable(NAMES, "not applicable", note, aligned.protocol))
+        return tidy(self._rows(aligned, run))
+
+    def _rows(self, aligned: Aligned, run: Run) -> Iterator[Measured]:
+        scores, truth = aligned.scores[:, aligned.usable], aligned.truth[:, aligned.usable]
+        by_score, by_truth = top(scores, self.k), top(truth, self.k)
+        worst_by_score, worst_by_truth = top(-scores, self.k), top(-truth, self.k)
+        gained, chance = ndcg(truth, by_score, by_truth)
+        without = int(np.isnan(gained).sum())
+        no_gain = f"{without} test instances without a positive truth left out" if without else ""
+        expected = self.k / len(scores)
+        expected_ndcg = float(chance[~np.isnan(chance)].mean()) if without < len(chance) else np.nan
+        measures = (
+            (overlap(by_score, by_truth, len(scores)), expected, ""),
+            (overlap(worst_by_score, worst_by_truth, len(scores)), expected, ""),
+            (gained, expected_ndcg, no_gain),
+        )
+        for name, (values, random, remark) in zip(NAMES, measures, strict=True):
+            yield summarise(
+                name,
+                values,
+                rng=run.rng("test instances"),
+                n_boot=self.n_boot,
+                protocol=sentences(f"k={self.k}, ties by row index", aligned.protocol),
+                note=sentences(f"random ranking: {random:.4f}", aligned.note, aligned.degenerate, remark),
+            )
+
+
+def top(values: FloatArray, k: int) -> NDArray[np.intp]:
+    """``(k, m)`` rows of the k largest values of each column, largest first; equal values by row index."""
+    return np.argsort(-values, axis=0, kind="stable")[:k]
+
+
+def overlap(left: NDArray[np.intp], right: NDArray[np.intp], n: int) -> FloatArray:
+    """Share of common entries of two (k, m) sets of rows out of ``n``, per column."""
+    k, m = left.shape
+    member = np.zeros((n, m), dtype=bool)
+    np.put_along_axis(member, right, True, axis=0)
+    return np.asarray(np.take_along_axis(member, left, axis=0).sum(axis=0) / k)
+
+
+def ndcg(truth: FloatArray, by_score: NDArray[np.intp], by_truth: NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
+    """NDCG per column, and what a random ranking expects; NaN where no truth is positive."""
+    gain = np.maximum(truth, 0.0)
+    discount = 1 / np.log2(np.arange(len(by_score)) + 2)
+    best = discount @ np.take_along_axis(gain, by_truth, axis=0)
+    best = np.where(best > 0, best, np.nan)
+    return discount @ np.take_along_axis(gain, by_score, axis=0) / best, discount.sum() * gain.mean(axis=0) / best

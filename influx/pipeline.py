@@ -1,0 +1,320 @@
+"""The one place that knows the order: train, truth, estimate, evaluate, report.
+
+Each stage writes its files and is then marked done in the manifest; the same command does what is missing and
+nothing else. What a stage passes on is read back from its files, so that a resumed run ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from influx import interrupts, logs, progress, results
+from influx.config import Settings
+from influx.errors import ConfigError, Interrupted
+from influx.influence import Influence
+from influx.job import PRESENTATION, Job, assemble
+from influx.manifest import Manifest, measured, read, versions
+from influx.problem import Fitted
+from influx.reporting import html
+from influx.reporting.progress import factory
+from influx.reporting.record import RunRecord
+from influx.run import Estimator
+from influx.store import Folder
+
+log = logging.getLogger("influx")
+SIGN = "positive influence: the training instance helps, the test risk would be higher without it"
+
+
+def execute(settings: Settings) -> Path:
+    """Do one run, or what is left of it; the run's folder.
+
+    Raises:
+        UserError: something in the request is unusable.
+        Busy: another process works on the same run and ``on_busy=exit``.
+        Interrupted: a signal asked to stop; everything finished is saved.
+    """
+    shown = progress.shown_by(factory(bool(settings["quiet"])))
+    with interrupts.handled(), shown, logs.warnings_on_screen():
+        job = assemble(settings)
+        folder, wait = job.run_folder, settings["on_busy"] == "wait"
+        with threads(settings["threads"]), folder.locked(wait), logs.to_file(folder):
+            Pipeline(job, folder).go()
+        return folder.path
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute on that many processor threads inside the block; None leaves torch's choice."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Pipeline:
+    """The stages of one run."""
+
+    def __init__(self, job: Job, folder: Folder) -> None:
+        """``folder`` is locked by this process."""
+        self.job, self.folder = job, folder
+        folder.sweep_temporaries()
+        if job.settings["overwrite"]:
+            self._forget()
+        self._refuse_drift()
+        self.manifest = Manifest(folder, self._description())
+
+    def _forget(self) -> None:
+        listed = self.folder.checksums()
+        if listed:
+            self.folder.forget(*listed, "manifest.json")
+
+    def go(self) -> None:
+        """Run every stage that is not done."""
+        stages: dict[str, Callable[[], list[str]]] = {
+            "train": self._train,
+            "truth": self._make_truth,
+            "estimate": self._estimate,
+            "evaluate": self._evaluate,
+            "report": self._report,
+        }
+        finished = all(self.manifest.complete(stage) for stage in stages) and self._trained
+        if not self.folder.has("config.yaml"):
+            self.folder.write_text("config.yaml", self._config_text())
+        if finished:
+            log.info("nothing to do: the run is complete")
+            self._done()
+            return
+        self.manifest.save("running")
+        redo = False
+        try:
+            for name, stage in stages.items():
+                done = self.manifest.complete(name) and (name != "train" or self._trained)
+                if done and not redo:
+                    self.manifest.reuse(name)
+                    continue
+                redo = redo or name != "train"
+                log.info("stage %s", name)
+                interrupts.check()
+                with measured() as spent:
+                    files = stage()
+                self.manifest.record(name, files, spent.seconds, spent.peak_mb)
+                self.manifest.save("running")
+        except (Interrupted, KeyboardInterrupt):
+            self.manifest.save("interrupted")
+            raise
+        except Exception as error:  # whatever it is, the manifest must not go on saying "running"
+            self.manifest.values["error"] = str(error) or type(error).__name__
+            self.manifest.save("failed")
+            raise
+        self._done()
+
+    def _done(self) -> None:
+        if self.manifest.status != "done" or "error" in self.manifest.values:
+            self.manifest.values.pop("error", None)
+            self.manifest.save("done")
+
+    # stages
+
+    def _train(self) -> list[str]:
+        """Train, or read the trained problem; describe it in the problem's folder."""
+        folder, data = self.job.problem_folder, self.job.problem.data
+        with folder.locked(what="problem"):
+            folder.sweep_temporaries()
+            fitted = self.job.problem.learner.fit(data, self.job.problem.seed, folder)
+            if not folder.has("instances.parquet"):
+                outcomes = {"train": fitted.outcomes(data.train), "test": fitted.outcomes(data.test)}
+                results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
+            if data.display and not folder.has("display.npz"):
+                folder.write("display.npz", lambda path: _save_arrays(path, dict(data.display)))
+            if not folder.has("problem.json"):
+                described = {
+                    "id": self.job.problem.id,
+                    "config": dict(self.job.problem.config),
+                    "seed": self.job.problem.seed,
+                    "fingerprint": data.fingerprint(),
+                    "notes": list(data.notes),
+                    "versions": versions(),
+                    "checksums": _others(folder.checksums()) | _below(folder, "checkpoints"),
+                }
+                folder.write_json("problem.json", described)
+        self.__dict__["fitted"] = fitted
+        return []
+
+    def _make_truth(self) -> list[str]:
+        if self.truth is None:
+            return []
+        results.save_matrix(self.folder, "truth.npy", self.truth.values, self.job.settings["output_dtype"])
+        return ["truth.npy"]
+
+    def _estimate(self) -> list[str]:
+        name = self.job.estimator_name
+        influence = self._measure(name, self.job.estimator)
+        return results.save_influence(self.folder, influence, self.job.problem.data, self.job.settings["output_dtype"])
+
+    def _evaluate(self) -> list[str]:
+        data = self.job.problem.data
+        tables = [self._judge(self.job.estimator_name, results.load_influence(self.folder))]
+        for name, baseline in self.job.baselines.items():
+            tables.append(self._judge(name, self._measure(name, baseline)))
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        results.save_table(self.folder, "metrics.csv", table)
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        self.folder.write_json("metrics.json", rows)
+        influence = results.load_influence(self.folder)
+        ranking = results.ranking_table(influence, self.saved_truth, data, int(self.job.settings["top_k"]))
+        results.save_table(self.folder, "ranking.parquet", ranking)
+        results.save_table(self.folder, "ranking.csv", ranking)
+        return ["metrics.csv", "metrics.json", "ranking.parquet", "ranking.csv"]
+
+    def _report(self) -> list[str]:
+        self.manifest.save("done")  # the report shows the finished run
+        page = html.page([RunRecord.load(self.folder.path)])
+        self.folder.write_text("report.html", page)
+        return ["report.html"]
+
+    # parts
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """The trained problem."""
+        self._train()
+        fitted: Fitted = self.__dict__["fitted"]
+        return fitted
+
+    @cached_property
+    def truth(self) -> Influence | None:
+        """Ground truth in full precision, read from the retraining bank or made."""
+        if self.job.truth is None:
+            return None
+        return self._measure(self.job.truth_name, self.job.truth, entry="truth")
+
+    @property
+    def saved_truth(self) -> Influence | None:
+        """Ground truth as it stands in ``truth.npy``, with the replicates of the bank."""
+        if self.truth is None:
+            return None
+        saved = np.load(self.folder / "truth.npy", mmap_mode="r", allow_pickle=False)
+        return Influence(values=saved, replicates=self.truth.replicates, report=self.truth.report)
+
+    @property
+    def _trained(self) -> bool:
+        """Whether all that training left is there undamaged. Reads every file once."""
+        folder = self.job.problem_folder
+        if not folder.path.is_dir():
+            return False
+        with folder.locked(what="problem"):
+            if not folder.has("problem.json"):
+                return False
+            listed = folder.read_json("problem.json")["checksums"]
+            places = [(folder / name).parent.relative_to(folder.path) for name in listed]
+            folders = {place: folder.sub(str(place)) for place in places}
+            return all(folders[place].has(Path(name).name) for place, name in zip(places, listed, strict=True))
+
+    def _measure(self, name: str, estimator: Estimator, entry: str | None = None) -> Influence:
+        bank = self.job.bank()
+        run = self.job.run(self.fitted, estimator.requires, name, bank)
+        log.info("estimator %s", name)
+        interrupts.check()
+        with measured() as spent:
+            influence = estimator.estimate(run)
+        cost = {
+            "seconds": round(spent.seconds, 3),
+            "peak_mb": round(spent.peak_mb, 1),
+            "trainings": bank.requested,
+            "trained_now": bank.trained,
+        }
+        earlier = self.manifest.values["cost"].get(entry or name)
+        if earlier and bank.requested and not bank.trained:
+            cost = earlier  # read from the bank: what it took to fill it stands
+        self.manifest.values["cost"][entry or name] = cost
+        for sentence in run.warnings:
+            self.manifest.warn(f"{name}: {sentence}")
+        return influence
+
+    def _judge(self, name: str, influence: Influence) -> pd.DataFrame:
+        tables = []
+        for metric_name, metric in self.job.metrics.items():
+            interrupts.check()
+            run = self.job.run(self.fitted, metric.requires, metric_name, self.job.bank(), self.saved_truth)
+            tables.append(metric.evaluate(influence, run))
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        table.insert(0, "estimator", name)
+        return table
+
+    def _description(self) -> dict[str, Any]:
+        job = self.job
+        command = ["influx", "run", *job.settings.overrides]
+        return {
+            "name": job.name,
+            "command": shlex.join(command),
+            "estimator": job.estimator_name,
+            "truth": job.truth_name,
+            "choices": dict(job.settings.choices),
+            "sign": SIGN,
+            "protocol": self._protocol(),
+            "seed": job.problem.seed,
+            "versions": versions(),
+            "problem": {"id": job.problem.id, "folder": f"../../problems/{job.problem.id}"},
+            "notes": list(job.problem.data.notes),
+            "instances": {"train": len(job.problem.train), "test": len(job.problem.test)},
+        }
+
+    def _protocol(self) -> str:
+        if self.job.truth is None:
+            return "no ground truth"
+        norm = getattr(self.job.truth, "norm", "full")
+        divided = "their size (weight in place)" if norm == "full" else "their surviving weight"
+        return f"removal sets the weight to 0, same initialisation and batch order, batches divided by {divided}"
+
+    def _config_text(self) -> str:
+        values = dict(self.job.settings.values) | {"choices": dict(self.job.settings.choices)}
+        return yaml.safe_dump(values, sort_keys=True, allow_unicode=True)
+
+    def _refuse_drift(self) -> None:
+        """A run with a given name belongs to one configuration."""
+        path = self.folder / "config.yaml"
+        if self.job.settings["name"] is None:
+            return
+        if not self.folder.has("config.yaml"):  # nobody can say what the other files were made with
+            self._forget()
+            return
+        earlier = yaml.safe_load(path.read_text())
+        now = yaml.safe_load(self._config_text())
+        for values in (earlier, now):
+            values["choices"] = {k: v for k, v in values["choices"].items() if k not in PRESENTATION}
+        changed = sorted(k for k in now if k not in PRESENTATION and earlier.get(k) != now[k])
+        earlier_problem = read(self.folder.path).get("problem", {}).get("id", self.job.problem.id)
+        if not changed and earlier_problem != self.job.problem.id:
+            changed = ["the data"]
+        if changed:
+            raise ConfigError(
+                f"the run named {self.job.name} was made with other settings ({', '.join(changed)} differ); "
+                "use another name or overwrite=true"
+            )
+
+
+def _others(listed: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in listed.items() if name != "problem.json"}
+
+
+def _below(folder: Folder, name: str) -> dict[str, str]:
+    return {f"{name}/{file}": digest for file, digest in folder.sub(name).checksums().items()}
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as f:
+        np.savez(f, **arrays)

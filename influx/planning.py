@@ -1,0 +1,157 @@
+"""What a part of a run says it would take, before it does it.
+
+An estimator or metric may define ``plan(prospect) -> Work``; one that does not counts as no work. Work is given
+in the few kinds of operations whose speed ``influx plan`` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from influx.errors import IncompatibleError
+from influx.problem import Design, Problem, Split
+from influx.streams import stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Predicted operations of one part of a run; sums with ``+``.
+
+    Attributes:
+        trainings: designs to look up in the retraining bank, or to train.
+        gradients: per-instance gradients.
+        flops: floating-point operations in products of matrices (single precision; double precision counts twice).
+        numbers: numbers read or written outside products, pass by pass.
+        compared: comparisons of sorting, N log₂ N for N numbers.
+        bytes: memory held at once; a sum keeps the largest.
+        rows: training instances that get values; None means all.
+        formula: where the operations come from, in the letters of the class docstrings.
+    """
+
+    trainings: tuple[Design, ...] = ()
+    gradients: float = 0.0
+    flops: float = 0.0
+    numbers: float = 0.0
+    compared: float = 0.0
+    bytes: float = 0.0
+    rows: int | None = None
+    formula: str = ""
+
+    def __add__(self, other: Work) -> Work:
+        """One after the other."""
+        return Work(
+            trainings=(*self.trainings, *other.trainings),
+            gradients=self.gradients + other.gradients,
+            flops=self.flops + other.flops,
+            numbers=self.numbers + other.numbers,
+            compared=self.compared + other.compared,
+            bytes=max(self.bytes, other.bytes),
+            formula="; ".join(part for part in (self.formula, other.formula) if part),
+        )
+
+
+def total(works: list[Work]) -> Work:
+    """All of them, one after the other."""
+    return reduce(Work.__add__, works, Work())
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetShape:
+    """Sizes of a net and its recorded training.
+
+    Attributes:
+        parameters: p, all parameters.
+        head: parameters of the last linear layer (0 when the net does not end in one).
+        macs: multiply-adds of one instance's forward pass.
+        dot: multiply-adds of one product of two per-instance gradients, the cheaper way for each layer.
+        head_dot: the same for the last linear layer.
+        depth: layers with parameters.
+        steps: updates of the whole training.
+        saved: steps whose parameters are saved, from 0 to ``steps``.
+        state_bytes: optimizer state saved beside each of them.
+        parameter_bytes: parameters and buffers of one checkpoint.
+    """
+
+    parameters: int
+    head: int
+    macs: float
+    dot: float
+    head_dot: float
+    depth: int
+    steps: int
+    saved: tuple[int, ...]
+    state_bytes: int
+    parameter_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds that a learner takes here, from a few timed steps: one recorded training, each retrained model."""
+
+    training: float
+    model: float
+    note: str
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A learner that can time itself and knows the sizes of its net."""
+
+    def pace(self, problem: Problem) -> Pace:
+        """Train a few steps on a few instances and scale up; takes a fraction of a second, writes nothing."""
+        ...
+
+    def net_shape(self, problem: Problem) -> NetShape:
+        """Sizes, from the untrained module."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """What is known of a run before it begins; draws the same random numbers as the run will.
+
+    ``truth_rows`` is how many training instances the ground truth will cover (0: there is none).
+    """
+
+    problem: Problem
+    who: str
+    shape: NetShape | None = None
+    truth_rows: int = 0
+
+    @property
+    def train(self) -> Split:
+        """The training split."""
+        return self.problem.train
+
+    @property
+    def test(self) -> Split:
+        """The test split."""
+        return self.problem.test
+
+    @property
+    def net(self) -> NetShape:
+        """Sizes of the net.
+
+        Raises:
+            IncompatibleError: the learner is no net.
+        """
+        if self.shape is None:
+            raise IncompatibleError(f"{self.who} needs a net to plan for; choose a model such as model=mlp")
+        return self.shape
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Randomness for a named purpose, as ``Run.rng``."""
+        return stream(self.problem.seed, f"{self.who}/{purpose}")
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """An estimator or metric that says what it would do."""
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Predicted work on this problem."""
+        ...

@@ -1,0 +1,122 @@
+"""Readers for the files of a run: each ends in data of the expected shape or in one sentence."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_COLUMNS = ("estimator", "metric", "status", "protocol", "note")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with one file into a ``DataError`` that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(
+            f"the run {path.parent} should hold {path.name}, it does not; run its command again to finish it"
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(
+            f"{path} should be a readable {path.suffix.lstrip('.')} file, it is damaged ({reason}); "
+            f"delete it and run the command of the run again"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file."""
+    with reading(path):
+        return path.read_text(encoding="utf-8")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; only plain data, never objects."""
+    import yaml
+
+    text = read_text(path)
+    with reading(path):
+        try:
+            return _mapping(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping."""
+    text = read_text(path)
+    with reading(path):
+        return _mapping(json.loads(text))
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, found {type(value).__name__}")
+    return {str(k): v for k, v in value.items()}
+
+
+def read_matrix(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    """A floating-point ``.npy`` matrix of the given shape, memory-mapped."""
+    with reading(path):
+        # A mapped array keeps the file on disk: n_train * n_test may exceed the memory.
+        matrix: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if matrix.shape != shape or matrix.dtype.kind != "f":
+            raise ValueError(f"expected floats of shape {shape} as in ids.parquet, found {matrix.dtype} {matrix.shape}")
+        return matrix
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A parquet table that has at least ``columns``."""
+    import pandas as pd
+
+    with reading(path):
+        return _with_columns(pd.read_parquet(path), columns)
+
+
+def read_csv(path: Path, columns: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """A CSV table that has at least ``columns``; ``numbers`` are parsed, an empty cell being NaN."""
+    import pandas as pd
+
+    with reading(path):
+        # Everything is read as text first, so that a note "NA" or a label "null" stays what it is.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if table.empty and set(table.columns) <= set(columns):  # nothing was measured
+            table = table.reindex(columns=list(columns))
+        table = _with_columns(table, columns)
+        return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+
+
+def _with_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(f"expected the columns {', '.join(columns)}, {', '.join(missing)} missing")
+    return table
+
+
+def read_images(path: Path, rows: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """Images ``(n, c, h, w)`` by split, uint8 or floats in [0, 1]; empty when the file does not exist."""
+    if not path.is_file():
+        return {}
+    # The file is opened here because numpy leaves it open when it is no archive.
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        images = {split: archive[split] for split in rows}
+    with reading(path):
+        for split, count in rows.items():
+            found = images[split]
+            if found.ndim != 4 or len(found) != count or found.dtype.kind not in "uf" or not found.size:
+                raise ValueError(f"expected {count} {split} images (n, c, h, w), found {found.dtype} {found.shape}")
+    return images

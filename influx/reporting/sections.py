@@ -1,0 +1,152 @@
+"""The numbers of one run as HTML: verdict, costs, all metrics, and how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from influx.reporting import text as words
+from influx.reporting.markup import Markup, escaped, join, tag, text
+from influx.reporting.record import RunRecord
+from influx.reporting.verdict import Row, Score, Verdict, verdict_of
+
+
+def table(caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Markup]) -> Markup:
+    """A table that scrolls sideways where it must; ``headings`` are (text, class)."""
+    cells = [text("th", name, scope="col", class_=kind or None) for name, kind in headings]
+    parts = (
+        text("caption", caption),
+        tag("thead", tag("tr", *cells)),
+        tag("tbody", join(*rows)),
+    )
+    return tag("div", tag("table", *parts), class_="scroll", role="region", tabindex=0, aria_label=caption)
+
+
+def bullets(items: Sequence[str]) -> Markup:
+    """A list of sentences."""
+    return tag("ul", *(text("li", item) for item in items))
+
+
+def definitions(items: Sequence[tuple[str, str]]) -> Markup:
+    """Names and their explanations."""
+    return tag("dl", *(Markup(text("dt", name) + text("dd", value)) for name, value in items))
+
+
+def verdict(record: RunRecord) -> Markup:
+    """The verdict: estimator and baselines, detection, footnotes, and what to read them with."""
+    v = verdict_of(record)
+    headings = [("estimator", ""), *((heading, "") for heading in v.columns.values())]
+    headings += [("seconds", "number"), ("peak MB", "number"), ("trainings", "number")]
+    rows = [_verdict_row(row, list(v.columns), costs=True) for row in v.rows]
+    caption = f"{record.estimator} and the baselines, with 95% confidence intervals"
+    return tag(
+        "section",
+        text("h2", "Verdict"),
+        table(caption, headings, rows),
+        _detection(v) if v.detection else Markup(""),
+        definitions([(f"({mark})", reason) for mark, reason in v.footnotes]) if v.footnotes else Markup(""),
+        definitions(v.lines),
+    )
+
+
+def _detection(v: Verdict) -> Markup:
+    headings = [("estimator", ""), *((heading, "") for heading in v.detection.values())]
+    rows = [_verdict_row(row, list(v.detection), costs=False) for row in v.detection_rows]
+    told = "Finding the corrupted training instances: by self-influence (self) or by influence summed over tests (sum)"
+    return join(text("h3", "Detection"), table(told, headings, rows))
+
+
+def _verdict_row(row: Row, columns: Sequence[str], *, costs: bool) -> Markup:
+    cells = [text("th", row.name, scope="row"), *(_score(row.scores.get(key)) for key in columns)]
+    if costs:
+        cells += [text("td", value, class_="number") for value in (row.seconds, row.peak_mb, row.trainings)]
+    return tag("tr", *cells, class_=None if row.baseline else "own")
+
+
+def _score(score: Score | None) -> Markup:
+    if score is None:
+        return tag("td", escaped("-"))
+    if score.word:
+        return text("td", score.main, class_="word")
+    spread = Markup(" " + text("span", score.interval, class_="ci")) if score.interval else Markup("")
+    return tag("td", escaped(score.main), spread)
+
+
+def warnings(record: RunRecord) -> Markup:
+    """What the run warned about, or nothing."""
+    found = record.sentences("warnings")
+    if not found:
+        return Markup("")
+    return tag("section", text("h3", "Warnings"), bullets(found), class_="warnings", aria_label="Warnings")
+
+
+def cost(record: RunRecord) -> Markup:
+    """Seconds and memory of every stage."""
+    stages = {name: s for name, s in record.section("stages").items() if isinstance(s, Mapping)}
+    if not stages:
+        return Markup("")
+    longest = max((_seconds(s) for s in stages.values()), default=0.0) or 1.0
+    rows = []
+    for name, stage in stages.items():
+        bar = tag("span", class_="share", style=f"width:{100 * _seconds(stage) / longest:.1f}%")
+        cells = (
+            text("td", words.seconds(stage.get("seconds")), class_="number"),
+            text("td", words.count(stage.get("peak_mb")), class_="number"),
+            text("td", "from an earlier run" if stage.get("cached") else "computed"),
+            tag("td", bar, class_="bar", aria_hidden="true"),
+        )
+        rows.append(tag("tr", text("th", name, scope="row"), *cells))
+    headings = [("stage", ""), ("seconds", "number"), ("peak MB", "number"), ("result", ""), ("share of time", "")]
+    return tag("section", text("h2", "Cost"), table("Time and memory by stage", headings, rows))
+
+
+def _seconds(stage: Mapping[str, Any]) -> float:
+    value = stage.get("seconds")
+    return float(value) if isinstance(value, int | float) and value > 0 else 0.0
+
+
+def metrics(record: RunRecord) -> Markup:
+    """Every number with its protocol."""
+    rows = []
+    for row in (cast("dict[str, Any]", r) for r in record.metrics.to_dict("records")):
+        spread = words.interval(float(row["ci_low"]), float(row["ci_high"]))
+        value = words.score(float(row["value"])) if row["status"] == "ok" else str(row["status"])
+        names = ("metric", "protocol", "note")
+        metric, protocol, note = (text("td", row[name]) for name in names)
+        numbers = (
+            text("td", value),
+            text("td", spread, class_="ci"),
+            text("td", words.count(row["n"]), class_="number"),
+        )
+        rows.append(tag("tr", text("th", row["estimator"], scope="row"), metric, *numbers, protocol, note))
+    headings = [(name, "") for name in ("estimator", "metric", "value", "95% interval")]
+    headings += [("n", "number"), ("protocol", ""), ("note", "")]
+    return details("All metrics", table("Every number with its protocol", headings, rows))
+
+
+def reproduce(record: RunRecord) -> Markup:
+    """The command, the versions, the resolved config."""
+    command = tag("pre", text("code", record.command or "not recorded"), class_="command")
+    versions = [(str(k), str(v)) for k, v in sorted(record.section("versions").items())]
+    problem = str(record.section("problem").get("id", ""))
+    facts = [("problem", problem)] if problem else []
+    return tag(
+        "section",
+        text("h2", "Reproduce"),
+        command,
+        definitions(facts) if facts else Markup(""),
+        metrics(record),
+        details("Resolved config", tag("pre", text("code", record.config_text))),
+        details("Versions", definitions(versions)) if versions else Markup(""),
+    )
+
+
+def notes(record: RunRecord) -> Markup:
+    """What was done to the data and other remarks."""
+    found = record.sentences("notes")
+    return tag("section", text("h2", "Notes"), bullets(found)) if found else Markup("")
+
+
+def details(summary: str, content: Markup) -> Markup:
+    """Something to open."""
+    return tag("details", text("summary", summary), content)

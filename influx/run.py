@@ -1,0 +1,231 @@
+"""A trained problem and the engines over it, as one estimator or metric sees them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.errors import IncompatibleError, UndeclaredNeed, UserError
+from influx.influence import Influence, Scale
+from influx.needs import Need
+from influx.problem import Checkpoint, Fitted, Outcomes, Problem, Split
+from influx.streams import stream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from influx.engines.curvature import Curvature
+    from influx.engines.features import Features
+    from influx.engines.gradients import Gradients
+    from influx.engines.retrain import Bank
+    from influx.learners.torch.fitted import TorchFitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One row of ``influx list estimators``, in the columns of the survey's Table 1.
+
+    Costs in n (training instances), m (test instances), p (parameters), T (steps), C (checkpoints), K (models).
+    ``groups`` is how the method scores a set of instances together: exact, additive or no.
+    """
+
+    family: str
+    full: str
+    incremental: str
+    storage: str
+    assumptions: str
+    groups: str
+    paper: str
+
+
+class Estimator(Protocol):
+    """Turns a run into influence. A frozen dataclass whose fields are its hyperparameters."""
+
+    requires: ClassVar[frozenset[Need]]
+    scale: ClassVar[Scale]
+    card: ClassVar[Card]
+
+    def estimate(self, run: Run) -> Influence:
+        """Influence of every training instance on every test instance."""
+        ...
+
+
+class Metric(Protocol):
+    """Judges an influence matrix against something else. A frozen dataclass like an estimator."""
+
+    requires: ClassVar[frozenset[Need]]
+
+    def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
+        """One row per number: see ``influx.metrics.tidy``."""
+        ...
+
+
+def refuse_missing(requires: frozenset[Need], provides: frozenset[Need], who: str, learner: str) -> None:
+    """Stop before any work when a learner cannot serve an estimator or metric.
+
+    Raises:
+        IncompatibleError: naming the missing needs.
+    """
+    missing = sorted(requires - provides)
+    if missing:
+        raise IncompatibleError(
+            f"{who} needs {', '.join(missing)}, which model={learner} does not provide; "
+            f"choose another model or an estimator without that need (influx list estimators)"
+        )
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the disk space now: a memory-mapped file that outgrows the disk later would kill the process."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise UserError(
+            f"an influence matrix needs {size / 1e9:.1f} GB of disk below paths.outputs ({error.strerror}); "
+            "free some space or raise matrix_mb to hold it in memory"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one estimator or metric may touch. Every engine access is checked against ``requires``.
+
+    ``truth`` is the ground truth of the run (metrics only); ``used`` collects the needs that were exercised,
+    ``warnings`` what users should know.
+    """
+
+    problem: Problem
+    fitted: Fitted
+    bank: Bank
+    requires: frozenset[Need]
+    who: str = "estimator"
+    truth: Influence | None = None
+    used: set[Need] = field(default_factory=set)
+    matrix_mb: float = 1024.0
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user, in tables and reports, what makes this result doubtful."""
+        self.warnings.append(sentence)
+
+    @property
+    def train(self) -> Split:
+        """The training split."""
+        return self.problem.train
+
+    @property
+    def test(self) -> Split:
+        """The test split."""
+        return self.problem.test
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Randomness for a named purpose; depends on the seed and the name alone."""
+        return stream(self.problem.seed, f"{self.who}/{purpose}")
+
+    def outcomes(self, split: Split) -> Outcomes:
+        """Loss, margin and prediction of each instance under the trained model."""
+        return self.fitted.outcomes(split)
+
+    @property
+    def retrain(self) -> Bank:
+        """The bank of retrained models."""
+        self._use(Need.RETRAIN)
+        return self.bank
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Saved checkpoints in order of training, from initialisation to the final model."""
+        self._use(Need.CHECKPOINTS)
+        return self._torch.checkpoints
+
+    @property
+    def learning_rates(self) -> NDArray[np.float64]:
+        """``(T,)`` learning rate of every step."""
+        self._use(Need.CHECKPOINTS)
+        return self._torch.learning_rates
+
+    @property
+    def final(self) -> Checkpoint:
+        """The last checkpoint."""
+        return self._torch.checkpoints[-1]
+
+    @property
+    def gradients(self) -> Gradients:
+        """Per-instance gradients of the risk."""
+        self._use(Need.GRADIENTS)
+        return self._gradients
+
+    @property
+    def curvature(self) -> Curvature:
+        """Curvature of the mean training objective including its regulariser."""
+        self._use(Need.CURVATURE)
+        return self._curvature
+
+    @property
+    def unlike_sgd(self) -> str:
+        """What makes the training's steps differ from plain SGD (momentum, Adam, clipping), or an empty string."""
+        self._use(Need.CHECKPOINTS)
+        return self._torch.recipe.unlike_sgd
+
+    def head(self) -> Literal["head"]:
+        """Selects the parameters of the last linear layer."""
+        self._use(Need.LINEAR_HEAD)
+        return "head"
+
+    @property
+    def features(self) -> Features:
+        """Learned representations."""
+        self._use(Need.FEATURES)
+        return self._features
+
+    def zeros(self) -> NDArray[np.float64]:
+        """``(n_train, n_test)`` accumulator; on disk when it would take more than ``limits.matrix_mb``."""
+        shape = (len(self.train), len(self.test))
+        if shape[0] * shape[1] * 8 <= self.matrix_mb * 1e6:
+            return np.zeros(shape)
+        with tempfile.TemporaryFile(dir=self.bank.folder.path.parent) as f:
+            _reserve(f.fileno(), shape[0] * shape[1] * 8)
+            return np.memmap(f, np.float64, "w+", shape=shape)
+
+    def influence(self, values: Any, **fields: Any) -> Influence:
+        """Wrap values ``(n_train, n_test)``; checks the shape."""
+        expected = (len(self.train), len(self.test))
+        if values.shape != expected:
+            raise UndeclaredNeed(f"{self.who} returned shape {values.shape}, expected {expected}")
+        return Influence(values=values, **fields)
+
+    def _use(self, need: Need) -> None:
+        if need not in self.requires:
+            raise UndeclaredNeed(f"{self.who} read {need!r} but its `requires` does not list it; add Need.{need.name}")
+        self.used.add(need)
+
+    @property
+    def _torch(self) -> TorchFitted:
+        from influx.learners.torch.fitted import TorchFitted
+
+        if not isinstance(self.fitted, TorchFitted):
+            raise IncompatibleError(f"{self.who} needs a torch model, this learner is {type(self.fitted).__name__}")
+        return self.fitted
+
+    @cached_property
+    def _gradients(self) -> Gradients:
+        from influx.engines.gradients import Gradients
+
+        return Gradients(self._torch, self.train, self.test)
+
+    @cached_property
+    def _curvature(self) -> Curvature:
+        from influx.engines.curvature import Curvature
+
+        return Curvature(self._torch, self.train)
+
+    @cached_property
+    def _features(self) -> Features:
+        from influx.engines.features import Features
+
+        return Features(self._torch)

@@ -1,0 +1,92 @@
+"""Every estimator with a configuration file keeps the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+
+from influx import catalogue
+from influx.config import choices_of, load_choice
+from influx.oracles.toys import estimator_named
+from influx.run import Estimator
+from influx.verification import oracle_of
+from tests.contract.checks import CHECKS, Maker
+from tests.contract.exemptions import AGREEMENT, EXEMPT
+
+NAMES = choices_of("estimator")
+PARTS = ("Estimates", "Needs", "Cost", "Source")
+
+
+def exempt(name: str, check: Callable[..., None]) -> bool:
+    return check.__name__ in EXEMPT.get(name, {})
+
+
+KEPT = [(name, check) for name, check in product(NAMES, CHECKS) if not exempt(name, check)]
+EXCUSED = [(name, check) for name, check in product(NAMES, CHECKS) if exempt(name, check)]
+
+
+def readable(value: object) -> str:
+    return str(getattr(value, "__name__", value))
+
+
+@pytest.mark.parametrize(("name", "check"), KEPT, ids=readable)
+def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
+    check(estimator_named(name), make)
+
+
+@pytest.mark.parametrize(("name", "check"), EXCUSED, ids=readable)
+def test_an_exemption_is_needed(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
+    with pytest.raises(AssertionError):
+        check(estimator_named(name), make)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_a_frozen_keyword_only_dataclass_that_only_stores(name: str) -> None:
+    estimator = estimator_named(name)
+    assert type(estimator).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert all(field.kw_only for field in dataclasses.fields(estimator))
+    assert vars(estimator).keys() == {field.name for field in dataclasses.fields(estimator)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_is_that_of_the_module(name: str) -> None:
+    assert load_choice("estimator", name)["_target_"].split(".")[-2] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_has_its_five_parts(name: str) -> None:
+    text = type(estimator_named(name)).__doc__ or ""
+    assert text.partition("\n")[0].endswith(".")
+    places = [text.find(f"\n    {part}: ") for part in PARTS]
+    assert min(places) > 0 and places == sorted(places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_is_described(name: str) -> None:
+    estimator = estimator_named(name)
+    described = re.findall(r"^        (\w+): ", (type(estimator).__doc__ or "").partition("Attributes:")[2], re.M)
+    assert described == [field.name for field in dataclasses.fields(estimator)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_catalogue_row_is_complete_and_true(name: str) -> None:
+    row = next(row for row in catalogue.list_estimators() if row["name"] == name)
+    estimator = estimator_named(name)
+    assert all(str(row[column]).strip() for column in ("summary", *catalogue.CARD))
+    assert {column: row[column] for column in catalogue.CARD} == dataclasses.asdict(estimator.card)
+    assert row["scale"] == estimator.scale and row["groups"] in ("exact", "additive", "no")
+    assert row["needs"] == sorted(need.name.lower() for need in estimator.requires)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_an_oracle(name: str) -> None:
+    assert oracle_of(name) is not None
+
+
+def test_exemptions_name_estimators_and_checks_that_exist() -> None:
+    assert {*EXEMPT, *AGREEMENT} <= set(NAMES)
+    assert {check for exempt in EXEMPT.values() for check in exempt} <= {check.__name__ for check in CHECKS}

@@ -1,0 +1,240 @@
+"""A damaged file is named, set aside and made again with the same bytes; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from influx.store import file_hash
+from tests.faults.conftest import Program
+
+Damage = Callable[[Path], None]
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+DAMAGES: list[Damage] = [truncated, emptied, flipped]
+FILES = (
+    "problems/*/checkpoints/step_00000010.safetensors",
+    "problems/*/checkpoints/state_00000010.safetensors",
+    "problems/*/checkpoints/step_00000020.safetensors",
+    "problems/*/trajectory.npz",
+    "problems/*/instances.parquet",
+    "problems/*/problem.json",
+    "runs/*/influence.npy",
+    "runs/*/truth.npy",
+    "runs/*/ids.parquet",
+    "runs/*/self_influence.csv",
+    "runs/*/metrics.csv",
+    "runs/*/ranking.parquet",
+    "runs/*/report.html",
+    "runs/*/manifest.json",
+)
+
+
+def one(outputs: Path, pattern: str) -> Path:
+    return min(outputs.glob(pattern))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_damaged_result_is_named_set_aside_and_made_again(
+    pattern: str, damage: Damage, finished: Program, expected: dict[str, str]
+) -> None:
+    path = one(finished.outputs, pattern)
+    damage(path)
+    code, said = finished.again()
+    assert code == 0
+    assert said.startswith("warning: ") and said.count("\n") == 1
+    assert str(path) in said and f"{path.name}.corrupt" in said
+    assert path.with_name(path.name + ".corrupt").is_file()
+    assert finished.digests() == expected
+    assert finished.again() == (0, ""), "once repaired, there is nothing more to say"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checksums_cost_work_but_no_result(damage: Damage, finished: Program, expected: dict[str, str]) -> None:
+    for path in list(finished.outputs.rglob("checksums.json")):
+        damage(path)
+    code, said = finished.again()
+    assert code == 0 and "checksums.json.corrupt" in said
+    assert finished.digests() == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_block_of_the_bank_is_trained_again(
+    damage: Damage, finished: Program, expected: dict[str, str]
+) -> None:
+    block = one(finished.outputs, "problems/*/retrain/*.npz")
+    damage(block)
+    (finished.run_folder / "truth.npy").unlink()
+    code, said = finished.again()
+    assert code == 0 and str(block) in said
+    assert finished.digests() == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_named_run_whose_configuration_is_damaged_is_made_again(
+    damage: Damage, finished: Program, expected: dict[str, str]
+) -> None:
+    damage(finished.run_folder / "config.yaml")
+    before = (finished.run_folder / "influence.npy").stat().st_ino
+    code, said = finished.again()
+    assert code == 0 and "config.yaml.corrupt" in said
+    assert finished.digests() == expected
+    assert (finished.run_folder / "influence.npy").stat().st_ino != before
+
+
+def test_a_checkpoint_of_another_model_copied_over_is_replaced(finished: Program, expected: dict[str, str]) -> None:
+    path = one(finished.outputs, "problems/*/checkpoints/step_00000020.safetensors")
+    save_file({"wrong": torch.zeros(3)}, path)
+    code, said = finished.again()
+    assert code == 0 and str(path) in said
+    assert finished.digests() == expected
+
+
+def vouch_for(path: Path) -> None:
+    """Enter a file's present bytes into its folder's checksums, as somebody who means harm would."""
+    listed = json.loads((path.parent / "checksums.json").read_text())
+    (path.parent / "checksums.json").write_text(json.dumps(listed | {path.name: file_hash(path)}))
+
+
+def estimate_anew(program: Program) -> tuple[int, str]:
+    """Let the run read the trained problem again."""
+    (program.run_folder / "influence.npy").unlink()
+    return program.again()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("step_00000010", "belongs to another model"), ("state_00000020", "belongs to another optimizer")],
+)
+def test_a_vouched_for_checkpoint_of_another_model_is_refused(name: str, words: str, finished: Program) -> None:
+    path = one(finished.outputs, f"problems/*/checkpoints/{name}.safetensors")
+    save_file({"wrong": torch.zeros(3)}, path)
+    vouch_for(path)
+    (finished.problem / "trajectory.npz").unlink()
+    (finished.problem / "problem.json").unlink()
+    code, said = estimate_anew(finished)
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert words in said and str(path) in said
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mknod, (str(self.marker),)
+
+
+def test_the_bomb_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "marker")))
+    assert (tmp_path / "marker").exists()
+
+
+def test_a_pickled_checkpoint_is_never_unpickled(finished: Program, tmp_path: Path) -> None:
+    path = one(finished.outputs, "problems/*/checkpoints/step_00000010.safetensors")
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
+    vouch_for(path)
+    code, said = estimate_anew(finished)
+    assert code == 2 or "corrupt" in said
+    assert not (tmp_path / "marker").exists()
+
+
+def test_pickled_keys_in_the_bank_are_never_unpickled(
+    finished: Program, expected: dict[str, str], tmp_path: Path
+) -> None:
+    block = one(finished.outputs, "problems/*/retrain/*.npz")
+    with np.load(block) as arrays:
+        content = dict(arrays)
+    content["keys"] = np.array([Bomb(tmp_path / "marker")], dtype=object)
+    np.savez(block, **content)
+    vouch_for(block)
+    (finished.run_folder / "truth.npy").unlink()
+    code, said = finished.again()
+    assert code == 0 and f"{block.name}.corrupt" in said
+    assert not (tmp_path / "marker").exists()
+    assert finished.digests() == expected
+
+
+def test_pickled_losses_in_the_bank_are_never_unpickled(
+    finished: Program, expected: dict[str, str], tmp_path: Path
+) -> None:
+    block = one(finished.outputs, "problems/*/retrain/*.npz")
+    with np.load(block) as arrays:
+        content = dict(arrays)
+    content["test_loss"] = np.array([Bomb(tmp_path / "marker")], dtype=object)
+    np.savez(block, **content)
+    vouch_for(block)
+    (finished.run_folder / "truth.npy").unlink()
+    code, said = finished.again()
+    assert code == 0 and f"{block.name}.corrupt" in said
+    assert not (tmp_path / "marker").exists()
+    assert finished.digests() == expected
+
+
+def test_a_pickled_matrix_is_never_unpickled(finished: Program, expected: dict[str, str], tmp_path: Path) -> None:
+    path = finished.run_folder / "influence.npy"
+    np.save(path, np.array([Bomb(tmp_path / "marker")], dtype=object), allow_pickle=True)
+    code, said = finished.again()
+    assert code == 0 and "influence.npy.corrupt" in said
+    assert not (tmp_path / "marker").exists()
+    assert finished.digests() == expected
+
+
+def test_foreign_files_are_left_alone_and_not_read(finished: Program, expected: dict[str, str]) -> None:
+    foreign = [finished.run_folder / "notes.txt", finished.problem / "retrain" / "block_foreign.npz"]
+    foreign.append(finished.problem / "checkpoints" / "mine.safetensors")
+    for path in foreign:
+        path.write_bytes(b"mine")
+    (finished.run_folder / "truth.npy").unlink()
+    assert finished.again() == (0, "")
+    assert all(path.read_bytes() == b"mine" for path in foreign)
+    for path in foreign:
+        path.unlink()
+    assert finished.digests() == expected
+
+
+def test_states_between_checkpoints_do_not_outlive_the_training(finished: Program, expected: dict[str, str]) -> None:
+    checkpoints = finished.problem / "checkpoints"
+    for name in ("step_00000007", "state_00000007", "step_00000009"):  # as a stop and then a kill would leave them
+        shutil.copy(checkpoints / "step_00000010.safetensors", checkpoints / f"{name}.safetensors")
+    (finished.problem / "trajectory.npz").unlink()
+    assert finished.again()[0] == 0
+    assert finished.digests() == expected
+
+
+def test_two_damages_of_one_file_leave_two_files_aside(finished: Program, expected: dict[str, str]) -> None:
+    path = finished.run_folder / "influence.npy"
+    for _ in range(2):
+        flipped(path)
+        assert finished.again()[0] == 0
+    assert {p.name for p in finished.run_folder.glob("*.corrupt*")} == {
+        "influence.npy.corrupt",
+        "influence.npy.corrupt.1",
+    }
+    assert finished.digests() == expected

@@ -1,0 +1,136 @@
+"""Trouble with the disk ends in one sentence, exit code 2, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from influx import store
+from influx.errors import UserError
+from tests.faults.conftest import Program
+
+WORDS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "quota",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "read-only",
+    errno.EIO: "the disk reports an error",
+    errno.ENOTCONN: "check the disk",
+}
+PLACES = [(errno.ENOSPC, "replace", 5), (errno.ENOSPC, "fsync", 40), *((code, "replace", 60) for code in WORDS)]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond ``size`` bytes of any file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def failing(function: str, number: int, code: int) -> Iterator[None]:
+    """From its ``number``-th call on, ``os.<function>`` fails."""
+    original, calls = getattr(os, function), 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= number:
+            raise OSError(code, os.strerror(code))
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, function, counted)
+        yield
+
+
+def refused(answer: tuple[int, str], *words: str) -> None:
+    code, said = answer
+    assert code == 2, said
+    assert said.startswith("error: cannot write ") and said.count("\n") == 1, said
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize(("code", "function", "number"), PLACES)
+def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
+    code: int, function: str, number: int, fresh: Program, expected: dict[str, str]
+) -> None:
+    with failing(function, number, code):
+        refused(fresh.again(), WORDS[code], ";")
+    assert not list(fresh.outputs.rglob(".*.tmp"))
+    assert fresh.again() == (0, "")
+    assert fresh.digests() == expected
+
+
+@pytest.mark.parametrize("size", [600, 1000, 1700, 3000, 4500])
+def test_a_file_that_does_not_fit_is_named_and_the_run_goes_on_later(
+    size: int, fresh: Program, expected: dict[str, str]
+) -> None:
+    with largest_file(size):
+        refused(fresh.again(), "size limit")
+    assert fresh.again() == (0, "")
+    assert fresh.digests() == expected
+
+
+def test_a_full_disk_leaves_earlier_results_as_they_were(finished: Program) -> None:
+    before = finished.digests()
+    with largest_file(1000):
+        refused(finished.again("name=other", "estimator=gas"), "size limit")
+    after = finished.digests()
+    assert {k: v for k, v in after.items() if not k.startswith("runs/other/")} == before
+
+
+def test_a_log_that_cannot_grow_does_not_hide_the_error(finished: Program) -> None:
+    log = finished.run_folder / "log.txt"
+    log.write_text("x" * 2000)
+    (finished.run_folder / "influence.npy").unlink()
+    with largest_file(1000):
+        refused(finished.again(), "size limit")
+    assert log.stat().st_size == 2000
+
+
+def test_a_file_in_the_way_of_the_outputs_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        refused(Program(tmp_path / place, capfd).again(), str(tmp_path / "file"), "paths.outputs")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_the_way_of_a_result_is_named(finished: Program) -> None:
+    (finished.run_folder / "truth.npy").unlink()
+    (finished.run_folder / "truth.npy").mkdir()
+    refused(finished.again(), "truth.npy", "a folder is in the way")
+
+
+def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
+    folder = store.Folder(tmp_path)
+    folder.write_text("kept.txt", "old")
+
+    def half(path: Path) -> None:
+        path.write_text("ne")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(UserError, match="the disk reports an error"):
+        folder.write("kept.txt", half)
+    assert (tmp_path / "kept.txt").read_text() == "old" and store.Folder(tmp_path).has("kept.txt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "kept.txt"]
+
+
+def test_a_file_that_cannot_be_read_is_named(finished: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(store, "file_hash", unreadable)
+    code, said = finished.again()
+    assert code == 2 and said.startswith("error: cannot read ") and said.count("\n") == 1
