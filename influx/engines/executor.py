@@ -39,7 +39,7 @@ class Local:
             waiting: deque[tuple[T, Future[R]]] = deque()
             for block in blocks:
                 waiting.append((block, pool.submit(function, block)))
-                if len(waiting) > at_once:
+                if len(waiting) >= 3 * at_once:  # enough for all while the caller is busy with a result
                     yield waiting[0][0], waiting.popleft()[1].result()
             while waiting:
                 yield waiting[0][0], waiting.popleft()[1].result()

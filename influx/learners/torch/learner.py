@@ -41,7 +41,7 @@ from influx.problem import Cost, Data, Design, Outcomes, Problem, Split
 from influx.store import Folder
 from influx.streams import stream_seed
 
-BLOCK_BYTES = 1 << 20  # parameters of one block of models: with activations and momentum, a core's cache
+BLOCK_BYTES = 5 << 18  # parameters of one block of models: with activations and momentum, about a core's cache
 NETS = frozenset(
     {
         Need.FEATURES,

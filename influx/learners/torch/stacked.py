@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from influx.learners.torch.optimizers import SGD, Slots
 from influx.learners.torch.sequential import Recipe, decays
+from influx.learners.torch.tasks import Task
 from influx.problem import LossNorm
 
 SPAN = 4096  # instances gathered at a time
@@ -38,14 +41,17 @@ class Program(Protocol):
 
 def batch_weights(weights: Tensor, index: Tensor, norm: LossNorm) -> Tensor:
     """``(M, b)`` weights of a batch's risks, divided by what the protocol says."""
-    return _divided(weights[:, index], norm)
+    return _shares(weights[:, index].t(), [len(index)], norm)
 
 
-def _divided(w: Tensor, norm: LossNorm) -> Tensor:
+def _shares(w: Tensor, sizes: list[int], norm: LossNorm) -> Tensor:
+    """``(M, n)`` from the weights ``w`` (n, M) of several batches: each divided by its batch's size or weight."""
     if norm == "full":
-        return w / w.shape[1]
-    total = w.sum(1, keepdim=True)
-    return w / torch.where(total > 0, total, 1)
+        divisor = w.new_tensor(sizes).unsqueeze(1)
+    else:
+        totals = torch.stack([part.sum(0) for part in w.split(sizes)])
+        divisor = torch.where(totals > 0, totals, 1)
+    return (w / divisor.repeat_interleave(torch.tensor(sizes, device=w.device), 0)).t().contiguous()
 
 
 def clip_each(grads: list[Tensor], limit: float) -> list[Tensor]:
@@ -93,44 +99,47 @@ class Vmap:
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function and its derivative's product.
+    """An elementwise function and its derivative's product, both without new memory.
 
-    ``forward(pre, out)`` fills ``out`` and may spoil ``pre`` if ``backward(gradient, pre, out)`` needs only ``out``.
+    ``forward(pre, out)`` fills ``out`` from ``scale`` times its argument, so that the product before it does the
+    scaling; ``backward(gradient, pre, out)`` multiplies ``gradient`` by the derivative in place.
     """
 
-    forward: Callable[[Tensor, Tensor], None]
-    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor, Tensor], object]
+    backward: Callable[[Tensor, Tensor, Tensor], object]
+    scale: float = 1.0
+
+
+@cache
+def _minus_one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(-1.0, dtype=dtype, device=device)
 
 
 def _tanh(pre: Tensor, out: Tensor) -> None:
-    """tanh(z) = 2 σ(2z) - 1: the same to rounding, and several times as fast as ``torch.tanh`` on one core."""
-    torch.sigmoid(pre.mul_(2), out=out)
-    torch.add(out.new_tensor(-1.0), out, alpha=2, out=out)
-
-
-def _relu(pre: Tensor, out: Tensor) -> None:
-    torch.clamp(pre, min=0, out=out)
-
-
-def _sigmoid(pre: Tensor, out: Tensor) -> None:
+    """tanh(z) = 2 σ(2z) - 1: the same to rounding, and on many processors several times as fast as ``torch.tanh``."""
     torch.sigmoid(pre, out=out)
-
-
-def _gelu(pre: Tensor, out: Tensor) -> None:
-    out.copy_(nn.functional.gelu(pre))
-
-
-def _silu(pre: Tensor, out: Tensor) -> None:
-    out.copy_(nn.functional.silu(pre))
+    torch.add(_minus_one(out.dtype, out.device), out, alpha=2, out=out)
 
 
 aten = torch.ops.aten
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: Activation(_tanh, lambda g, pre, out: aten.tanh_backward(g, out)),
-    nn.ReLU: Activation(_relu, lambda g, pre, out: aten.threshold_backward(g, pre, 0)),
-    nn.Sigmoid: Activation(_sigmoid, lambda g, pre, out: aten.sigmoid_backward(g, out)),
-    nn.GELU: Activation(_gelu, lambda g, pre, out: aten.gelu_backward(g, pre)),
-    nn.SiLU: Activation(_silu, lambda g, pre, out: aten.silu_backward(g, pre)),
+    nn.Tanh: Activation(_tanh, lambda g, pre, out: aten.tanh_backward.grad_input(g, out, grad_input=g), scale=2.0),
+    nn.ReLU: Activation(
+        lambda pre, out: torch.clamp(pre, min=0, out=out),
+        lambda g, pre, out: aten.threshold_backward.grad_input(g, pre, 0, grad_input=g),
+    ),
+    nn.Sigmoid: Activation(
+        lambda pre, out: torch.sigmoid(pre, out=out),
+        lambda g, pre, out: aten.sigmoid_backward.grad_input(g, out, grad_input=g),
+    ),
+    nn.GELU: Activation(
+        lambda pre, out: aten.gelu.out(pre, out=out),
+        lambda g, pre, out: aten.gelu_backward.grad_input(g, pre, grad_input=g),
+    ),
+    nn.SiLU: Activation(
+        lambda pre, out: aten.silu.out(pre, out=out),
+        lambda g, pre, out: aten.silu_backward.grad_input(g, pre, grad_input=g),
+    ),
 }
 
 
@@ -168,26 +177,32 @@ class Dense:
     def train(self, recipe: Recipe, weights: Tensor, norm: LossNorm, after_step: Callable[[int], None]) -> Forward:
         """Train all models; see ``Program``."""
         models = len(weights)
-        params = [self._augmented(layer, models) for layer in self.linears]
+        everything, params = _joined([self._augmented(layer, models) for layer in self.linears])
         biases = [layer.bias is not None for layer in self.linears]
         fused = _fusable(recipe) and all(biases)  # a missing bias must stay zero
-        update: _Update = _Fused(recipe, params) if fused else _General(recipe, params, biases)
+        update: _Update = _Fused(recipe, everything, params) if fused else _General(recipe, params, biases)
         x = recipe.x.flatten(1)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         targets = recipe.task.encode(recipe.y, params[-1].shape[1], x.dtype)
         by_instance = weights.t().contiguous()
-        buffers: dict[int, list[Tensor]] = {}
+        memory: dict[int, _Memory] = {}
         for first, last in recipe.batches.spans(SPAN):  # gather many steps' instances at once, then only slice
             start, offsets = recipe.batches.offsets[first], recipe.batches.offsets
             index = torch.from_numpy(recipe.batches.rows[start : offsets[last]]).to(x.device)
-            inputs, wanted, w = x[index], targets[index], by_instance[index]
-            for step in range(first, last):
-                part = slice(offsets[step] - start, offsets[step + 1] - start)
-                size = part.stop - part.start
-                if size not in buffers:
-                    buffers[size] = self._buffers(params, size)
-                batch = (inputs[part], wanted[part].t(), _divided(w[part].t(), norm))
-                self._step(recipe, params, update, buffers[size], *batch, step)
+            sizes = np.diff(offsets[first : last + 1]).tolist()
+            taken = x[index]
+            batches = zip(
+                taken.split(sizes),
+                taken.t().split(sizes, 1),
+                [t.t().contiguous() for t in targets[index].split(sizes)],
+                _shares(by_instance[index], sizes, norm).unsqueeze(1).split(sizes, 2),
+                strict=True,
+            )
+            for step, (size, batch) in enumerate(zip(sizes, batches, strict=True), first):
+                if size not in memory:
+                    memory[size] = _Memory(params, size)
+                self._step(recipe.task, memory[size], update, *batch)
+                update.finish(step)
                 after_step(step)
         return lambda inputs: self._forward(params, inputs)
 
@@ -196,44 +211,63 @@ class Dense:
         both = torch.cat([layer.weight, bias.unsqueeze(1)], 1).detach()
         return both.expand(models, *both.shape).clone()
 
-    def _buffers(self, params: list[Tensor], size: int) -> list[Tensor]:
-        """Hidden activations (M, features + 1, size), the last row being ones."""
-        return [p.new_ones(len(p), p.shape[1] + 1, size) for p in params[:-1]]
-
     def _step(
-        self,
-        recipe: Recipe,
-        params: list[Tensor],
-        update: _Update,
-        hidden: list[Tensor],
-        x: Tensor,
-        targets: Tensor,
-        w: Tensor,
-        step: int,
+        self, task: Task, at: _Memory, update: _Update, x: Tensor, turned: Tensor, targets: Tensor, w: Tensor
     ) -> None:
-        """One update: inputs (b, in + 1), encoded targets (outputs, b), weights (M, b)."""
-        models, size = w.shape
-        pre = [torch.mm(params[0].flatten(0, 1), x.t()).view(models, -1, size)]
+        """Gradients of one batch: inputs (b, in + 1) and turned, encoded targets (outputs, b), weights (M, 1, b)."""
+        scales = [*(a.scale for a in self.activations), 1.0]
+        torch.addmm(at.first_pre, at.first, turned, beta=0, alpha=scales[0], out=at.first_pre)
         for layer, activation in enumerate(self.activations):
-            activation.forward(pre[layer], hidden[layer][:, :-1])
-            pre.append(torch.bmm(params[layer + 1], hidden[layer]))
-        delta = recipe.task.residual(pre[-1], targets, -2).mul_(w.unsqueeze(1))  # (M, outputs, b)
-        for layer in range(len(params) - 1, 0, -1):
-            back = torch.bmm(params[layer][:, :, :-1].transpose(1, 2), delta)
-            update.batched(layer, delta, hidden[layer - 1])
-            delta = self.activations[layer - 1].backward(back, pre[layer - 1], hidden[layer - 1][:, :-1])
-        update.shared(delta, x)
-        update.finish(step)
+            activation.forward(at.pre[layer], at.inner[layer])
+            pre = at.pre[layer + 1]
+            torch.baddbmm(pre, at.params[layer + 1], at.hidden[layer], beta=0, alpha=scales[layer + 1], out=pre)
+        task.residual(at.pre[-1], targets, -2, out=at.deltas[-1]).mul_(w)
+        for layer in range(len(at.params) - 1, 0, -1):
+            torch.bmm(at.weights[layer], at.deltas[layer], out=at.deltas[layer - 1])
+            update.batched(layer, at.deltas[layer], at.turned[layer - 1])
+            self.activations[layer - 1].backward(at.deltas[layer - 1], at.pre[layer - 1], at.inner[layer - 1])
+        update.shared(at.first_delta, x)
 
     def _forward(self, params: list[Tensor], inputs: Tensor) -> Tensor:
         x = inputs.flatten(1)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         pre = torch.mm(params[0].flatten(0, 1), x.t()).view(len(params[0]), -1, len(x))
-        hidden = self._buffers(params, len(x))
+        hidden = _with_ones(params[:-1], len(x))
         for layer, activation in enumerate(self.activations):
-            activation.forward(pre, hidden[layer][:, :-1])
+            activation.forward(pre.mul_(activation.scale), hidden[layer][:, :-1])
             pre = torch.bmm(params[layer + 1], hidden[layer])
         return pre.transpose(1, 2)
+
+
+class _Memory:
+    """What the steps with batches of one size write to and read, with the views of it that they use.
+
+    Made once: fresh pages in every step cost more than the arithmetic, and every call into torch, even for a view,
+    hands the interpreter's lock to another thread. Per layer ``pre`` and ``deltas`` (M, out, b), ``weights``
+    (M, in, out); of hidden layers ``hidden`` (M, out + 1, b) with a last row of ones, ``inner`` without it and
+    ``turned`` (M, b, out + 1). ``first…`` are the first layer's with models and outputs on one axis.
+    """
+
+    def __init__(self, params: list[Tensor], size: int) -> None:
+        self.params, self.first = params, params[0].flatten(0, 1)
+        self.weights = [p[:, :, :-1].transpose(1, 2) for p in params]
+        self.pre = [p.new_empty(len(p), p.shape[1], size) for p in params]
+        self.deltas = [torch.empty_like(p) for p in self.pre]
+        self.first_pre, self.first_delta = self.pre[0].flatten(0, 1), self.deltas[0].flatten(0, 1)
+        self.hidden = _with_ones(params[:-1], size)
+        self.inner = [h[:, :-1] for h in self.hidden]
+        self.turned = [h.transpose(1, 2) for h in self.hidden]
+
+
+def _with_ones(params: list[Tensor], size: int) -> list[Tensor]:
+    return [p.new_ones(len(p), p.shape[1] + 1, size) for p in params]
+
+
+def _joined(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """All numbers in one tensor, and tensors like the given ones that are parts of it."""
+    everything = torch.cat([t.flatten() for t in tensors])
+    parts = everything.split([t.numel() for t in tensors])
+    return everything, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
 
 def _fusable(recipe: Recipe) -> bool:
@@ -245,21 +279,25 @@ def _fusable(recipe: Recipe) -> bool:
 class _Update(Protocol):
     """Takes the factors of each layer's gradient and moves the parameters."""
 
-    def batched(self, layer: int, delta: Tensor, inputs: Tensor) -> None: ...
+    def batched(self, layer: int, delta: Tensor, turned: Tensor) -> None:
+        """Output gradients (M, out, b) of a later layer and its inputs (M, b, in + 1)."""
 
-    def shared(self, delta: Tensor, x: Tensor) -> None: ...
+    def shared(self, delta: Tensor, x: Tensor) -> None:
+        """Output gradients (M·out, b) of the first layer and its inputs (b, in + 1)."""
 
-    def finish(self, step: int) -> None: ...
+    def finish(self, step: int) -> None:
+        """Move the parameters."""
 
 
 class _Fused:
     """SGD with momentum and weight decay; the gradient product accumulates into the momentum buffer."""
 
-    def __init__(self, recipe: Recipe, params: list[Tensor]) -> None:
+    def __init__(self, recipe: Recipe, everything: Tensor, params: list[Tensor]) -> None:
         assert isinstance(recipe.optimizer, SGD)
-        self.recipe, self.params = recipe, params
+        self.recipe, self.everything, self.params = recipe, everything, params
         self.momentum, self.decay = recipe.optimizer.momentum, recipe.optimizer.weight_decay
-        self.buffers = [torch.zeros_like(p) for p in params]
+        self.velocity, self.buffers = _joined([torch.zeros_like(p) for p in params])
+        self.first = self.buffers[0].flatten(0, 1)
 
     def _scaled(self, layer: int) -> tuple[Tensor, float]:
         buffer = self.buffers[layer]
@@ -271,18 +309,15 @@ class _Fused:
             torch.mul(self.params[layer], self.decay, out=buffer)
         return buffer, 1.0
 
-    def batched(self, layer: int, delta: Tensor, inputs: Tensor) -> None:
+    def batched(self, layer: int, delta: Tensor, turned: Tensor) -> None:
         buffer, beta = self._scaled(layer)
-        buffer.baddbmm_(delta, inputs.transpose(1, 2), beta=beta)
+        buffer.baddbmm_(delta, turned, beta=beta)
 
     def shared(self, delta: Tensor, x: Tensor) -> None:
-        buffer, beta = self._scaled(0)
-        buffer.flatten(0, 1).addmm_(delta.flatten(0, 1), x, beta=beta)
+        self.first.addmm_(delta, x, beta=self._scaled(0)[1])
 
     def finish(self, step: int) -> None:
-        lr = self.recipe.lr(step)
-        for p, buffer in zip(self.params, self.buffers, strict=True):
-            p.add_(buffer, alpha=-lr)
+        self.everything.add_(self.velocity, alpha=-self.recipe.lr(step))
 
 
 class _General:
@@ -301,11 +336,11 @@ class _General:
             parts += [tensor[:, :, :-1], tensor[:, :, -1]] if bias else [tensor[:, :, :-1]]
         return parts
 
-    def batched(self, layer: int, delta: Tensor, inputs: Tensor) -> None:
-        self.grads[layer].baddbmm_(delta, inputs.transpose(1, 2), beta=0)
+    def batched(self, layer: int, delta: Tensor, turned: Tensor) -> None:
+        self.grads[layer].baddbmm_(delta, turned, beta=0)
 
     def shared(self, delta: Tensor, x: Tensor) -> None:
-        self.grads[0].flatten(0, 1).addmm_(delta.flatten(0, 1), x, beta=0)
+        self.grads[0].flatten(0, 1).addmm_(delta, x, beta=0)
 
     def finish(self, step: int) -> None:
         params, grads = self._split(self.params), self._split(self.grads)

@@ -25,8 +25,8 @@ class Task(Protocol):
         """Targets in the space of outputs, ``(n, outputs)``: what ``residual`` subtracts."""
         ...
 
-    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
-        """Gradient of each instance's risk with respect to its outputs, a new tensor like ``outputs``.
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
+        """Gradient of each instance's risk with respect to its outputs, like ``outputs``; ``out`` takes it if given.
 
         ``dim`` is the axis of outputs of both arguments: -1, or -2 for ``(..., outputs, n)``.
         """
@@ -60,9 +60,9 @@ class Classification:
         """onehot(y)."""
         return F.one_hot(y, outputs).to(dtype)
 
-    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
         """softmax(f) - onehot(y)."""
-        return torch.softmax(outputs, dim).sub_(encoded)
+        return torch.softmax(outputs, dim, out=out).sub_(encoded)
 
     def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
         """softmax(f) - onehot(y)."""
@@ -100,9 +100,9 @@ class Regression:
         """The target itself."""
         return y.to(dtype).unsqueeze(-1)
 
-    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1) -> Tensor:
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
         """F - y."""
-        return outputs - encoded
+        return torch.sub(outputs, encoded, out=out)
 
     def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
         """F - y."""
