@@ -172,6 +172,13 @@ class Run:
         self._use(Need.CHECKPOINTS)
         return self._torch.recipe.unlike_sgd
 
+    @property
+    def removal_noise(self) -> str:
+        """What else than its own effect a removed instance changes in retraining, or an empty string."""
+        self._use(Need.RETRAIN)
+        recipe = getattr(self.fitted, "recipe", None)
+        return str(recipe.removal_noise) if recipe is not None else ""
+
     def head(self) -> Literal["head"]:
         """Selects the parameters of the last linear layer."""
         self._use(Need.LINEAR_HEAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,13 +34,15 @@ class Local:
 
     def map(self, function: Callable[[T], R], blocks: Iterable[T], at_once: int) -> Iterator[tuple[T, R]]:
         """Do every block; results come in order. After an error, what was being done is finished and given out."""
-        before = torch.get_num_threads()
+        before, patience = torch.get_num_threads(), sys.getswitchinterval()
+        if at_once > 1:  # a block waits for the interpreter's lock for microseconds, and sleeping costs it more
+            sys.setswitchinterval(1e-5)
         pool = ThreadPoolExecutor(at_once, initializer=lambda: torch.set_num_threads(1))
         try:
             waiting: deque[tuple[T, Future[R]]] = deque()
             for block in blocks:
                 waiting.append((block, pool.submit(function, block)))
-                if len(waiting) >= 3 * at_once:  # enough for all while the caller is busy with a result
+                if len(waiting) >= 2 * at_once:  # enough for all while the caller is busy with a result
                     yield waiting[0][0], waiting.popleft()[1].result()
             while waiting:
                 yield waiting[0][0], waiting.popleft()[1].result()
@@ -50,3 +53,4 @@ class Local:
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
+            sys.setswitchinterval(patience)

@@ -63,6 +63,61 @@ def doubled() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), Doubled(), nn.Tanh(), nn.Linear(4, 3))
 
 
+def repeated() -> nn.Module:
+    inner, turn = nn.Linear(4, 4), nn.Tanh()
+    return nn.Sequential(nn.Linear(3, 4), turn, inner, turn, inner, turn, nn.Linear(4, 3))
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    net[2].weight = net[0].weight
+    return net
+
+
+def gradient_hooked() -> nn.Module:
+    net = plain()
+    net[0].weight.register_hook(lambda gradient: 0.1 * gradient)
+    return net
+
+
+def backward_hooked() -> nn.Module:
+    net = plain()
+    net[2].register_full_backward_hook(lambda module, into, out: tuple(None if g is None else 0.1 * g for g in into))
+    return net
+
+
+class CalmerInEval(nn.Sequential):
+    """Outputs of half the size in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__(*plain())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x)
+        return out if self.training else 0.5 * out
+
+
+class Centred(nn.Module):
+    """Takes the batch's mean away while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        out: Tensor = self.last((h - h.mean(0) if self.training else h).tanh())
+        return out
+
+
+def untracked() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3))
+
+
+def plain_batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
 class Branching(nn.Module):
     """Which way it goes depends on its parameters."""
 

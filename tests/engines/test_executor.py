@@ -52,7 +52,7 @@ def test_what_was_finished_before_and_beside_a_stop_is_given_out() -> None:
             given.append(pair)
     assert given[:3] == [(0, 0), (1, -1), (3, -3)]
     assert [block for block, _ in given] == sorted(finished)
-    assert max(begun) <= 4  # one more may have begun before the stop was seen, none after
+    assert max(begun) <= 5  # those that were waiting may have begun before the stop was seen, none after
     assert torch.get_num_threads() == 2
 
 

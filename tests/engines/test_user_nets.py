@@ -13,18 +13,27 @@ import torch
 from torch import nn
 
 from influx.errors import ConfigError, IncompatibleError
+from influx.learners.torch.dense import dense_layers
 from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD
-from influx.learners.torch.stacked import dense_layers
 from influx.learners.torch.training import Training
 from influx.learners.torch.traits import is_random
-from influx.oracles import toys
+from influx.oracles import retraining, toys
 from influx.problem import Data, Design
 from tests.engines import nets
 from tests.engines.nets import Own
 
 Make = Callable[[], nn.Module]
-LOOKALIKES = [nets.halved, nets.hooked, nets.pre_hooked, nets.doubled]
+LOOKALIKES = [
+    nets.halved,
+    nets.hooked,
+    nets.pre_hooked,
+    nets.doubled,
+    nets.repeated,
+    nets.tied,
+    nets.gradient_hooked,
+    nets.backward_hooked,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +52,13 @@ def leave_one_out(n: int) -> Design:
     return Design(weights=(1 - np.eye(n)).astype(np.uint8), init=zeros, order=zeros, loss_norm="full")
 
 
+def with_full_model(n: int) -> Design:
+    everything = Design(
+        weights=np.ones((1, n), np.uint8), init=np.zeros(1, np.int64), order=np.zeros(1, np.int64), loss_norm="full"
+    )
+    return everything + leave_one_out(n)
+
+
 def losses(make: Make, engine: str) -> np.ndarray[Any, Any]:
     return learner(make, engine=engine).retrain(toys.table(), 0, leave_one_out(9))[1].loss
 
@@ -53,9 +69,43 @@ def test_a_net_that_only_looks_plain_is_not_written_as_products(make: Make) -> N
     assert dense_layers(make()) is None
 
 
-@pytest.mark.parametrize("make", [*LOOKALIKES, nets.Branching])
+@pytest.mark.parametrize("make", [*LOOKALIKES, nets.Branching, nets.CalmerInEval])
 def test_a_net_of_ones_own_is_retrained_as_one_at_a_time(make: Make) -> None:
     assert np.allclose(losses(make, "auto"), losses(make, "sequential"), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [nets.plain, *LOOKALIKES, nets.CalmerInEval, nets.Centred])
+def test_a_net_of_ones_own_is_left_out_from_as_by_hand(make: Make, tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(), Own(make=make))
+    losses = toy.learner.retrain(toy.problem.data, 0, with_full_model(len(toy.train)))[1].loss
+    expected, _ = retraining.leave_one_out(toy)
+    assert np.abs(losses[1:] - losses[0] - expected).max() < 1e-9 * np.abs(expected).max()
+
+
+def test_a_net_that_mixes_instances_in_eval_mode_is_refused() -> None:
+    with pytest.raises(IncompatibleError, match="depends on the other instances"):
+        learner(nets.untracked).check(toys.table(n_train=12))
+
+
+def test_a_batch_with_one_survivor_counts_as_empty_for_batch_normalisation() -> None:
+    weights = np.ones((2, 11), np.uint8)
+    weights[1, ::2] = 0
+    zeros = np.zeros(2, np.int64)
+    design = Design(weights=weights, init=zeros, order=zeros, loss_norm="subset")
+    for order in range(4):  # some batch of three has one survivor
+        rows = replace(design, order=zeros + order)
+        assert np.isfinite(learner(nets.batch_norm).retrain(toys.table(n_train=11), 0, rows)[1].loss).all()
+
+
+def test_what_is_done_to_the_module_between_steps_does_not_change_a_replay(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(n_train=12), Own(make=nets.plain_batch_norm))
+    ends = []
+    for meddle in (False, True):
+        for state in toy.fitted.replay(0, toy.fitted.recipe.total):
+            if meddle:
+                state.module.eval()(toy.fitted.recipe.x)
+        ends.append([p.detach().clone() for p in state.module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_a_net_that_cannot_be_stacked_is_trained_one_at_a_time() -> None:

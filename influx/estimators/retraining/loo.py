@@ -65,6 +65,8 @@ class LeaveOneOut:
 
     def estimate(self, run: Run) -> Influence:
         """Retrain without each instance under each seed and subtract the full model's losses."""
+        if run.removal_noise:
+            run.warn(run.removal_noise)
         removed = self.removed(run)
         pairs = [self._one_seed(run, removed, seed) for seed in range(self.seeds)]
         replicates = [values for values, _ in pairs]

@@ -25,7 +25,8 @@ from influx.learners.torch.tasks import Task
 from influx.problem import Checkpoint, Outcomes, Split
 from influx.store import Folder
 
-EVALUATION_CHUNK = 4096  # instances per forward pass when only outputs are needed
+EVALUATION_CHUNK = 4096  # instances per forward pass when only outputs are needed, of small inputs
+EVALUATION_NUMBERS = 1 << 22  # numbers in the inputs of such a pass: what is made of them may be many times as large
 
 
 class Builder(Protocol):
@@ -250,7 +251,7 @@ class TorchFitted:
     def outputs(self, module: nn.Module, split: Split) -> Tensor:
         """Outputs ``(n, outputs)`` of a module in eval mode."""
         x, _ = self.tensors(split)
-        return torch.cat([module(chunk) for chunk in x.split(EVALUATION_CHUNK)])
+        return torch.cat([module(chunk) for chunk in chunks(x)])
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance under the final model."""
@@ -260,6 +261,13 @@ class TorchFitted:
     @cached_property
     def _final(self) -> nn.Module:
         return self.model()
+
+
+def chunks(x: Tensor, models: int = 1) -> tuple[Tensor, ...]:
+    """Inputs (n, ...) in pieces for forward passes of ``models`` models whose activations fit in memory."""
+    size = min(EVALUATION_CHUNK, EVALUATION_NUMBERS // max(x[0].numel(), 1))
+    pieces: tuple[Tensor, ...] = x.split(max(size // models, 16))
+    return pieces
 
 
 def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:

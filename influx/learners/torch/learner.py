@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from influx import interrupts, progress
 from influx.errors import ConfigError, IncompatibleError, Interrupted, NumericalError
+from influx.learners.torch.dense import Dense, dense_layers
 from influx.learners.torch.fitted import (
-    EVALUATION_CHUNK,
     TorchFitted,
     Trajectory,
+    chunks,
     load_state,
     outcomes_of,
     parameters_name,
@@ -31,10 +32,10 @@ from influx.learners.torch.sequential import (
     State,
     advance,
 )
-from influx.learners.torch.stacked import Dense, Program, Vmap, dense_layers
+from influx.learners.torch.stacked import Program, Vmap
 from influx.learners.torch.tasks import task_for
 from influx.learners.torch.training import Engine, Training
-from influx.learners.torch.traits import Traits, check_trainable, traits_of
+from influx.learners.torch.traits import PLAIN, Traits, check_trainable, traits_of
 from influx.needs import Need
 from influx.planning import NetShape, Pace
 from influx.problem import Cost, Data, Design, Outcomes, Problem, Split
@@ -42,6 +43,7 @@ from influx.store import Folder
 from influx.streams import stream_seed
 
 BLOCK_BYTES = 5 << 18  # parameters of one block of models: with activations and momentum, about a core's cache
+ACTIVATION_BYTES = 256 << 20  # what one step of a block keeps of its batch
 NETS = frozenset(
     {
         Need.FEATURES,
@@ -124,7 +126,7 @@ class TorchLearner:
     def recipe(self, data: Data, seed: int, order: int) -> Recipe:
         """The training numbered ``order`` of the problem with seed ``seed``."""
         x, y = to_tensors(data.train, getattr(torch, self.training.dtype), self.device())
-        module = self._module(data, 0, 0).to(x.device)
+        traits = self._traits(self._module(data, 0, 0).to(x.device), data)
         return Recipe(
             task=task_for(data.task),
             optimizer=self.optimizer,
@@ -135,7 +137,9 @@ class TorchLearner:
             x=x,
             y=y,
             ids=data.train.ids,
-            random=self._traits(module, data).random,
+            random=traits.random,
+            coupled=traits.coupled,
+            takes_one=traits.takes_one,
         )
 
     def _traits(self, module: nn.Module, data: Data) -> Traits:
@@ -144,7 +148,8 @@ class TorchLearner:
         if known is None or known[0] is not data:
             device = next(module.parameters()).device
             x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
-            known = (data, traits_of(module, task_for(data.task), x, y))
+            plain = dense_layers(module) is not None  # the trial would load a compiler's modules for a second
+            known = (data, PLAIN if plain else traits_of(module, task_for(data.task), x, y))
             self.__dict__["_tried"] = known
         traits: Traits = known[1]
         return traits
@@ -218,7 +223,9 @@ class TorchLearner:
         program = self._program(module, data)
         if program is None:
             return 1
-        return int(min(max(BLOCK_BYTES // size, program.least), 256))
+        batch = min(self.training.batch_size, len(data.train))
+        fitting = min(BLOCK_BYTES // size, ACTIVATION_BYTES // (batch * program.activations * 8))
+        return int(min(max(fitting, program.least), 256))
 
     def _program(self, module: nn.Module, data: Data) -> Program | None:
         """The stacked program for a module, or None to train one at a time.
@@ -290,7 +297,7 @@ class TorchLearner:
     def _outputs(self, forward: object, recipe: Recipe, split: Split, models: int) -> Tensor:
         x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
         assert callable(forward)
-        return torch.cat([forward(c).cpu() for c in x.split(max(EVALUATION_CHUNK // models, 64))], dim=1)
+        return torch.cat([forward(c).cpu() for c in chunks(x, models)], dim=1)
 
     def _one_by_one(
         self, recipe: Recipe, module: nn.Module, weights: Tensor, design: Design, data: Data
@@ -306,7 +313,7 @@ class TorchLearner:
             with torch.no_grad():
                 for split, kept in zip((data.train, data.test), outputs, strict=True):
                     x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
-                    kept.append(torch.cat([module(c).cpu() for c in x.split(EVALUATION_CHUNK)]))
+                    kept.append(torch.cat([module(c).cpu() for c in chunks(x)]))
         return [torch.stack(kept) for kept in outputs]
 
     def cost(self, data: Data, models: int) -> Cost:

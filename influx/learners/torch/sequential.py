@@ -47,6 +47,8 @@ class Recipe:
     y: Tensor  # (n_train,)
     ids: NDArray[np.int64]
     random: bool = False  # a training forward pass draws random numbers
+    coupled: bool = False  # a training forward pass mixes the instances of a batch
+    takes_one: bool = True  # it works for a batch of one
 
     @property
     def total(self) -> int:
@@ -63,6 +65,16 @@ class Recipe:
             return f"momentum {optimizer.momentum:g}"
         return "gradient clipping" if self.training.clip_norm is not None else ""
 
+    @property
+    def removal_noise(self) -> str:
+        """What else a removed instance changes than what it taught, or an empty string."""
+        if not (self.coupled and self.random):
+            return ""
+        return (
+            "batch statistics and dropout together: without an instance the random numbers of those behind it in the "
+            "batch change too, so part of each difference is chance"
+        )
+
     def lr(self, step: int) -> float:
         """Learning rate of the update that leaves checkpoint ``step``."""
         return self.training.learning_rate(self.optimizer.lr, step, self.total)
@@ -74,12 +86,6 @@ def decays(optimizer: Optimizer, shapes: list[torch.Size]) -> list[float]:
     return [optimizer.weight_decay if everywhere or len(shape) > 1 else 0.0 for shape in shapes]
 
 
-def has_batch_statistics(module: nn.Module) -> bool:
-    """True when training statistics couple the instances of a batch."""
-    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    return any(isinstance(m, norms) for m in module.modules())
-
-
 def random_state(device: torch.device) -> Tensor:
     """State of torch's global generator on a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
@@ -88,9 +94,10 @@ def random_state(device: torch.device) -> Tensor:
 def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, norm: LossNorm) -> Iterator[State]:
     """Train until step ``stop``, yielding after every update. ``weights`` (n_train,) multiply the risks.
 
-    Zero-weight instances of a model with batch statistics do not enter the forward pass, so that a removed
-    instance leaves no trace; the divisor stays as ``norm`` says. A batch without surviving weight has gradient
-    zero: momentum and weight decay still act.
+    Zero-weight instances of a model that couples the instances of a batch do not enter the forward pass, so that a
+    removed instance leaves no trace; the divisor stays as ``norm`` says. A batch without surviving weight, or with
+    one instance where the model's batch statistics need two, has gradient zero: momentum and weight decay still act.
+    What is done to the module between two steps, apart from its tensors, does not matter.
 
     Raises:
         NumericalError: the loss of a step is not finite.
@@ -98,12 +105,11 @@ def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, nor
     module = state.module
     params = list(module.parameters())
     decay = decays(recipe.optimizer, [p.shape for p in params])
-    coupled = has_batch_statistics(module)
-    module.train()
     while state.step < stop:
+        module.train()
         rows = recipe.batches[state.step]
         with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext():
-            loss, grads = _batch(recipe, module, params, rows, weights, norm, coupled)
+            loss, grads = _batch(recipe, module, params, rows, weights, norm)
         if not np.isfinite(loss):
             raise NumericalError(
                 f"the training loss is {loss} at step {state.step} (instances {recipe.ids[rows][:5].tolist()}…); "
@@ -132,16 +138,15 @@ def _batch(
     rows: NDArray[np.int64],
     weights: Tensor | None,
     norm: LossNorm,
-    coupled: bool,
 ) -> tuple[float, list[Tensor]]:
     index = torch.from_numpy(rows).to(recipe.x.device)
     size = float(len(rows))
     w = None if weights is None else weights[index]
     if w is not None and norm == "subset":
         size = float(w.sum()) or 1.0
-    if w is not None and coupled:
+    if w is not None and recipe.coupled:
         index, w = index[w != 0], w[w != 0]
-    if len(index) == 0:
+    if len(index) < (1 if recipe.takes_one or w is None else 2):
         return 0.0, [torch.zeros_like(p) for p in params]
     risks = recipe.task.loss(module(recipe.x[index]), recipe.y[index])
     loss = (risks.sum() if w is None else (risks * w).sum()) / size

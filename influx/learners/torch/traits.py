@@ -10,26 +10,68 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from influx.errors import IncompatibleError
-from influx.learners.torch.sequential import GLOBAL_GENERATOR, has_batch_statistics, random_state
+from influx.learners.torch.sequential import GLOBAL_GENERATOR, random_state
 from influx.learners.torch.tasks import Task
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Whether training couples the instances of a batch, draws random numbers, and can be stacked.
+    """How a net trains.
 
-    ``stackable`` means that torch.func can train copies of the module with stacked parameters.
+    Attributes:
+        coupled: an instance's output depends on the others of its batch.
+        takes_one: a batch of one can be trained on.
+        random: a forward pass draws random numbers.
+        stackable: torch.func can train copies of the module with stacked parameters.
     """
 
     coupled: bool
+    takes_one: bool
     random: bool
     stackable: bool
 
 
+PLAIN = Traits(coupled=False, takes_one=True, random=False, stackable=True)
+
+
 def traits_of(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> Traits:
     """Try a copy of the module on the instances ``x`` (2, ...) and their targets."""
-    coupled, random = has_batch_statistics(module), is_random(module, x)
-    return Traits(coupled, random, not (coupled or random) and _stackable(module, task, x, y))
+    random = is_random(module, x)
+    coupled = has_batch_statistics(module) or (not random and _depends_on_others(copy.deepcopy(module).train(), x))
+    alone = not (coupled or random or has_parameter_hooks(module))
+    return Traits(coupled, not coupled or _takes_one(module, x), random, alone and _stackable(module, task, x, y))
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """True when the module has a layer whose training statistics couple the instances of a batch."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    return any(isinstance(m, norms) for m in module.modules())
+
+
+def has_parameter_hooks(module: nn.Module) -> bool:
+    """True when gradients are changed on their way to a parameter or a module, which torch.func does not see."""
+    on_modules = any(m._backward_hooks or m._backward_pre_hooks for m in module.modules())
+    return on_modules or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.parameters())
+
+
+def _depends_on_others(module: nn.Module, x: Tensor) -> bool:
+    """Whether the first instance's output changes with the batch around it, by more than rounding and chance."""
+    batch, devices = _apart(x), [x.device] if x.device.type == "cuda" else []
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices), torch.no_grad():
+        again, together = module(batch)[:1], module(batch)[:1]
+        try:
+            alone = module(batch[:1])
+        except ValueError:  # torch: expected more than 1 value per channel
+            return True
+    return torch.equal(again, together) and not torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
+
+
+def _apart(x: Tensor) -> Tensor:
+    """``x``, with other numbers in all instances but the first: equal ones would show nothing."""
+    if not x.is_floating_point():
+        return x
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
+    return torch.cat([x[:1], noise[1:]])
 
 
 def is_random(module: nn.Module, x: Tensor) -> bool:
@@ -55,6 +97,8 @@ def _stackable(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> bool:
 
     try:
         vmap(grad(loss))(stacked)
+        with torch.no_grad():
+            vmap(lambda p: functional_call(module, p, (x,)))(stacked)
     except RuntimeError:  # data-dependent control flow, in-place writes, operations without a batching rule
         return False
     return True
@@ -87,6 +131,11 @@ def check_trainable(module: nn.Module, task: Task, x: Tensor, y: Tensor, smalles
                 f"the model cannot be trained on inputs of shape {tuple(x.shape[1:])} ({first}); "
                 "choose another model or another shape of the dataset"
             ) from error
+    if _depends_on_others(copy.deepcopy(module).eval(), x):
+        raise IncompatibleError(
+            "the model's output for an instance depends on the other instances of its batch even in eval mode, so that "
+            "no instance has a loss of its own; use running statistics (track_running_stats=True) or another model"
+        )
 
 
 def _takes_one(module: nn.Module, x: Tensor) -> bool:
