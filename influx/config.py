@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,12 @@ def register_schema() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A composed configuration: plain values, and the name chosen in each group."""
+    """A composed configuration: plain values, the name chosen in each group, and the folder of the user's choices."""
 
     values: Mapping[str, Any]
     choices: Mapping[str, str]
     overrides: tuple[str, ...] = ()
+    config_dir: Path | None = None
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -83,31 +85,77 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     Raises:
         ConfigError: an override is malformed, or names a group, choice or key that does not exist.
     """
-    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     register_schema()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with explained(overrides, config_dir), initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose("config", [*overrides, *extra], return_hydra_config=True)
-            return settings_from(cfg, tuple(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, config_dir) from error
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"a config file must be plain YAML: {detail}; correct the file") from error
+            return settings_from(cfg, tuple(overrides), config_dir)
     finally:
         GlobalHydra.instance().hydra = before
 
 
-def settings_from(cfg: Any, overrides: tuple[str, ...]) -> Settings:
+def quoted(text: str) -> str:
+    """A string in Hydra's grammar that stands for ``text``; ``${`` stays, since Hydra reads search paths unresolved."""
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)  # a backslash counts as itself unless quotes follow
+    return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+
+
+@contextmanager
+def explained(overrides: list[str], config_dir: Path | None = None) -> Iterator[None]:
+    """Say in one sentence what Hydra, OmegaConf or YAML refuse inside the block.
+
+    Raises:
+        ConfigError: instead of their errors.
+    """
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_dir) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise unreadable(error, config_dir) from error
+    except ValueError as error:
+        if "Config group override must be" not in str(error):
+            raise
+        raise _no_choice(overrides) from error
+
+
+def unreadable(error: Exception, config_dir: Path | None) -> ConfigError:
+    """What to say of a file that is not YAML in UTF-8; Hydra does not tell which one it was."""
+    detail = " ".join(str(error).split())
+    if not isinstance(error, UnicodeDecodeError):
+        return ConfigError(f"a config file must be plain YAML: {detail}; correct the file")
+    files = sorted(config_dir.rglob("*.yaml")) if config_dir else []
+    damaged = (str(p) for p in files if "\ufffd" in p.read_text(encoding="utf-8", errors="replace"))
+    return ConfigError(f"{next(damaged, 'a config file')} must be UTF-8: {detail}; save it as UTF-8")
+
+
+def _no_choice(overrides: list[str]) -> ConfigError:
+    """What to say of a group set to something that is no name, such as null."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(overrides):
+        group, value = override.key_or_group, override.value()
+        values = getattr(value, "list", [value])  # of a sweep
+        if group in (*GROUPS, "experiment") and any(v is None or isinstance(v, int | float | dict) for v in values):
+            none = "metric=[]" if group == "metric" else f"{group}=none" if "none" in choices_of(group) else ""
+            remedy = f"; {none} asks for none" if none else ""
+            got = str(override.input_line).partition("=")[2]
+            return ConfigError(f"{group} must be one of the choices of its group, got {got}{remedy}; see influx list")
+    return ConfigError("a group must be one of its choices; see influx list")
+
+
+def settings_from(cfg: Any, overrides: tuple[str, ...], config_dir: Path | None = None) -> Settings:
     """Plain values and choices of a composed config that still holds its ``hydra`` node."""
     from omegaconf import OmegaConf, open_dict
 
@@ -120,7 +168,11 @@ def settings_from(cfg: Any, overrides: tuple[str, ...]) -> Settings:
     for key in values:
         if key not in known:
             raise ConfigError(f"{key!s} is not a setting{did_you_mean(str(key), known)}; known: {', '.join(known)}")
-    return Settings(values={str(k): v for k, v in values.items()}, choices=choices, overrides=overrides)
+    for key in known:
+        if key not in values:
+            raise ConfigError(f"{key} must be set, ~{key} removes it; leave ~{key} out, or set {key}=…")
+    plain = {str(k): v for k, v in values.items()}
+    return Settings(values=plain, choices=choices, overrides=overrides, config_dir=config_dir)
 
 
 def explain(error: Exception, overrides: list[str], config_dir: Path | None = None) -> ConfigError:
@@ -129,10 +181,7 @@ def explain(error: Exception, overrides: list[str], config_dir: Path | None = No
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).rpartition("/")
-        names = choices_of(group, config_dir)
-        return ConfigError(
-            f"{group}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}"
-        )
+        return _no_such_choice(group, name, choices_of(group, config_dir))
     wrong = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text)
     merging = re.search(r"merging override \+{0,2}([\w.]+)=", text)
     if wrong and merging:
@@ -148,7 +197,22 @@ def explain(error: Exception, overrides: list[str], config_dir: Path | None = No
         return ConfigError(
             f"cannot read the override {malformed!r}; write key=value, quoting lists and spaces for the shell"
         )
-    return _misfit(text) or _as_it_is(text)
+    return _several(text) or _misfit(text) or ConfigError(f"{' '.join(text.split())}; see influx run --cfg job")
+
+
+def _several(text: str) -> ConfigError | None:
+    """Several values where one is expected, if that is what ``text`` says."""
+    sweep = re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", " ".join(text.split()))
+    if sweep:
+        key, values = sweep.groups()
+        return ConfigError(
+            f"{key} must have one value, got {values}; write influx run -m {key}={values} for one run each, "
+            f"{key}=[{values}] for a list"
+        )
+    twice = re.search(r"Multiple values for (\w+)\.", text)
+    if twice:
+        return ConfigError(f"{twice.group(1)} has a value already, + adds another; write {twice.group(1)}=… without +")
+    return None
 
 
 def _misfit(text: str) -> ConfigError | None:
@@ -169,11 +233,6 @@ def _misfit(text: str) -> ConfigError | None:
     return None
 
 
-def _as_it_is(text: str) -> ConfigError:
-    first = " ".join(line.strip() for line in text.splitlines() if line.strip())
-    return ConfigError(f"{first}; see influx run --cfg job for all settings")
-
-
 def _readable(override: str) -> bool:
     """Whether an override follows Hydra's grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -190,7 +249,7 @@ def _unknown_key(path: str, overrides: list[str], config_dir: Path | None) -> Co
     names = choices_of(path, config_dir) if "." not in path else []
     name = next((o.partition("=")[2] for o in overrides if o.lstrip("+").startswith(f"{path}=")), "")
     if names and name not in names:
-        return ConfigError(f"{path}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}")
+        return _no_such_choice(path, name, names)
     kept = [o for o in overrides if not re.match(rf"\+{{0,2}}~?{re.escape(path)}=", o)]
     try:
         values: Any = compose(kept, config_dir).values if len(kept) < len(overrides) else {}
@@ -224,12 +283,18 @@ def load_choice(group: str, name: str, config_dir: Path | None = None, setting: 
     for folder in (config_dir, conf_dir()):
         path = folder / group / f"{name}.yaml" if folder else None
         if path is not None and path.is_file():
-            loaded = yaml.safe_load(path.read_text())
-            assert isinstance(loaded, dict)
+            with explained([], config_dir):
+                loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(loaded, dict):
+                raise ConfigError(f"{path} must hold settings, one 'name: value' a line; correct the file")
             return loaded
     names = choices_of(group, config_dir)
     raise _no_such_choice(setting or group, name, names)
 
 
 def _no_such_choice(group: str, name: str, names: list[str]) -> ConfigError:
-    return ConfigError(f"{group}={name} does not exist{did_you_mean(name, names)}; choose one of {', '.join(names)}")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        package = f"hydra-{name.split('_')[0]}-{group.removeprefix('hydra/')}"
+        return ConfigError(f"{group}={name} is not installed; pip install {package}, or leave {group}= out")
+    remedy = f"choose one of {', '.join(names)}" if names else "see influx run --info plugins"
+    return ConfigError(f"{group}={name} does not exist{did_you_mean(name, names)}; {remedy}")

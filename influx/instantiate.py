@@ -6,24 +6,39 @@ import dataclasses
 import importlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from influx.errors import ConfigError, did_you_mean
 
+OPTIONAL = ("truth", "corruption")  # groups that may hold nothing
+ROLES = {  # what the objects of a group are asked for
+    "dataset": ("load",),
+    "corruption": ("apply",),
+    "estimator": ("requires", "estimate"),
+    "baselines": ("requires", "estimate"),
+    "truth": ("requires", "estimate"),
+    "metric": ("requires", "evaluate"),
+    "executor": ("map",),
+}
+PACKAGE_REMEDY = "check the name, install the package or put its folder on PYTHONPATH"
+NAMED = ("metric", "baselines")  # groups of several objects, each below a name
+
 
 def build(node: Any, path: str, trust: list[str]) -> Any:
-    """Instantiate a node with ``_target_``; a node whose target is null is None.
+    """Instantiate a node with ``_target_``; a node whose target is null is None where nothing is a choice.
 
     Raises:
-        ConfigError: the target is not trusted or not found, a key is unknown, a value has the wrong type.
+        ConfigError: the target is not trusted, not found or not of the group's kind, a key is unknown, a value is
+            missing or has the wrong type.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{path} must be one of the choices of its group, got {node!r}; see influx list")
     if node["_target_"] is None:
-        return None
+        return _nothing(path)
     cls = _locate(str(node["_target_"]), path, trust)
-    hints = typing.get_type_hints(cls)
+    _check_role(cls, path)
+    hints = _hints(cls, path)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     values = {}
     for key, value in node.items():
@@ -36,12 +51,47 @@ def build(node: Any, path: str, trust: list[str]) -> Any:
             )
         nested = isinstance(value, Mapping) and "_target_" in value
         values[key] = build(value, f"{path}.{key}", trust) if nested else checked(value, hints[key], f"{path}.{key}")
+    needed = [name for name, f in fields.items() if name not in values and _required(f)]
+    if needed:
+        raise ConfigError(f"{path}.{needed[0]} must be given, got nothing; set {path}.{needed[0]}=...")
     try:
         return cls(**values)
     except ConfigError as error:  # a class used in several groups names its fields alone
         message = str(error)
         named = message.startswith(f"{path.partition('.')[0]}.")
         raise (error if named else ConfigError(f"{path}.{message}")) from None
+
+
+def _nothing(path: str) -> None:
+    if path not in OPTIONAL:
+        raise ConfigError(f"{path}._target_ must name a class, got null; choose one, see influx list")
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check_role(cls: type, path: str) -> None:
+    """Refuse a class of another group: its objects would fail later, in the middle of the work."""
+    group, *inner = path.split(".")
+    if len(inner) != (group in NAMED):
+        return  # a part of an object: what it must offer is the object's business
+    lacking = [name for name in ROLES.get(group, ()) if not hasattr(cls, name)]
+    if lacking:
+        raise ConfigError(
+            f"{path}._target_={cls.__module__}.{cls.__qualname__} must have {' and '.join(ROLES[group])}, "
+            f"it lacks {' and '.join(lacking)}; name a class of that kind"
+        )
+
+
+def _hints(cls: type, path: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except Exception as error:  # a name that exists for type checkers alone
+        raise ConfigError(
+            f"{path}._target_={cls.__module__}.{cls.__qualname__} has a type that cannot be read "
+            f"({_told(error)}); import it where it is defined"
+        ) from error
 
 
 def _locate(target: str, path: str, trust: list[str]) -> type:
@@ -52,13 +102,38 @@ def _locate(target: str, path: str, trust: list[str]) -> type:
             f"{path}._target_={target} is outside the trusted packages ({', '.join(allowed)}); "
             f"add its package to trust, as in trust=[{target.partition('.')[0]}], if you wrote it"
         )
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path}._target_={target} cannot be imported ({error}); check the name") from error
+    found = getattr(_module(module_name, f"{path}._target_={target}"), name, None)
+    if found is None:
+        raise ConfigError(
+            f"{path}._target_={target} cannot be imported (module {module_name!r} has no attribute {name!r}); "
+            "check the name"
+        )
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and _trusted(found.__module__, allowed)):
         raise ConfigError(f"{path}._target_={target} must name a dataclass of a trusted package; choose another")
     return found
+
+
+def _module(name: str, setting: str) -> types.ModuleType:
+    """Import a trusted module; what its code raises is reported, whatever it is."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        absent = error.name or ""
+        if name != absent and not name.startswith(f"{absent}."):  # an import inside the module
+            raise ConfigError(
+                f"{setting} cannot be imported: module {name} raises {_told(error)}; install what it needs"
+            ) from error
+        remedy = "check the name" if _trusted(name, ("influx",)) else PACKAGE_REMEDY
+        raise ConfigError(f"{setting} cannot be imported ({error}); {remedy}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{setting} cannot be imported: module {name} raises {_told(error)}; correct the module"
+        ) from error
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {text}' if text else ''}"
 
 
 def _trusted(module: str, allowed: tuple[str, ...]) -> bool:
@@ -80,6 +155,7 @@ def checked(value: Any, hint: Any, path: str) -> Any:
 
 
 _MISFIT = object()
+LISTS: dict[Any, type] = {list: list, tuple: tuple, Sequence: tuple}  # a hint and what is made for it
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -90,11 +166,11 @@ def _fit(value: Any, hint: Any) -> Any:
         return next((f for f in (_fit(value, a) for a in args) if f is not _MISFIT), _MISFIT)
     if origin is Literal:
         return value if value in args and type(value) in {type(a) for a in args} else _MISFIT
-    if origin in (list, tuple):
+    if origin in LISTS:
         if not isinstance(value, list | tuple):
             return _MISFIT
         items = [_fit(v, args[0]) for v in value]
-        return _MISFIT if any(i is _MISFIT for i in items) else origin(items)
+        return _MISFIT if any(i is _MISFIT for i in items) else LISTS[origin](items)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is type(None):
@@ -115,7 +191,7 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(a) for a in args)
     if origin is Literal:
         return " or ".join(str(a) for a in args)
-    if origin in (list, tuple):
+    if origin in LISTS:
         return f"a list of {describe(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return words.get(hint, str(hint))

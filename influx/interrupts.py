@@ -12,6 +12,15 @@ from influx.errors import Interrupted
 
 _received: int | None = None
 _forced = False
+_handling = False
+
+
+class Stopped(BaseException):
+    """Carries ``reason`` through code that keeps every ``Exception`` and goes on, as Hydra's launchers do."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def check() -> None:
@@ -45,16 +54,19 @@ def _receive(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into orderly stops inside the block (main thread only)."""
-    global _received, _forced
-    if threading.current_thread() is not threading.main_thread():
+    """Turn SIGINT and SIGTERM into orderly stops inside the block (main thread only).
+
+    A block inside another leaves a signal to the outer one: a sweep learns of what arrived in a job's last unit.
+    """
+    global _received, _forced, _handling
+    if _handling or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _received, _forced = None, False
+    _received, _forced, _handling = None, False, True
     before = {s: signal.signal(s, _receive) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        _received, _forced = None, False
+        _received, _forced, _handling = None, False, False

@@ -24,7 +24,7 @@ from influx.store import Folder, content_hash
 PROBLEM_GROUPS = ("dataset", "corruption", "model", "optimizer", "training")
 PLACES = ("path", "download")  # where data lie: the fingerprint says what they are
 PRESENTATION = ("name", "overwrite", "on_busy", "quiet", "trust", "threads", "paths", "executor", "matrix_mb")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+NAME = re.compile(r"(?!.*\.corrupt(\.\d+)?$)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # *.corrupt is what was set aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def assemble(settings: Settings) -> Job:
         return build(settings[group], group, trust)
 
     baselines = {
-        name: build(load_choice("estimator", name, setting="baselines"), f"baselines.{name}", trust)
+        name: build(load_choice("estimator", name, settings.config_dir, "baselines"), f"baselines.{name}", trust)
         for name in settings["baselines"]
     }
     metrics = {n: build(node, f"metric.{n}", trust) for n, node in (settings["metric"] or {}).items()}
@@ -190,7 +190,8 @@ def _check_root(settings: Settings) -> None:
     name = settings["name"]
     if name is not None and not NAME.fullmatch(name):
         raise ConfigError(
-            f"name must be letters, digits, '.', '_' and '-', beginning with a letter or digit, got {name!r}; change it"
+            "name must be letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending in "
+            f".corrupt, got {name!r}; change it"
         )
     for group in (*PROBLEM_GROUPS, "estimator", "truth", "executor"):
         if not isinstance(settings[group], Mapping):

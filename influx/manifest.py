@@ -10,13 +10,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from influx.errors import ConfigError
 from influx.store import Folder, content_hash, set_aside, write_atomically, write_text
 
 NAME = "manifest.json"
@@ -92,6 +95,49 @@ def read(folder: Path) -> dict[str, Any]:
         set_aside(path)
         return {}
     return values
+
+
+def identifying(values: Mapping[str, Any], presentation: Collection[str]) -> dict[str, Any]:
+    """The settings that say what a run is, without those that only say how and where it is done."""
+    chosen = {k: v for k, v in values["choices"].items() if k not in presentation}
+    return {k: v for k, v in values.items() if k not in presentation} | {"choices": chosen}
+
+
+def hashes(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What the manifest keeps of the settings, should config.yaml be damaged."""
+    return {name: content_hash(value) for name, value in settings.items()}
+
+
+def refuse_drift(folder: Folder, name: str, now: dict[str, Any], presentation: Collection[str], problem: str) -> bool:
+    """Refuse to go on in a named run's folder that another configuration than ``now`` made.
+
+    False when config.yaml is missing or damaged, so that everything is better made again.
+
+    Raises:
+        ConfigError: the configuration differs, or there are results and nobody can say what they were made with.
+    """
+    whole, earlier = folder.has("config.yaml"), read(folder.path)
+    wanted, then = (now, _config(folder, presentation)) if whole else (hashes(now), earlier.get("configuration"))
+    if not isinstance(then, dict):
+        if any((folder / file).is_file() for file in folder.checksums()) or any(folder.path.glob("*.npy")):
+            raise ConfigError(
+                f"the run named {name} has results, but neither its config.yaml nor its manifest.json can be read to "
+                "say what they were made with; use another name or overwrite=true"
+            )
+        return whole
+    changed = sorted(k for k in wanted if then.get(k) != wanted[k])
+    if not changed and earlier.get("problem", {}).get("id", problem) != problem:
+        changed = ["the data"]
+    if changed:
+        raise ConfigError(
+            f"the run named {name} was made with other settings ({', '.join(changed)} differ); "
+            "use another name or overwrite=true"
+        )
+    return whole
+
+
+def _config(folder: Folder, presentation: Collection[str]) -> dict[str, Any]:
+    return identifying(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), presentation)
 
 
 def _checksum(values: dict[str, Any]) -> str:

@@ -21,10 +21,10 @@ import yaml
 
 from influx import interrupts, logs, progress, results
 from influx.config import Settings
-from influx.errors import ConfigError, Interrupted
+from influx.errors import Interrupted
 from influx.influence import Influence
 from influx.job import PRESENTATION, Job, assemble
-from influx.manifest import Manifest, measured, read, versions
+from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, versions
 from influx.problem import Fitted
 from influx.reporting import html
 from influx.reporting.progress import factory
@@ -74,7 +74,8 @@ class Pipeline:
         folder.sweep_temporaries()
         if job.settings["overwrite"]:
             self._forget()
-        self._refuse_drift()
+        else:
+            self._refuse_drift()
         self.manifest = Manifest(folder, self._description())
 
     def _forget(self) -> None:
@@ -264,6 +265,7 @@ class Pipeline:
             "estimator": job.estimator_name,
             "truth": job.truth_name,
             "choices": dict(job.settings.choices),
+            "configuration": hashes(self._identity()),
             "sign": SIGN,
             "protocol": self._protocol(),
             "seed": job.problem.seed,
@@ -286,25 +288,13 @@ class Pipeline:
 
     def _refuse_drift(self) -> None:
         """A run with a given name belongs to one configuration."""
-        path = self.folder / "config.yaml"
-        if self.job.settings["name"] is None:
-            return
-        if not self.folder.has("config.yaml"):  # nobody can say what the other files were made with
+        name, problem = self.job.settings["name"], self.job.problem.id
+        if name is not None and not refuse_drift(self.folder, name, self._identity(), PRESENTATION, problem):
             self._forget()
-            return
-        earlier = yaml.safe_load(path.read_text())
-        now = yaml.safe_load(self._config_text())
-        for values in (earlier, now):
-            values["choices"] = {k: v for k, v in values["choices"].items() if k not in PRESENTATION}
-        changed = sorted(k for k in now if k not in PRESENTATION and earlier.get(k) != now[k])
-        earlier_problem = read(self.folder.path).get("problem", {}).get("id", self.job.problem.id)
-        if not changed and earlier_problem != self.job.problem.id:
-            changed = ["the data"]
-        if changed:
-            raise ConfigError(
-                f"the run named {self.job.name} was made with other settings ({', '.join(changed)} differ); "
-                "use another name or overwrite=true"
-            )
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that make this run another one, as config.yaml holds them."""
+        return identifying(yaml.safe_load(self._config_text()), PRESENTATION)
 
 
 def _others(listed: dict[str, str]) -> dict[str, str]:

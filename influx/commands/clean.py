@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from influx.commands.outputs import folders, held, is_outputs, state_of
-from influx.errors import ConfigError, DataError
+from influx.commands.outputs import LOCK, folders, held, is_outputs, made_by_influx, state_of
+from influx.errors import ConfigError, DataError, UserError
 
 REMOVED = ("failed", "killed")  # states whose runs go without being asked for
-LEFTOVER = re.compile(r"\..+\.tmp|.+\.corrupt(\.\d+)?")
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of a writer, or a folder on its way out
+LEFTOVER = re.compile(rf"{TEMPORARY.pattern}|.+\.corrupt(\.\d+)?")
+FOREIGN = "not made by influx"
 DAY = 86400.0
 
 
@@ -25,6 +27,7 @@ def clean(folder: Path, older_than_days: float | None, problems: bool, dry_run: 
     Raises:
         ConfigError: the age is negative.
         DataError: the folder is not an outputs folder.
+        UserError: something cannot be read or removed; what went before is said.
     """
     if older_than_days is not None and not older_than_days >= 0:
         raise ConfigError(f"--older-than must be a number of days from 0 on, got {older_than_days}; change it")
@@ -36,11 +39,17 @@ def clean(folder: Path, older_than_days: float | None, problems: bool, dry_run: 
         if (folder / name).is_symlink():
             raise DataError(f"clean does not follow symbolic links, {folder / name} is one; name its target's parent")
     broom = Broom(dry_run=dry_run)
-    kept = broom.runs(folder / "runs", older_than_days)
-    if problems:
-        broom.problems(folder / "problems", kept)
-    broom.leftovers(folder)
-    broom.say()
+    try:
+        kept = broom.runs(folder / "runs", older_than_days)
+        if problems:
+            broom.problems(folder / "problems", kept)
+        broom.leftovers(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot clean {error.filename or folder}: {error.strerror or error}; check its permissions and the disk"
+        ) from error
+    finally:
+        broom.say()
     return 0
 
 
@@ -62,6 +71,10 @@ class Broom:
                     self.skipped.append((run, "in use by another process"))
                     kept.add(_problem_in_use(run))
                     continue
+                if not made_by_influx(run):
+                    self.skipped.append((run, FOREIGN))
+                    kept |= {None} if (run / LOCK).exists() else set()  # perhaps a damaged run: it may use any problem
+                    continue
                 why = state.status if state.status in REMOVED else _age(run, older_than_days)
                 if why:
                     self._remove(run, why)
@@ -73,6 +86,9 @@ class Broom:
         """Remove problems that are not in ``used``; none at all while a run does not say which it uses."""
         for problem in folders(parent):
             if problem.name in used:
+                continue
+            if not any(made_by_influx(part) for part in (problem, problem / "checkpoints", problem / "retrain")):
+                self.skipped.append((problem, FOREIGN))
                 continue
             if None in used:
                 self.skipped.append((problem, "a run that is kept does not say which problem it uses"))
@@ -86,15 +102,22 @@ class Broom:
     def leftovers(self, outputs: Path) -> None:
         """Remove temporary and damaged files of runs and problems that nobody works on."""
         for parent in (outputs / "runs", outputs / "problems"):
-            for path in _matching(parent):
-                self._remove(path, "left by a killed process" if path.name.endswith(".tmp") else "damaged")
+            for path in _matching(parent, TEMPORARY):
+                if path.is_dir():  # influx keeps no files here
+                    self._remove(path, "left by a killed process")
             for item in folders(parent):
                 for part in (item, *folders(item)):
-                    with ExitStack() as stack:
-                        if all([stack.enter_context(held(holder)) for holder in {item, part}]):
-                            for path in _matching(part):
-                                damaged = not path.name.endswith(".tmp")
-                                self._remove(path, "damaged" if damaged else "left by a killed process")
+                    self._leftovers_in(item, part)
+
+    def _leftovers_in(self, item: Path, part: Path) -> None:
+        with ExitStack() as stack:
+            free = all([stack.enter_context(held(holder)) for holder in {item, part}])
+            if not free or not made_by_influx(part):
+                return
+            for path in _matching(part, LEFTOVER):
+                if path.is_file():
+                    killed = TEMPORARY.fullmatch(path.name)
+                    self._remove(path, "left by a killed process" if killed else "damaged")
 
     def _remove(self, path: Path, why: str) -> None:
         """Rename out of sight, then delete: a kill in between leaves nothing that looks whole."""
@@ -147,7 +170,7 @@ def _problem_in_use(run: Path) -> str | None:
     return state_of(run).problem or None
 
 
-def _matching(parent: Path) -> Iterator[Path]:
+def _matching(parent: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
     """Leftovers directly in a folder."""
     if parent.is_dir():
-        yield from sorted(p for p in parent.iterdir() if LEFTOVER.fullmatch(p.name) and not p.is_symlink())
+        yield from sorted(p for p in parent.iterdir() if pattern.fullmatch(p.name) and not p.is_symlink())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any
 
 STAGES = ("train", "truth", "estimate", "evaluate", "report")
 RESUMABLE = ("failed", "interrupted", "killed")
-MANIFEST, LOCK = "manifest.json", ".lock"
+MANIFEST, LOCK, CHECKSUMS = "manifest.json", ".lock", "checksums.json"
+DIGEST = re.compile(r"[0-9a-f]{64}")
+EARLY = re.compile(r"\.lock|log\.txt|config\.yaml|.+\.corrupt(\.\d+)?|\..+\.\d+\.tmp")  # before there is a manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,13 @@ class RunState:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run or sweep; empty when there is none or it is damaged. Changes nothing."""
+    return _json(folder / MANIFEST)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The mapping in a file; empty when there is none."""
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -78,7 +86,26 @@ def _without_manifest(folder: Path, mine: bool) -> RunState:
         return RunState(folder=folder, status="running", note="just started")
     if (folder / MANIFEST).exists():
         return RunState(folder=folder, status="unknown", note="manifest.json is damaged; the same command goes on")
+    if not made_by_influx(folder) and any(folder.iterdir()):
+        return RunState(folder=folder, status="unknown", note="not made by influx")
     return RunState(folder=folder, status="killed", note="stopped before it wrote a manifest; the same command goes on")
+
+
+def made_by_influx(folder: Path) -> bool:
+    """Whether a run's or problem's folder, or one inside, bears influx's marks: ``runs`` may be anybody's folder."""
+    values, listed = read_manifest(folder), _json(folder / CHECKSUMS)
+    if isinstance(values.get("stages"), dict) and isinstance(values.get("status"), str):
+        return True
+    if listed and all(isinstance(digest, str) and DIGEST.fullmatch(digest) for digest in listed.values()):
+        return True
+    if not (folder / LOCK).is_file() or (folder / LOCK).stat().st_size:  # ours is empty
+        return False
+    return all(_early(path) for path in folder.iterdir())
+
+
+def _early(path: Path) -> bool:
+    """What lies in a folder of influx that was killed early."""
+    return made_by_influx(path) if path.is_dir() and not path.is_symlink() else bool(EARLY.fullmatch(path.name))
 
 
 def busy(folder: Path) -> bool:

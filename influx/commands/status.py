@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from influx.commands.outputs import RunState, folders, is_outputs, is_run, read_manifest, state_of
+from influx.commands.outputs import RunState, busy, folders, is_outputs, is_run, read_manifest, state_of
 from influx.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState(RunState):
+    """A job of a sweep that has no run's folder to show; ``folder`` is the sweep's."""
+
+    overrides: str
 
 
 def status(folder: Path, as_json: bool) -> int:
@@ -54,9 +62,11 @@ def states(folder: Path) -> list[RunState]:
     below = folders(folder)
     if folder.absolute().name == "runs" or any(is_run(run) for run in below):
         return [state_of(run) for run in below]
+    if folder.absolute().name == "sweeps" or any("jobs" in read_manifest(sweep) for sweep in below):
+        return [state for sweep in below if "jobs" in read_manifest(sweep) for state in states(sweep)]
     raise DataError(
-        f"status takes a run, an outputs folder, its runs, a problem or a sweep, {folder} is none of these; "
-        "check the path"
+        f"status takes a run, an outputs folder, its runs, a problem, a sweep or a folder of sweeps, {folder} is none "
+        "of these; check the path"
     )
 
 
@@ -66,13 +76,18 @@ def _job(sweep: Path, overrides: str, job: Any) -> RunState:
     run = sweep / str(entry["run"]) if entry.get("run") else None
     if run is not None and is_run(run):
         return state_of(run)
-    told = str(entry.get("status", "unknown"))
-    return RunState(folder=sweep / overrides, status=told, note=str(entry.get("error", "")))
+    told, note = str(entry.get("status", "unknown")), str(entry.get("error", ""))
+    if told == "running" and not busy(sweep):
+        told, note = "killed", "its process ended without a word; the same command goes on"
+    elif told == "pending":
+        note = "not started yet" if busy(sweep) else "not started; the same command goes on"
+    updated = str(entry.get("updated", ""))
+    return JobState(folder=sweep, overrides=overrides, status=told, note=note, updated=updated)
 
 
 def _row(state: RunState) -> dict[str, Any]:
     return {
-        "name": state.folder.absolute().name,
+        "name": state.overrides if isinstance(state, JobState) else state.folder.absolute().name,
         "folder": str(state.folder),
         "status": state.status,
         "stage": state.stage,

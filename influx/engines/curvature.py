@@ -23,6 +23,7 @@ from influx.problem import Split
 
 Kind = Literal["ggn", "hessian"]
 COLUMN_CHUNK = 64  # Hessian columns per pass
+PASS_BYTES = 64 << 20  # activations and tangents of one pass over instances and columns
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,20 @@ class Curvature:
             return int(self.at.module(x).shape[-1])
 
     def _hessian(self) -> Tensor:
-        module, task = self.at.module, self.fitted.task
-        x, y = self._tensors(self.train)
-        columns = []
-        for part in torch.eye(self.at.size, dtype=torch.float64, device=x.device).split(COLUMN_CHUNK):
-            columns.append(vmap(lambda v: hessian_product(module, task, x, y, v))(part))
-        h = torch.cat(columns)
+        module, task, n = self.at.module, self.fitted.task, len(self.train)
+        eye = torch.eye(self.at.size, dtype=torch.float64, device=self.fitted.device)
+        h, size = torch.zeros_like(eye), self.pass_size()
+        for start in range(0, n, size):
+            x, y = self._tensors(self.train.take(slice(start, start + size)))
+            product = partial(hessian_product, module, task, x, y)  # of the mean over these instances
+            for rows, part in zip(h.split(COLUMN_CHUNK), eye.split(COLUMN_CHUNK), strict=True):
+                rows.add_(vmap(product)(part), alpha=len(x) / n)
         return (h + h.T) / 2
+
+    def pass_size(self) -> int:
+        """Instances per pass of ``_hessian``: each keeps its activations once and again for every column."""
+        columns = min(COLUMN_CHUNK, self.at.size)
+        return max(1, PASS_BYTES // (8 * (columns + 1) * self.at._activations(self.train)))
 
 
 def check_size(p: int, max_p: int) -> None:

@@ -2,12 +2,14 @@
 
 One forward pass and one backward pass per block give every layer's inputs and output gradients; dot products
 and norms follow from these factors (see ``layers``). Modules that the factors do not cover go through
-``vmap(grad)``. Gradients are those of the risk without regulariser, in eval mode.
+``vmap(grad)``, those that this does not cover through one backward pass per instance. Gradients are those of the
+risk without regulariser, in eval mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,10 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from influx.engines.layers import Flat, Handler, LayerRows, handler_for
-from influx.errors import IncompatibleError, InfluxError, NumericalError
+from influx.engines.features import head_of
+from influx.engines.layers import Flat, Handler, LayerRows, handler_for, in_float64, mix, noise_like
+from influx.errors import IncompatibleError, NumericalError
 from influx.learners.torch.fitted import TorchFitted
+from influx.learners.torch.pace import tensors_in
 from influx.learners.torch.tasks import Task
 from influx.problem import Checkpoint, Split
 
@@ -26,6 +31,7 @@ Select = Literal["all", "head"]
 ToTensors = Callable[[Split], tuple[Tensor, Tensor]]
 OutputGradient = Callable[[Tensor, Tensor], Tensor]  # outputs, y -> gradient with respect to outputs
 BLOCK_BYTES = 256 << 20  # factors and written-out gradients of one block of instances
+HELD = 8  # blocks of the side that is held while the other is computed block by block
 
 
 @dataclass(frozen=True)
@@ -51,34 +57,22 @@ class Rows:
         return torch.cat([layer.flat() for layer in self.layers], 1)
 
 
-def head_of(module: nn.Module) -> tuple[str, nn.Linear]:
-    """The last layer, which must be linear.
-
-    Raises:
-        IncompatibleError: the model does not end in a linear layer.
-    """
-    last = [(name, m) for name, m in module.named_modules() if next(m.parameters(recurse=False), None) is not None]
-    if not last or not isinstance(last[-1][1], nn.Linear):
-        raise IncompatibleError("the model must end in a linear layer to use it as a head; choose another model")
-    return last[-1][0], last[-1][1]
-
-
 class GradientsAt:
     """Per-instance gradients at one parameter vector, with respect to the selected parameters."""
 
     def __init__(
-        self, module: nn.Module, task: Task, select: Select, tensors: Callable[[Split], tuple[Tensor, Tensor]]
+        self, module: nn.Module, task: Task, select: Select, tensors: ToTensors, instance: Tensor | None = None
     ):
-        """``module`` is in eval mode; ``tensors`` turns a split into inputs and targets."""
+        """``module`` is in eval mode; ``tensors`` turns a split into inputs and targets.
+
+        ``instance`` (1, ...) shows which layer is the head (see ``head_of``).
+        """
         self.module, self.task, self._tensors = module, task, tensors
         owners = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
-        self.owners = [head_of(module)[1]] if select == "head" else owners
-        self.parameters = {
-            name: p
-            for name, p in module.named_parameters()
-            if any(p is q for m in self.owners for q in m.parameters(recurse=False))
-        }
-        self._checked = False
+        self.owners = [head_of(module, instance)[1]] if select == "head" else owners
+        selected = {id(p) for m in self.owners for p in m.parameters()}
+        self.parameters = {name: p for name, p in module.named_parameters() if id(p) in selected}
+        self._settled, self._mapped = False, True
 
     @property
     def size(self) -> int:
@@ -90,11 +84,10 @@ class GradientsAt:
 
         Raises:
             NumericalError: a gradient is not finite.
+            IncompatibleError: the module loses instances, or autograd cannot differentiate it.
         """
-        of = output_gradient or self._residual
-        if not self._checked:
-            self._check(x[:1], y[:1])
-        return self._rows(x, y, of)
+        self._settle(x)
+        return self._rows(x, y, output_gradient or self._residual)
 
     def _residual(self, outputs: Tensor, y: Tensor) -> Tensor:
         """In float64, since p - 1 of a fitted instance cancels; then in the model's precision."""
@@ -108,7 +101,7 @@ class GradientsAt:
 
     @cached_property
     def _handlers(self) -> list[Handler] | None:
-        """One handler per owner, or None when some parameter needs autograd (unknown, shared or called twice)."""
+        """One handler per owner, or None when some parameter needs autograd (unknown, shared, or factors are wrong)."""
         handlers = [handler_for(m) for m in self.owners]
         names = [id(p) for m in self.owners for p in m.parameters(recurse=False)]
         if None in handlers or len(set(names)) < len(names):
@@ -118,81 +111,129 @@ class GradientsAt:
     def _by_factors(self, x: Tensor, y: Tensor, of: OutputGradient, handlers: list[Handler]) -> Rows:
         inputs: dict[nn.Module, Tensor] = {}
         outputs: dict[nn.Module, Tensor] = {}
-        repeated = False
+        odd = False
 
-        def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            nonlocal repeated
-            repeated = repeated or module in outputs
-            inputs[module], outputs[module] = args[0].detach(), output
+        def keep(module: nn.Module, args: object, kwargs: object, output: object) -> object:
+            nonlocal odd
+            given = next(tensors_in((args, kwargs)), None)
+            odd = odd or module in outputs or given is None or not isinstance(output, Tensor)
+            if given is None or not isinstance(output, Tensor):
+                return output
+            inputs[module], outputs[module] = given.detach(), output
             return output.clone()  # what follows may change its input in place
 
-        hooks = [m.register_forward_hook(keep) for m in self.owners]
+        hooks = [m.register_forward_hook(keep, with_kwargs=True) for m in self.owners]
         try:
             with torch.enable_grad():
-                result = self.module(x)
-                if len(result) != len(x) or result.ndim != 2:
-                    raise IncompatibleError(
-                        f"the model returned shape {tuple(result.shape)} for {len(x)} instances, expected "
-                        f"({len(x)}, outputs); change model so that it returns one row per instance"
-                    )
+                result = self._forward(x)
         finally:
             for hook in hooks:
                 hook.remove()
-        if repeated or len(outputs) < len(self.owners):
+        if odd or len(outputs) < len(self.owners):
             self._handlers = None
             return Rows([Flat(self._by_autograd(x, y, of))])
-        seeds = of(result.detach(), y)
-        gradients = torch.autograd.grad(result, [outputs[m] for m in self.owners], seeds)
+        seeds, wanted = of(result.detach(), y), [outputs[m] for m in self.owners]
+        gradients = torch.autograd.grad(result, wanted, seeds, allow_unused=True, materialize_grads=True)
         made = zip(self.owners, handlers, gradients, strict=True)
         return Rows([handler(m, inputs[m], g) for m, handler, g in made])
 
     def _by_autograd(self, x: Tensor, y: Tensor, of: OutputGradient) -> Tensor:
         fixed = {k: v for k, v in self.module.named_parameters() if k not in self.parameters}
         everything = fixed | dict(self.module.named_buffers())
-        seeds = of(self._outputs(x), y)
+        with torch.no_grad():
+            seeds = of(self._forward(x), y)
+        if not self._mapped:
+            return self._one_by_one(x, seeds)
 
         def projected(params: dict[str, Tensor], one: Tensor, seed: Tensor) -> Tensor:
             output: Tensor = functional_call(self.module, everything | params, (one[None],))[0]
             return (output * seed).sum()
 
         selected = {k: v.detach() for k, v in self.parameters.items()}
-        grads = vmap(grad(projected), in_dims=(None, 0, 0))(selected, x, seeds)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap would run the other kernels of attention one instance at a time
+            grads = vmap(grad(projected), in_dims=(None, 0, 0))(selected, x, seeds)
         return torch.cat([grads[name].flatten(1) for name in self.parameters], 1)
 
+    def _one_by_one(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """``(b, p)`` by one backward pass per instance: slow, and what all else is held against."""
+        recurrent = any(isinstance(m, nn.RNNBase) for m in self.module.modules())
+        params, rows = list(self.parameters.values()), []
+        # cuDNN has no backward pass for recurrent layers in eval mode
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+            for one, seed in zip(x.split(1), seeds.split(1), strict=True):
+                grads = torch.autograd.grad(self.module(one), params, seed, allow_unused=True, materialize_grads=True)
+                rows.append(torch.cat([g.flatten() for g in grads]))
+        return torch.stack(rows)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.module(x)
+        if len(result) != len(x) or result.ndim != 2:
+            raise IncompatibleError(
+                f"the model returned shape {tuple(result.shape)} for {len(x)} instances, expected "
+                f"({len(x)}, outputs); change model so that it returns one row per instance"
+            )
+        return result
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """``_one_by_one`` of a fixed mix of the outputs: the risk of a fitted instance would agree with anything."""
+        return self._one_by_one(x, mix(self._forward(x), x))
+
     @torch.no_grad()
-    def _outputs(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.module(x)
-        return outputs
+    def _settle(self, x: Tensor) -> None:
+        """Choose, once, the fastest way that agrees with plain autograd on a few of the instances ``x``.
 
-    def _check(self, x: Tensor, y: Tensor) -> None:
-        """Hold one instance's gradient of a fixed mix of its outputs against plain autograd, once.
-
-        Not of its risk: that of a fitted instance is near zero and would agree with anything. Factors miss what a
-        parameter does outside its own layer; such a model goes through ``vmap(grad)``.
+        Factors miss what a parameter does outside its own layer; ``vmap(grad)`` does not know every operation. In
+        float64, where rounding decides nothing, unless the module's code insists on its own precision.
         """
-        self._checked = True
-
-        def of(outputs: Tensor, y: Tensor) -> Tensor:
-            return torch.linspace(1, 2, outputs.shape[-1], dtype=outputs.dtype, device=outputs.device).repeat(len(y), 1)
-
-        with torch.enable_grad():
-            output = self.module(x)
-            params = list(self.parameters.values())
-            grads = torch.autograd.grad(output, params, of(output.detach(), y), allow_unused=True)
-        pairs = zip(params, grads, strict=True)
-        expected = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in pairs])
-        if not torch.isfinite(expected).all():
+        if self._settled or not len(x):
+            return
+        few = x[: 3 if self.size * 8 * 4 <= BLOCK_BYTES else 1]
+        self._forward(x)  # before its parts, to refuse the whole
+        try:
+            finite = bool(torch.isfinite(self._mixed(few)).all())
+        except RuntimeError as error:
+            raise IncompatibleError(
+                f"autograd cannot differentiate {type(self.module).__name__} ({str(error).splitlines()[0]}); "
+                "choose another model or an estimator that needs no gradients (influx list estimators)"
+            ) from error
+        if not finite:
             raise NumericalError("a gradient is not finite; lower optimizer.lr or check the data")
-        allowed = 1e-3 * float(expected.abs().max()) + 1e-6
-        error = float((self._rows(x, y, of).flat()[0] - expected).abs().max())
-        if error > allowed and self._handlers is not None:
-            self._handlers = None
-            error = float((self._rows(x, y, of).flat()[0] - expected).abs().max())
-        if error > allowed:
-            raise InfluxError(f"per-instance gradients disagree with autograd by {error:.2g}, allowed {allowed:.2g}")
+        try:
+            with in_float64(self.module):
+                self._choose(few.double() if few.is_floating_point() else few, 1e-6)
+            self._rows(few, few, mix)  # other precisions have other kernels
+        except (RuntimeError, TypeError):
+            self._choose(few, 0.05)
+        self._settled = True
+
+    def _choose(self, few: Tensor, tolerance: float) -> None:
+        expected = self._mixed(few)
+        more, of_more = few[:1], expected[:1]  # factors of a batch of one may be right by chance
+        with suppress(RuntimeError, ValueError, IndexError):  # the module may refuse what is no data
+            noise = noise_like(few, self.module)
+            of_noise = self._mixed(noise)
+            if torch.isfinite(of_noise).all():
+                more, of_more = noise, of_noise
+        probes, expected = torch.cat([few, more]), torch.cat([expected, of_more])
+        if self._handlers is None or not self._agrees(probes, expected, tolerance):
+            self._handlers, self._mapped = None, True
+            self._mapped = self._agrees(probes, expected, tolerance)
+
+    def _agrees(self, x: Tensor, expected: Tensor, tolerance: float) -> bool:
+        """Parameter by parameter, each as a whole and leaving alone what is zero but for rounding."""
+        try:
+            found = self._rows(x, x, mix).flat()
+        except RuntimeError:
+            return False
+        if found.shape != expected.shape:
+            return False
+        floor, sizes = 0.01 * expected.norm(dim=1).max(), [p.numel() for p in self.parameters.values()]
+        pairs = zip(found.split(sizes, 1), expected.split(sizes, 1), strict=True)
+        return all(bool(((f - e).norm(dim=1) <= tolerance * (e.norm(dim=1) + floor)).all()) for f, e in pairs)
 
     def block_size(self, split: Split) -> int:
         """Instances per block so that factors and written-out gradients stay within ``BLOCK_BYTES``."""
+        self._settle(self._tensors(split.take(slice(0, 3)))[0])
         element = next(iter(self.parameters.values())).element_size()
         written = 0 if self._handlers and all(isinstance(m, nn.Linear) for m in self.owners) else self.size
         numbers = written + self._activations(split)
@@ -202,13 +243,14 @@ class GradientsAt:
         """Numbers per instance that a forward and backward pass keeps."""
         total = 0
 
-        def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def count(module: nn.Module, args: object, kwargs: object, output: object) -> None:
             nonlocal total
-            total += 3 * (args[0].numel() + output.numel())
+            total += 3 * sum(t.numel() for t in tensors_in((args, kwargs, output)))
 
-        hooks = [m.register_forward_hook(count) for m in self.owners]
+        hooks = [m.register_forward_hook(count, with_kwargs=True) for m in self.owners]
         try:
-            self._outputs(self._tensors(split.take(slice(0, 1)))[0])
+            with torch.no_grad():
+                self._forward(self._tensors(split.take(slice(0, 1)))[0])
         finally:
             for hook in hooks:
                 hook.remove()
@@ -230,7 +272,7 @@ class GradientsAt:
 
         The right side is computed once; the left side once per block of the right, which is as wide as fits.
         """
-        for columns, theirs in self.blocks(right):
+        for columns, theirs in self.blocks(right, min(HELD * self.block_size(right), 4096)):
             right_squares = theirs.squares()
             for part, mine in self.blocks(left):
                 yield part, columns, mine.dot(theirs), mine.squares(), right_squares
@@ -255,4 +297,5 @@ class Gradients:
             x, y = self.fitted.tensors(split)
             return (x.to(wanted) if x.is_floating_point() else x), (y.to(wanted) if y.is_floating_point() else y)
 
-        return GradientsAt(module, self.fitted.task, select, tensors)
+        instance, _ = tensors(self.train.take(slice(0, 1)))
+        return GradientsAt(module, self.fitted.task, select, tensors, instance)

@@ -7,7 +7,8 @@ written out (``flat``) or only products of inputs and of output gradients; the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, cast
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
+
+PATCH_BYTES = 64 << 20  # unfolded inputs of a convolution at a time
 
 
 class LayerRows(Protocol):
@@ -125,14 +128,34 @@ class Convolved:
     @cached_property
     def _outer(self) -> Outer:
         layer = cast(nn.Conv2d, self.layer)
-        padding = cast(tuple[int, int], _padding(layer))
-        patches = F.unfold(self.inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
-        return Outer(patches.transpose(1, 2), self.gradients.flatten(2).transpose(1, 2), layer.bias is not None)
+        return Outer(
+            _patches(layer, self.inputs).transpose(1, 2),
+            self.gradients.flatten(2).transpose(1, 2),
+            layer.bias is not None,
+        )
 
     @cached_property
     def _written(self) -> Tensor:
-        layer, dims = self.layer, self.inputs.ndim - 2
-        weight_gradient = (conv1d_weight, conv2d_weight, conv3d_weight)[dims - 1]
+        layer = self.layer
+        weights = self._unfolded() if isinstance(layer, nn.Conv2d) else self._by_convolution()
+        biases = [self.gradients.flatten(2).sum(2)] if layer.bias is not None else []
+        return torch.cat([weights, *biases], 1)
+
+    def _unfolded(self) -> Tensor:
+        """Weight gradients of a 2d convolution as products of matrices, some instances at a time."""
+        layer = cast(nn.Conv2d, self.layer)
+        numbers = self.gradients[0, 0].numel() * self.inputs.shape[1] * layer.weight[0, 0].numel()  # of one's patches
+        pieces = max(PATCH_BYTES // (numbers * self.inputs.element_size()), 1)
+        made = []
+        for inputs, gradients in zip(self.inputs.split(pieces), self.gradients.split(pieces), strict=True):
+            patches = _patches(layer, inputs).unflatten(1, (layer.groups, -1))  # (b, groups, d_in, L)
+            by_group = gradients.flatten(2).unflatten(1, (layer.groups, -1))  # (b, groups, d_out, L)
+            made.append(torch.matmul(by_group, patches.transpose(2, 3)).flatten(1))
+        return torch.cat(made)
+
+    def _by_convolution(self) -> Tensor:
+        layer = self.layer
+        weight_gradient = (conv1d_weight, conv2d_weight, conv3d_weight)[self.inputs.ndim - 3]
 
         def one(x: Tensor, g: Tensor) -> Tensor:
             gradient: Tensor = weight_gradient(  # type: ignore[no-untyped-call]
@@ -146,8 +169,12 @@ class Convolved:
             )
             return gradient
 
-        rows = vmap(one)(self.inputs, self.gradients).flatten(1)
-        return torch.cat([rows, self.gradients.flatten(2).sum(2)], 1) if layer.bias is not None else rows
+        return vmap(one)(self.inputs, self.gradients).flatten(1)
+
+
+def _patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """What each position of a convolution sees, ``(b, channels x kernel, L)``."""
+    return F.unfold(inputs, layer.kernel_size, layer.dilation, cast(tuple[int, int], _padding(layer)), layer.stride)
 
 
 def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
@@ -206,9 +233,38 @@ HANDLERS: dict[type[nn.Module], Handler] = {
 
 def handler_for(layer: nn.Module) -> Handler | None:
     """How to write a layer's gradients by factors, or None when only autograd knows."""
+    names = [name for name, _ in layer.named_parameters(recurse=False)]
+    if names not in (["weight"], ["weight", "bias"]):  # a weight made of other parameters, as weight_norm leaves it
+        return None
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         plain = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return HANDLERS.get(type(layer)) if plain else None
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not layer.track_running_stats:
         return None
     return HANDLERS.get(type(layer))
+
+
+@contextmanager
+def in_float64(module: nn.Module) -> Iterator[None]:
+    """The module computes in float64 inside, and is what it was afterwards, bit by bit."""
+    kept = [(t, t.data) for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.double()
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+def mix(outputs: Tensor, x: Tensor) -> Tensor:
+    """Weights of an instance's outputs, the same whatever the instance."""
+    return torch.linspace(1, 2, outputs.shape[1], dtype=outputs.dtype, device=outputs.device).expand_as(outputs)
+
+
+def noise_like(x: Tensor, module: nn.Module) -> Tensor:
+    """One more instance, without the zeros of real ones: Gaussian, or a given one where numbers are indices."""
+    if not x.is_floating_point() or any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules()):
+        return x[:1]
+    own = torch.Generator().manual_seed(0)
+    return torch.randn(x[:1].shape, generator=own, dtype=x.dtype).to(x.device)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from influx import interrupts, progress
-from influx.engines.gradients import BLOCK_BYTES, Gradients, Select
+from influx.engines.gradients import BLOCK_BYTES, HELD, Gradients, Select
 from influx.errors import ConfigError
 from influx.influence import Scale
 from influx.planning import Prospect, Work
@@ -33,12 +33,13 @@ def weighted_checkpoints(
 ) -> list[tuple[Checkpoint, float]]:
     """Checkpoints and their weights, given the learning rate ``(T,)`` of every step.
 
-    A checkpoint stands for the steps until the next one, with ``lr_at`` prev for those since the last one.
-    ``lr_at`` next pairs it with the learning rate of the step that leaves it (so the final parameters have none),
-    prev with that of the step that reached it, segment_mean with the mean over its steps. ``weight`` paper is that
-    rate (survey Eq. 56), uniform is 1, calibrated is the sum of the rates of its steps divided by n, which
-    estimates TracIn's sum over steps (Eq. 55). ``checkpoints`` keeps that many, evenly spaced in training, of
-    those saved (one keeps the last).
+    ``lr_at`` next pairs a checkpoint with the learning rate of the step that leaves it (so the final parameters
+    have none), prev with that of the step that reached it, segment_mean with the mean over the steps until the next
+    one. ``weight`` paper is that rate (survey Eq. 56), uniform is 1, calibrated is the sum of the rates of the steps
+    that it stands for divided by n, which estimates TracIn's sum over steps (Eq. 55). A checkpoint stands for the
+    steps until the next one kept, the first also for all before it; with ``lr_at`` prev for those since the last
+    one kept. So every step counts once and calibrated weights sum to Σ rates / n. ``checkpoints`` keeps that many,
+    evenly spaced in training, of those saved (one keeps the last).
 
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
@@ -50,11 +51,12 @@ def weighted_checkpoints(
         usable = [usable[round(i)] for i in spread]
     steps = [c.step for c in usable]
     bounds = [0, *steps] if lr_at == "prev" else [*steps, len(rates)]
+    stands_for = np.add.reduceat(rates, [0, *bounds[1:-1]])  # steps outside the bounds go to the first and the last
     result = []
-    for checkpoint, start, end in zip(usable, bounds[:-1], bounds[1:], strict=True):
+    for checkpoint, start, end, total in zip(usable, bounds[:-1], bounds[1:], stands_for, strict=True):
         segment = rates[start:end]
         rate = {"next": segment[0], "prev": segment[-1], "segment_mean": segment.mean()}[lr_at]
-        value = {"paper": rate, "uniform": 1.0, "calibrated": segment.sum() / n_train}[weight]
+        value = {"paper": rate, "uniform": 1.0, "calibrated": total / n_train}[weight]
         result.append((checkpoint, float(value)))
     return result
 
@@ -123,7 +125,7 @@ def similarity_work(prospect: Prospect, checkpoints: int | None, select: Select 
         gradients=float(count * (n + m)),
         flops=count * (6.0 * net.macs * (n + m) + 2.0 * dot * n * m),
         numbers=float(count * passes * n * m),
-        bytes=8.0 * n * m + 8.0 * min(n, 4096) * m + 2 * min(BLOCK_BYTES, 4 * dot * max(n, m)),
+        bytes=8.0 * n * m + 8.0 * min(n, 4096) * m + (1 + HELD) * min(BLOCK_BYTES, 4 * dot * max(n, m)),
         formula=f"{count} checkpoints x ({n} + {m}) gradients, {count} x {n} x {m} products of {what}",
     )
 

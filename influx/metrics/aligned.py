@@ -25,7 +25,7 @@ class Unavailable:
 
 @dataclass(frozen=True, kw_only=True)
 class Aligned:
-    """``scores`` and ``truth`` (rows, m), restricted to training instances that have both.
+    """``scores`` and ``truth`` (rows, m), restricted to those of ``n_train`` training instances that have both.
 
     Columns that are not finite in either are in ``broken`` (m,), those without spread in either in ``constant``.
     """
@@ -36,11 +36,17 @@ class Aligned:
     constant: NDArray[np.bool_]
     protocol: str
     note: str
+    n_train: int
 
     @property
     def usable(self) -> NDArray[np.bool_]:
         """``(m,)`` test instances for which a correlation is defined."""
         return ~(self.broken | self.constant)
+
+    @property
+    def partial(self) -> bool:
+        """Only some of the training instances are compared."""
+        return len(self.scores) < self.n_train
 
     @property
     def degenerate(self) -> str:
@@ -81,6 +87,7 @@ def align(influence: Influence, run: Run) -> Aligned | Unavailable:
             f"{int(rows.sum())} of {n_train} training instances, {n_test} test instances", describe(truth)
         ),
         note=note,
+        n_train=n_train,
     )
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from influx.influence import Influence
 from influx.metrics.aligned import MIN_ROWS, averaged_seeds, left_out
 from influx.metrics.per_test import summarise
+from influx.metrics.row_samples import pearson_samples, row_counts, spearman_samples
 from influx.metrics.statistics import (
+    FloatArray,
     check_resamples,
     constant_columns,
     mean_pairwise,
@@ -39,8 +41,9 @@ class Ceiling:
         seeds and then over test instances: what an estimate as noisy as one seed's truth reaches.
         ``ceiling_spearman_mean`` is the reliability of the ground truth, a mean over k seeds, by Spearman-Brown,
         k r / (1 + (k - 1) r): what another mean over k fresh seeds would reach.
-    Intervals: 95% percentile bootstrap over test instances.
-    Cost: k·n·m·log n.
+    Intervals: 95% percentile bootstrap over test instances; if only some training instances have the truth of every
+        seed, over these too.
+    Cost: k·n·m·log n; k²·n_boot·n·m where training instances are resampled.
     Source: Spearman (1910), Brown (1910) for the correction.
     """
 
@@ -69,9 +72,12 @@ class Ceiling:
             f"{int(rows.sum())} of {len(rows)} training instances, {replicates[0].shape[1]} test instances",
         )
         chosen = [values[rows] for values in replicates]
-        return tidy(self._rows(chosen, averaged_seeds(run.truth), protocol, run))
+        counts = row_counts(run.rng("training instances"), int(rows.sum()), len(rows), self.n_boot)
+        return tidy(self._rows(chosen, counts, averaged_seeds(run.truth), protocol, run))
 
-    def _rows(self, replicates: list[NDArray[Any]], averaged: int, protocol: str, run: Run) -> Iterator[Measured]:
+    def _rows(
+        self, replicates: list[NDArray[Any]], counts: FloatArray | None, averaged: int, protocol: str, run: Run
+    ) -> Iterator[Measured]:
         broken = ~np.all([np.isfinite(values).all(axis=0) for values in replicates], axis=0)
         constant = np.any([constant_columns(values) for values in replicates], axis=0)
         usable = [values[:, ~(broken | constant)] for values in replicates]
@@ -82,7 +88,21 @@ class Ceiling:
             f"mean over {averaged} seeds; a noise-free estimate of the expected influence would reach its square root"
         )
         corrected = partial(spearman_brown, count=averaged)
-        measures = ((pearson, note, None), (spearman, note, None), (spearman, sentences(note, root), corrected))
-        for name, (values, remark, then) in zip(NAMES, measures, strict=True):
-            rng = run.rng("test instances")
-            yield summarise(name, values, rng=rng, n_boot=self.n_boot, then=then, protocol=protocol, note=remark)
+        first = None if counts is None else pearson_samples(usable, counts)
+        second = None if counts is None else spearman_samples(usable, counts)
+        measures = (
+            (pearson, first, note, None),
+            (spearman, second, note, None),
+            (spearman, second, sentences(note, root), corrected),
+        )
+        for name, (values, samples, remark, then) in zip(NAMES, measures, strict=True):
+            yield summarise(
+                name,
+                values,
+                rng=run.rng("test instances"),
+                n_boot=self.n_boot,
+                samples=samples,
+                then=then,
+                protocol=protocol,
+                note=remark,
+            )

@@ -23,6 +23,7 @@ from influx.metrics.statistics import (
     resample,
     spearman_brown,
     standardise,
+    weighted_mean,
 )
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
@@ -145,7 +146,7 @@ class LinearDatamodelingScore:
         value = mean_pairwise(np.stack([standardise(ranks(values)) for values in arrays])).mean()
         subset_counts = counts_of(resample(run.rng("subsets"), self.subsets, self.n_boot))
         test_counts = counts_of(resample(run.rng("test instances"), n, self.n_boot))
-        samples = _weighted_mean(resampled_spearman(arrays, subset_counts), test_counts)
+        samples = weighted_mean(resampled_spearman(arrays, subset_counts), test_counts)
         samples = np.clip(samples + (value - np.nanmean(samples)), -1.0, 1.0)
         low, high = interval(spearman_brown(samples, correct_to) if correct_to > 1 else samples)
         value = float(spearman_brown(value, correct_to)) if correct_to > 1 else float(value)
@@ -167,11 +168,3 @@ def draw_masks(n: int, size: int, subsets: int, seed: int) -> NDArray[np.uint8]:
     for mask in masks:
         mask[rng.permutation(n)[:size]] = 1
     return masks
-
-
-def _weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weighted mean of each row of ``values`` (n_boot, m) over its finite entries."""
-    finite = np.isfinite(values)
-    total = np.where(finite, weights, 0.0)
-    size = total.sum(axis=1)
-    return np.asarray((np.where(finite, values, 0.0) * total).sum(axis=1) / np.where(size > 0, size, np.nan))

@@ -13,6 +13,7 @@ from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics.aligned import Aligned, Unavailable, align
 from influx.metrics.per_test import summarise
+from influx.metrics.row_samples import ranking_samples, row_counts
 from influx.metrics.statistics import FloatArray, check_resamples
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
@@ -33,10 +34,11 @@ class Ranking:
         largest true influences among the k largest scores; ``topk_opponents``, the same for the k smallest;
         ``ndcg``, Σ_{r≤k} gain(r) / log2(r + 1) down the ranking by score, over its largest possible value, with
         gain max(truth, 0). Equal values rank by row index. The note gives what a random ranking expects.
-    Intervals: 95% percentile bootstrap over test instances.
+    Intervals: 95% percentile bootstrap over test instances; if only some training instances are compared, over
+        these too. They are then about k of as many other training instances, not about k of all.
     Degenerate: test instances with constant or non-finite scores or truth; for ``ndcg`` also those without a
         positive truth.
-    Cost: n·m·log n.
+    Cost: n·m·log n; n_boot·k·m where training instances are resampled.
     Source: Järvelin & Kekäläinen (2002) for NDCG, with linear gain.
     """
 
@@ -55,10 +57,11 @@ class Ranking:
         n, m = prospect.truth_rows, len(prospect.test)
         if n * m == 0:
             return Work()
+        boot = self.n_boot * m if n < len(prospect.train) else 0.0  # numbers in resamples of the rows
         return Work(
             compared=4.0 * n * m * np.log2(n),
-            numbers=6.0 * n * m,
-            bytes=6.0 * 8.0 * n * m,
+            numbers=6.0 * n * m + 40.0 * min(n, 4 * self.k + 16) * boot,
+            bytes=8.0 * (6.0 * n * m + 5.0 * boot),
             formula=f"{n} x {m} cells ordered",
         )
 
@@ -87,12 +90,16 @@ class Ranking:
             (overlap(worst_by_score, worst_by_truth, len(scores)), expected, ""),
             (gained, expected_ndcg, no_gain),
         )
-        for name, (values, random, remark) in zip(NAMES, measures, strict=True):
+        rows = row_counts(run.rng("training instances"), len(scores), aligned.n_train, self.n_boot)
+        resampled = (None,) * 3 if rows is None else ranking_samples(scores, truth, rows, self.k)
+        for name, (values, random, remark), samples in zip(NAMES, measures, resampled, strict=True):
             yield summarise(
                 name,
                 values,
                 rng=run.rng("test instances"),
                 n_boot=self.n_boot,
+                samples=samples,
+                lowest=0.0,
                 protocol=sentences(f"k={self.k}, ties by row index", aligned.protocol),
                 note=sentences(f"random ranking: {random:.4f}", aligned.note, aligned.degenerate, remark),
             )

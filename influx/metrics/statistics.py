@@ -98,6 +98,14 @@ def counts_of(indices: NDArray[np.int64]) -> FloatArray:
     return np.bincount(shifted.ravel(), minlength=n_boot * size).reshape(n_boot, size).astype(np.float64)
 
 
+def weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted mean of each row of ``values`` (n_boot, m) over its finite entries."""
+    finite = np.isfinite(values)
+    total = np.where(finite, weights, 0.0)
+    size = total.sum(axis=1)
+    return np.asarray((np.where(finite, values, 0.0) * total).sum(axis=1) / np.where(size > 0, size, np.nan))
+
+
 def interval(samples: NDArray[Any]) -> Interval:
     """Percentile interval; resamples in which the statistic is undefined are NaN and do not count."""
     finite = np.asarray(samples)[np.isfinite(samples)]

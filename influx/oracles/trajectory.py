@@ -36,20 +36,31 @@ def toys(below: Path) -> Iterator[tuple[str, Toy]]:
 
 
 def checkpoint_weights(
-    toy: Toy, lr_at: str = "next", weight: str = "paper", steps: list[int] | None = None
+    toy: Toy, lr_at: str = "next", weight: str = "paper", kept: list[int] | None = None
 ) -> dict[int, float]:
-    """Step → weight, from the recorded learning rates and the names of the checkpoint files.
-
-    A checkpoint stands for the steps until the next one, with ``lr_at=prev`` for those since the last one.
-    """
+    """Step → weight of the ``kept`` checkpoints (default: all usable), from the recorded learning rates."""
     rates, n = toy.trajectory()["lr"][:, 0], len(toy.train)
-    result = {}
-    for start, end in pairwise(steps or toy.steps()):
-        segment = rates[start:end]
-        rate = {"next": segment[0], "prev": segment[-1], "segment_mean": segment.sum() / len(segment)}[lr_at]
-        value = {"paper": rate, "uniform": 1.0, "calibrated": segment.sum() / n}[weight]
-        result[end if lr_at == "prev" else start] = float(value)
-    return result
+    kept = kept or (toy.steps()[1:] if lr_at == "prev" else toy.steps()[:-1])
+    if weight == "uniform":
+        return dict.fromkeys(kept, 1.0)
+    if weight == "calibrated":
+        weights = dict.fromkeys(kept, 0.0)
+        for step, rate in enumerate(rates):
+            weights[_standing_for(step, lr_at, kept)] += float(rate) / n
+        return weights
+    if lr_at == "segment_mean":
+        return {c: float(rates[c:end].sum() / (end - c)) for c, end in pairwise([*kept, len(rates)])}
+    return {c: float(rates[c - 1 if lr_at == "prev" else c]) for c in kept}
+
+
+def _standing_for(step: int, lr_at: str, kept: list[int]) -> int:
+    """The checkpoint whose gradients replace those of a step: the last before it, or else the first of all.
+
+    With ``lr_at=prev`` the first after it.
+    """
+    if lr_at == "prev":
+        return min(c for c in kept if c > step)
+    return max((c for c in kept if c <= step), default=kept[0])
 
 
 def similarity(toy: Toy, weights: dict[int, float], head: bool = False, unit: bool = False) -> tuple[Array, Array]:
@@ -80,10 +91,12 @@ def _loops(name: str, below: Path, head: bool = False, unit: bool = False) -> It
         errors.append(compare("", toy.estimate(name, lr_at=lr_at, weight=weight).values, values, LOOP).error)
     yield Comparison("autograd loop, every lr_at and weight under a schedule", max(errors), LOOP)
     first, second, third, last = toy.steps()
-    for lr_at, steps in (("next", [first, third, last]), ("prev", [first, second, last])):
-        values, _ = similarity(toy, checkpoint_weights(toy, lr_at, "calibrated", steps), head, unit)
-        found = toy.estimate(name, lr_at=lr_at, weight="calibrated", checkpoints=2)
-        yield compare(f"autograd loop, 2 of 3 checkpoints, lr_at={lr_at}", found.values, values, LOOP)
+    for lr_at in RATES:
+        usable = [second, third, last] if lr_at == "prev" else [first, second, third]
+        for kept in ([usable[0], usable[2]], [usable[2]]):
+            values, _ = similarity(toy, checkpoint_weights(toy, lr_at, "calibrated", kept), head, unit)
+            found = toy.estimate(name, lr_at=lr_at, weight="calibrated", checkpoints=len(kept))
+            yield compare(f"autograd loop, {len(kept)} of 3 checkpoints, lr_at={lr_at}", found.values, values, LOOP)
 
 
 def _own(values: object) -> Array:

@@ -23,6 +23,7 @@ def litter(tmp_path: Path) -> Path:
         for part in ("checkpoints", "retrain"):
             (outputs / "problems" / name / part).mkdir(parents=True)
             (outputs / "problems" / name / part / "kept.npz").write_bytes(b"0" * 1000)
+            (outputs / "problems" / name / part / "checksums.json").write_text(json.dumps({"kept.npz": "0" * 64}))
     bank = outputs / "problems" / "used" / "retrain"
     for name in (".block.npz.123.tmp", "block.npz.corrupt", "block.npz.corrupt.1"):
         (bank / name).write_bytes(b"0" * 1000)
@@ -123,3 +124,53 @@ def test_the_finished_run_survives_and_its_size_is_that_of_its_files(influx: Inf
     size = sum(path.stat().st_size for path in (own / "runs" / "tiny").rglob("*") if path.is_file())
     assert size_of(own / "runs" / "tiny") == size
     assert f"({'failed'}, {size / 1e6:.1f} MB)" in influx("clean", own).out
+
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "weights": {"best.pt": "w"},
+    "a lock of its own": {"best.pt": "w", ".lock": ""},
+    "a manifest of its own": {"best.pt": "w", "manifest.json": '{"status": "failed"}'},
+    "checksums of its own": {"best.pt": "w", "checksums.json": '{"best.pt": "md5"}'},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_folders_of_other_programs_stay(influx: Influx, tmp_path: Path, files: dict[str, str]) -> None:
+    for parent in ("runs", "problems"):
+        (tmp_path / "p" / parent / "exp1").mkdir(parents=True)
+        for name, content in files.items():
+            (tmp_path / "p" / parent / "exp1" / name).write_text(content)
+    (tmp_path / "p" / "runs" / "exp1" / "model.corrupt").touch()
+    (tmp_path / "p" / "runs" / "exp1" / ".x.1.tmp").touch()
+    make_old(tmp_path / "p" / "runs" / "exp1", 10)
+    before = tree(tmp_path / "p")
+    done = influx("clean", tmp_path / "p", "--problems", "--older-than", 1)
+    assert done.code == 0 and tree(tmp_path / "p") == before
+    assert f"kept {tmp_path / 'p' / 'runs' / 'exp1'} (not made by influx)" in done.out
+
+
+def test_a_run_killed_before_its_manifest_goes(influx: Influx, tmp_path: Path) -> None:
+    run = tmp_path / "p" / "runs" / "early"
+    run.mkdir(parents=True)
+    for name in (".lock", "log.txt", "config.yaml", ".manifest.json.7.tmp"):
+        (run / name).touch()
+    assert influx("clean", tmp_path / "p").code == 0 and not run.exists()
+
+
+def test_a_run_with_a_name_like_a_damaged_file_stays(influx: Influx, tmp_path: Path) -> None:
+    run = write(tmp_path / "out" / "runs" / "labels.corrupt", "done")
+    half = tmp_path / "out" / "runs" / ".gone.7.tmp"
+    half.mkdir()
+    assert influx("clean", tmp_path / "out").code == 0 and run.is_dir() and not half.exists()
+
+
+def test_what_may_not_be_removed_is_said_in_one_sentence(
+    influx: Influx, litter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    done = influx("clean", litter)
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert f"cannot clean {litter / 'runs' / 'failed'}: Permission denied" in done.err

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from influx import interrupts
 from influx.commands.status import states
-from tests.cli.conftest import Influx
+from influx.config import Settings
+from influx.errors import Busy
+from tests.cli.conftest import Holder, Influx
 
 SMALL = ("dataset=iris", "dataset.n_train=30", "training.epochs=2", "truth=none", "metric=[]", "baselines=[]")
 ESTIMATOR = """
@@ -93,3 +98,100 @@ def test_planning_an_own_estimator_without_a_plan_counts_no_work(influx: Influx,
     done = influx("plan", "--json", "--config-dir", mine, *SMALL, "estimator=constant", "trust=[minepackage]")
     rows = {row["stage"]: row for row in json.loads(done.out)["stages"]}
     assert rows["estimate"]["seconds"] == 0 and rows["estimate"]["work"] == ""
+
+
+def entries(tmp_path: Path) -> dict[str, str]:
+    """Statuses in the manifest of the one sweep, by the seed of the job."""
+    [sweep] = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = json.loads((sweep / "manifest.json").read_text())["jobs"]
+    return {name.split("seed=")[1].split()[0]: job["status"] for name, job in jobs.items()}
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_sweep_after_the_current_unit(
+    influx: Influx, tmp_path: Path, mine: Path, signum: int, code: int
+) -> None:
+    package = tmp_path / "code" / "minepackage" / "__init__.py"
+    stop = f"        import os; os.kill(os.getpid(), {int(signum)})\n"
+    package.write_text(ESTIMATOR.replace("        return run", stop + "        return run"))
+    arguments = ("--config-dir", mine, *SMALL, "estimator=constant", "trust=[minepackage]", "quiet=true")
+    done = influx("run", "-m", *arguments, "seed=0,1,2")
+    assert done.code == code and done.err.startswith("error: stopped by SIG") and done.err.count("\n") == 1
+    assert entries(tmp_path) == {"0": "interrupted", "1": "pending", "2": "pending"}
+
+
+@pytest.mark.parametrize("error", [ValueError("no such row"), Busy("the run is in use by another process")])
+def test_what_happens_to_one_job_is_recorded_and_the_others_go_on(
+    influx: Influx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    seen = []
+
+    def execute(settings: Settings) -> Path:
+        seen.append(entries(tmp_path))
+        if settings["seed"] == 0:
+            raise error
+        return tmp_path / "outputs" / "runs" / "x"
+
+    monkeypatch.setattr("influx.pipeline.execute", execute)
+    done = influx("run", "-m", *SMALL, "quiet=true", "seed=0,1")
+    failed = isinstance(error, ValueError)
+    now = "failed" if failed else "interrupted"
+    assert seen == [{"0": "running", "1": "pending"}, {"0": now, "1": "running"}]
+    assert entries(tmp_path) == {"0": now, "1": "done"} and done.code == (5 if failed else 75)
+    said, summary = done.err.splitlines()
+    assert "seed=0" in said and str(error) in said and summary.startswith("error: 1 job ")
+
+
+def test_a_signal_in_the_last_unit_of_a_job_starts_no_other(
+    influx: Influx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(settings: Settings) -> Path:
+        with interrupts.handled():
+            os.kill(os.getpid(), signal.SIGINT)
+        return tmp_path / "outputs" / "runs" / "x"
+
+    monkeypatch.setattr("influx.pipeline.execute", execute)
+    assert influx("run", "-m", *SMALL, "quiet=true", "seed=0,1").code == 130
+    assert entries(tmp_path) == {"0": "done", "1": "pending"}
+
+
+def test_a_killed_job_is_told_from_a_running_one(influx: Influx, tmp_path: Path, hold: Holder) -> None:
+    sweep = tmp_path / "outputs" / "sweeps" / "a"
+    sweep.mkdir(parents=True)
+    jobs = {f"paths.outputs=a/b seed={i}": {"status": status} for i, status in enumerate(("running", "pending"))}
+    (sweep / "manifest.json").write_text(json.dumps({"jobs": jobs}))
+    with hold(sweep):
+        assert [s.status for s in states(sweep.parent)] == ["running", "pending"]
+    killed, pending = states(sweep.parent)
+    assert killed.status == "killed" and killed.resumable and "the same command goes on" in pending.note
+    said = influx("status", "outputs/sweeps").out
+    assert "1 killed, 1 pending" in said and "paths.outputs=a/b seed=0" in said
+
+
+def test_a_sweep_writes_nothing_beside_its_outputs(
+    influx: Influx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "multirun.yaml").write_text("mine")
+    monkeypatch.setattr("influx.pipeline.execute", lambda settings: tmp_path / "elsewhere" / "runs" / "x")
+    assert influx("run", *SMALL, "-m", "quiet=true", "seed=0,1", "paths.outputs=elsewhere").code == 0
+    assert (tmp_path / "multirun.yaml").read_text() == "mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"multirun.yaml", "elsewhere"}
+    assert not list((tmp_path / "elsewhere").rglob("multirun.yaml"))
+
+
+def test_a_config_folder_may_have_any_name(
+    influx: Influx, tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mine.rename(tmp_path / "jörg's, a $b ${c} \\${d} {c}]\\")
+    seen: list[Settings] = []
+    monkeypatch.setattr("influx.pipeline.execute", lambda settings: seen.append(settings) or tmp_path)
+    for more in ((), ("-m",)):
+        done = influx("run", "--config-dir", folder, *more, *SMALL, "estimator=constant", "quiet=true")
+        assert done.code == 0, done.err
+    assert [settings["estimator"]["value"] for settings in seen] == [2.5, 2.5]
+
+
+def test_baselines_may_be_ones_own(influx: Influx, mine: Path) -> None:
+    small = [o for o in SMALL if not o.startswith("baselines")]
+    done = influx("plan", "--json", "--config-dir", mine, *small, "baselines=[constant]", "trust=[minepackage]")
+    assert done.code == 0, done.err

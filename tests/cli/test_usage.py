@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_help_names_every_command_and_ends_well(influx: Influx, arguments: list[
         (["run", "training.epochs=0"], "training.epochs must be at least 1"),
         (["run", "--config-dir", "nowhere"], "--config-dir must name a folder"),
         (["run", "--config-dir"], "--config-dir must name a folder, got nothing"),
+        (["run", "--cfg", "foo"], "--cfg takes job, hydra, all, got 'foo'"),
+        (["run", "--cfg"], "--cfg takes job, hydra, all, got nothing"),
+        (["run", "--cfg", "job", "-p", "seed=1"], "--package must be followed by its value"),
+        (["run", "--cfg", "job", "-p", "nope"], "package 'nope' not found"),
+        (["run", "-p", "model"], "--package goes with --cfg"),
+        (["run", "--cfg", "job", "seed=1,2"], "seed must have one value, got 1,2; write influx run -m seed=1,2"),
+        (["run", "--cfg", "job", "+experiment=mislabeled_digits"], "write experiment=… without +"),
+        (["run", "-m", "--cfg", "job", "seed=1,2"], "--multirun and --cfg were both given"),
+        (["run", "-m", "hydra/launcher=joblib", "seed=1,2"], "pip install hydra-joblib-launcher"),
+        (["run", "--experimental-rerun", "nowhere"], "nowhere is none"),
+        (["run", "hydra/job_logging=nope"], "hydra/job_logging=nope does not exist; see influx run --info plugins"),
         (["list", "estimator"], "(did you mean 'estimators'?)"),
         (["-sc"], "-sc takes install=bash"),
         (["list"], "the following arguments are required: kind"),
@@ -117,3 +129,21 @@ def test_the_same_command_again_answers_at_once(influx: Influx, own: Path) -> No
     done = influx("run", *TINY, f"paths.outputs={own}", "name=tiny", "quiet=true")
     assert done.code == 0 and done.out == ""
     assert (own / "runs" / "tiny" / "manifest.json").read_bytes() == before
+
+
+def test_options_may_stand_between_overrides(influx: Influx) -> None:
+    done = influx("run", "dataset=iris", "--cfg", "job", "seed=3", "-p", "optimizer")
+    assert done.code == 0 and "momentum:" in done.out and "dataset" not in done.out
+
+
+def test_the_summary_of_a_run_prints_paths_as_they_are(
+    influx: Influx, outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from influx.commands.run import show
+
+    folder = tmp_path / "a [bold]b" / "[" / "x]"
+    shutil.copytree(outputs, folder)
+    capsys.readouterr()
+    show(folder / "runs" / "tiny")
+    out = capsys.readouterr().out
+    assert f"report: {folder}/runs/tiny/report.html" in out and f"influx show '{folder}/runs/tiny' --test" in out

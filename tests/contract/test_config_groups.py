@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from influx.config import GROUPS, choices_of, compose, conf_dir, load_choice
-from influx.instantiate import build
+from influx.errors import ConfigError
+from influx.instantiate import build, describe
 from influx.job import NAME
 
 CHOICES = [(group, name) for group in GROUPS for name in choices_of(group)]
@@ -70,3 +73,37 @@ def test_an_experiment_composes_and_builds(name: str) -> None:
 def test_every_file_belongs_to_a_known_group() -> None:
     groups = {path.relative_to(conf_dir()).parts[0] for path in Path(conf_dir()).rglob("*.yaml")} - {"config.yaml"}
     assert groups <= {*GROUPS, "experiment", "hydra"}
+
+
+def other_than(value: Any, hint: Any) -> Iterator[Any]:
+    """Values of a type, as YAML would give them, that differ from ``value``; none for a type that is a class."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for arg in args:
+            yield from other_than(value, arg)
+    elif origin is typing.Literal:
+        yield from (arg for arg in args if arg != value)
+    elif origin in (list, tuple, Sequence):
+        yield from ([item] for item in other_than(None, args[0]))
+    else:
+        usual = {int: [3, 4], float: [0.25, 0.75, 1], str: ["other"], bool: [True, False], type(None): [None]}
+        yield from (made for made in usual.get(hint, []) if made != value)
+
+
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "paths"])
+def test_every_field_can_be_set(group: str, name: str) -> None:
+    for node in nodes(load_choice(group, name)):
+        if node["_target_"] is None:
+            continue
+        hints = typing.get_type_hints(type(build(node, "node", [])))
+        for key in node.keys() - {"_target_"}:
+            assert "collections" not in describe(hints[key]) and "typing" not in describe(hints[key])
+            for value in other_than(node[key], hints[key]):
+                _set(node | {key: value}, key, hints[key])
+
+
+def _set(node: dict[str, Any], key: str, hint: Any) -> None:
+    try:
+        build(node, "node", [])
+    except ConfigError as error:  # out of range is fine, a type that nothing fits is not
+        assert not str(error).startswith(f"node.{key} must be {describe(hint)}, got")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torchvision.models import VisionTransformer
 from torchvision.ops import StochasticDepth
 
 from influx.problem import Data
@@ -173,3 +176,232 @@ def frozen() -> nn.Module:
     net = plain()
     net[0].weight.requires_grad_(False)
     return net
+
+
+class AgainAfterRelu(nn.Module):
+    """A layer whose weight is used once more, on what the layer returns where that is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4, bias=False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(F.linear(self.inner(x).relu(), self.inner.weight))
+        return out
+
+
+class FaintlyAgain(AgainAfterRelu):
+    """The same, with little effect on the outputs beside that of another layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x) + 1e-6 * F.linear(self.inner(x).relu(), self.inner.weight)[:, :3]
+        return out
+
+
+class Deep(nn.Module):
+    """Residual blocks, and a layer whose gradient is zero but for rounding: softmax does not see a common shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(12)]
+        self.blocks, self.shift, self.head = nn.ModuleList(blocks), nn.Linear(16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        out: Tensor = self.head(10 * F.softmax(x + self.shift(x), 1))
+        return out
+
+
+class Single(nn.Module):
+    """Computes in single precision, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x.float()).tanh())
+        return out
+
+
+class OneHot(nn.Module):
+    """Takes two numbers below four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(F.one_hot(x, 4).flatten(1).to(self.last.weight)).tanh())
+        return out
+
+
+class HeadFirst(nn.Module):
+    """Registers its layers in another order than it calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.first = nn.Linear(5, 3), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(torch.tanh(self.first(x)))
+        return out
+
+
+class Residual(HeadFirst):
+    """Adds its input to what the last layer returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
+
+
+class Auxiliary(nn.Module):
+    """Calls another linear layer after the one whose output it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.main(x)
+        self.other(x)
+        return out
+
+
+class CalledTwice(nn.Module):
+    """Ends in a layer that it has called before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.layer(x).tanh())
+        return out
+
+
+def ends_in_relu() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    nn.init.constant_(net[0].bias, 100.0)  # one instance alone would not show it
+    return net
+
+
+HEADLESS = [halved, ends_in_relu, Residual, Auxiliary, CalledTwice, nn.Identity]
+
+
+def normed_head() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), weight_norm(nn.Linear(4, 3)))
+
+
+class Attentive(nn.Module):
+    """Attention returns a pair; its output projection is never called as a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.attention(query=x, key=x, value=x)[0].mean(1))
+        return out
+
+
+class Recurrent(nn.Module):
+    """An LSTM returns a pair that holds a pair, and vmap does not know it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return out
+
+
+class Named(nn.Module):
+    """Calls its layers with arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(input=self.first(input=x).tanh())
+        return out
+
+
+class Pair(nn.Module):
+    """A layer of one's own that takes a dict and returns a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 4))
+
+    def forward(self, given: dict[str, Tensor]) -> tuple[Tensor, None]:
+        return self.scale * given["x"], None
+
+
+class Paired(nn.Module):
+    """Uses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pair, self.last = nn.Linear(3, 4), Pair(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.pair({"x": self.first(x)})[0].tanh())
+        return out
+
+
+class Detached(nn.Module):
+    """Its outputs are cut off from its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out.detach()
+
+
+def vision_transformer() -> nn.Module:
+    return VisionTransformer(8, 4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3)
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    return nn.Sequential(layer, nn.Flatten(), nn.Linear(20, 3))
+
+
+def weight_normed() -> nn.Module:
+    return nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 3))
+
+
+def weight_normed_by_hooks() -> nn.Module:
+    """As torch's older ``weight_norm`` does it: a weight that is no parameter, made before every call."""
+    first = nn.Linear(3, 4)
+    length = nn.Parameter(torch.linspace(0.5, 2, 4)[:, None])
+    direction = nn.Parameter(first.weight.detach().clone())
+    del first.weight
+    first.register_parameter("length", length)
+    first.register_parameter("direction", direction)
+
+    def make(module: nn.Module, args: object) -> None:
+        module.weight = F.normalize(module.direction, dim=1) * module.length
+
+    first.register_forward_pre_hook(make)
+    return nn.Sequential(first, nn.Tanh(), nn.Linear(4, 3))
+
+
+ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "attention": (Attentive, (5, 4)),
+    "recurrent": (Recurrent, (5, 3)),
+    "arguments by name": (Named, (3,)),
+    "pair": (Paired, (3,)),
+    "vision transformer": (vision_transformer, (3, 8, 8)),
+    "transformer encoder": (encoder, (5, 4)),
+    "weight norm": (weight_normed, (3,)),
+    "weight norm of the head": (normed_head, (3,)),
+    "weight norm by hooks": (weight_normed_by_hooks, (3,)),
+}

@@ -259,3 +259,34 @@ def test_an_untrusted_target_is_not_even_imported(tmp_path: Path, capfd: pytest.
         patch.syspath_prepend(tmp_path)
         refusal([*SMALL, "estimator._target_=foreign_part.Thing"], capfd)
     assert not (tmp_path / "executed").exists()
+
+
+NO_CHOICE = {
+    "a removed setting": (["~seed"], ["seed must be set"]),
+    "a removed list": (["~baselines"], ["baselines must be set"]),
+    "null for a group": (["dataset=null"], ["dataset", "got null"]),
+    "null for metrics": (["metric=null"], ["metric=[] asks for none"]),
+    "a number for a group": (["dataset=5"], ["dataset", "got 5"]),
+    "null in a sweep": (["-m", "model=mlp,linear", "dataset=iris,null"], ["dataset", "iris,null"]),
+    "a name of what was set aside": (["name=a.corrupt"], ["name must", ".corrupt"]),
+    "a numbered one": (["name=a.corrupt.2"], ["name must", ".corrupt"]),
+}
+
+
+@pytest.mark.parametrize("case", list(NO_CHOICE))
+def test_a_setting_that_is_missing_or_no_choice_is_named(case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    bad, words = NO_CHOICE[case]
+    groups = {o.lstrip("~").split("=")[0] for o in bad}
+    line = refusal([*(o for o in SMALL if o.split("=")[0] not in groups), *bad], capfd)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("override", ["estimator=latin", "baselines=[latin]"])
+def test_a_config_file_in_another_encoding_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], override: str
+) -> None:
+    (tmp_path / "estimator").mkdir()
+    (tmp_path / "estimator" / "latin.yaml").write_bytes("# café\n_target_: x\n".encode("latin-1"))
+    small = [o for o in SMALL if o.split("=")[0] != override.split("=")[0]]
+    line = refusal(["--config-dir", str(tmp_path), *small, override], capfd)
+    assert "latin.yaml must be UTF-8" in line

@@ -238,3 +238,31 @@ def test_two_damages_of_one_file_leave_two_files_aside(finished: Program, expect
         "influence.npy.corrupt.1",
     }
     assert finished.digests() == expected
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """Every result of a run."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink])
+@pytest.mark.parametrize("other", ["seed=1", "top_k=3", "estimator=loss"])
+def test_a_named_run_without_its_configuration_is_not_given_to_another(
+    damage: Damage, other: str, finished: Program
+) -> None:
+    damage(finished.run_folder / "config.yaml")
+    before = stored(finished.run_folder)
+    code, said = finished.again(other)
+    assert code == 2 and "made with other settings" in said and other.split("=")[0] in said
+    assert stored(finished.run_folder) == before
+
+
+def test_a_named_run_that_nobody_can_vouch_for_is_kept_until_told(finished: Program, expected: dict[str, str]) -> None:
+    for name in ("config.yaml", "manifest.json"):
+        truncated(finished.run_folder / name)
+    before = stored(finished.run_folder)
+    for _ in range(2):  # the first attempt sets both aside
+        code, said = finished.again()
+        assert code == 2 and "overwrite=true" in said and stored(finished.run_folder) == before
+    assert finished.again("overwrite=true")[0] == 0
+    assert finished.digests() | {"runs/tiny/config.yaml": ""} == expected | {"runs/tiny/config.yaml": ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,14 +97,15 @@ def layer_products(module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[float,
     """
     found: dict[nn.Module, tuple[float, float]] = {}
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Module, inputs: object, output: object) -> None:
         own = sum(p.numel() for p in layer.parameters(recurse=False))
         weight = getattr(layer, "weight", None)
+        size = next((t.numel() for t in tensors_in(output)), 0)  # attention and recurrent layers return several
         if not isinstance(weight, Tensor) or weight.ndim < 2:
-            found[layer] = (float(output.numel()), float(own))
+            found[layer] = (float(size), float(own))
             return
         d_out, d_in = weight.shape[0], weight[0].numel()
-        positions = output.numel() / d_out
+        positions = size / d_out
         written, factors = float(own), positions**2 * (d_in + d_out)
         earlier = found.get(layer, (0.0, 0.0))[0]  # a layer may be used more than once
         found[layer] = (earlier + positions * d_in * d_out, min(written, factors))
@@ -118,3 +120,12 @@ def layer_products(module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[float,
         for hook in hooks:
             hook.remove()
     return found
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors among a layer's arguments or outputs, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)

@@ -1,0 +1,60 @@
+"""Weights of checkpoints, where every step of the training counts once, and sums over instances in passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from influx.engines import curvature
+from influx.engines.curvature import Curvature
+from influx.engines.similarity import RateAt, weighted_checkpoints
+from influx.learners.torch.optimizers import SGD
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.problem import Checkpoint
+
+RATES = np.array([6.0, 5, 4, 3, 2, 1, 0.5])
+SAVED = [Checkpoint(step=s, lr=(0.0,), path=Path()) for s in (0, 2, 3, 6, 7)]
+LR_AT = get_args(RateAt)
+
+
+@pytest.mark.parametrize("checkpoints", [None, 1, 2, 3, 4])
+@pytest.mark.parametrize("lr_at", LR_AT)
+def test_calibrated_weights_sum_to_all_rates_over_n(lr_at: RateAt, checkpoints: int | None) -> None:
+    weighted = weighted_checkpoints(SAVED, RATES, 10, checkpoints, lr_at, "calibrated")
+    assert sum(weight for _, weight in weighted) == pytest.approx(RATES.sum() / 10, rel=1e-12)
+
+
+@pytest.mark.parametrize("lr_at", ["next", "segment_mean"])
+def test_the_first_kept_checkpoint_also_stands_for_the_steps_before_it(lr_at: RateAt) -> None:
+    weighted = weighted_checkpoints(SAVED[1:], RATES, 10, 2, lr_at, "calibrated")
+    assert {checkpoint.step: weight for checkpoint, weight in weighted} == pytest.approx({2: 2.1, 6: 0.05})
+
+
+@pytest.mark.parametrize(("lr_at", "rates"), [("next", [6.0, 0.5]), ("prev", [5.0, 0.5]), ("segment_mean", [3.5, 0.5])])
+def test_paper_weights_are_the_rates_beside_the_checkpoint(lr_at: RateAt, rates: list[float]) -> None:
+    weighted = weighted_checkpoints(SAVED, RATES, 10, 2, lr_at, "paper")
+    assert [weight for _, weight in weighted] == rates
+
+
+def test_the_hessian_does_not_depend_on_the_instances_per_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = toys.train(tmp_path, toys.table(), MLP(width=4), SGD(lr=0.1, weight_decay=0.05))
+    whole = Curvature(toy.fitted, toy.train)
+    expected = whole.matrix("hessian", 1000)
+    batches: list[int] = []
+    product = curvature.hessian_product
+
+    def counted(module: Any, task: Any, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        batches.append(len(x))
+        return product(module, task, x, y, v)
+
+    monkeypatch.setattr(curvature, "hessian_product", counted)
+    monkeypatch.setattr(curvature, "PASS_BYTES", curvature.PASS_BYTES * 2 // whole.pass_size())
+    found = Curvature(toy.fitted, toy.train).matrix("hessian", 1000)
+    assert set(batches) == {2, 1}  # nine instances
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
