@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,17 @@ class Rows:
     def flat(self) -> Tensor:
         """``(b, p)`` gradients in the order of the selected parameters."""
         return torch.cat([layer.flat() for layer in self.layers], 1)
+
+
+def _gradients(result: Tensor, wanted: list[Any], seeds: Tensor) -> list[Tensor]:
+    """Of Σ result · seeds; zeros for what ``result`` does not depend on.
+
+    By a sum and by hand: ``grad_outputs`` and ``materialize_grads`` would load a symbolic algebra package.
+    """
+    with torch.enable_grad():
+        total = (result * seeds).sum()
+    found = torch.autograd.grad(total, wanted, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
 
 
 class GradientsAt:
@@ -133,7 +144,7 @@ class GradientsAt:
             self._handlers = None
             return Rows([Flat(self._by_autograd(x, y, of))])
         seeds, wanted = of(result.detach(), y), [outputs[m] for m in self.owners]
-        gradients = torch.autograd.grad(result, wanted, seeds, allow_unused=True, materialize_grads=True)
+        gradients = _gradients(result, wanted, seeds)
         made = zip(self.owners, handlers, gradients, strict=True)
         return Rows([handler(m, inputs[m], g) for m, handler, g in made])
 
@@ -161,7 +172,7 @@ class GradientsAt:
         # cuDNN has no backward pass for recurrent layers in eval mode
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
             for one, seed in zip(x.split(1), seeds.split(1), strict=True):
-                grads = torch.autograd.grad(self.module(one), params, seed, allow_unused=True, materialize_grads=True)
+                grads = _gradients(self.module(one), params, seed)
                 rows.append(torch.cat([g.flatten() for g in grads]))
         return torch.stack(rows)
 
@@ -205,6 +216,12 @@ class GradientsAt:
         except (RuntimeError, TypeError):
             self._choose(few, 0.05)
         self._settled = True
+
+    def settle_as(self, other: GradientsAt) -> None:
+        """Compute in the way that was chosen for another checkpoint of the same net."""
+        if other._settled:
+            self._settled, self._mapped = True, other._mapped
+            self._handlers = self._handlers and other._handlers
 
     def _choose(self, few: Tensor, tolerance: float) -> None:
         expected = self._mixed(few)
@@ -285,6 +302,7 @@ class Gradients:
     fitted: TorchFitted
     train: Split
     test: Split
+    _first: dict[tuple[Select, torch.dtype], GradientsAt] = field(default_factory=dict)
 
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
         """Gradients at a checkpoint with respect to all parameters or those of the last linear layer."""
@@ -298,4 +316,6 @@ class Gradients:
             return (x.to(wanted) if x.is_floating_point() else x), (y.to(wanted) if y.is_floating_point() else y)
 
         instance, _ = tensors(self.train.take(slice(0, 1)))
-        return GradientsAt(module, self.fitted.task, select, tensors, instance)
+        made = GradientsAt(module, self.fitted.task, select, tensors, instance)
+        made.settle_as(self._first.setdefault((select, wanted), made))
+        return made
