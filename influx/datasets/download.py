@@ -32,5 +32,15 @@ def fetch(name: str, folder: Path, addresses: Sequence[str], file: str, md5: str
 
 
 def data_folder(path: str | None) -> Path:
-    """Where torchvision's datasets lie: ``dataset.path``, or ``data`` in the current folder."""
-    return Path(str(path)).expanduser() if path is not None else Path("data")
+    """Where torchvision's datasets lie: ``dataset.path``, or ``data`` in the current folder.
+
+    Raises:
+        DataError: the path cannot be looked up.
+    """
+    try:
+        folder = Path(str(path)).expanduser() if path is not None else Path("data")
+        folder.exists()
+    except (OSError, RuntimeError) as error:  # too long, not permitted, the home of a user who is not there
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"dataset.path={path} cannot be looked up ({reason}); set dataset.path to a folder") from error
+    return folder

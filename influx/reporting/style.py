@@ -55,7 +55,7 @@ figure { margin: 0; }
 .shown { display: grid; grid-template-columns: 104px 1fr; gap: 24px; }
 .shown .sides { gap: 8px 28px; }
 .strip { display: flex; flex-wrap: wrap; gap: 10px; list-style: none; margin: 0; padding: 0; }
-.strip figure { width: 78px; } .strip figcaption { font-size: 12px; line-height: 1.4; margin-top: 4px; }
+.strip figure { width: 80px; } .strip figcaption { font-size: 11px; line-height: 1.4; margin-top: 4px; }
 .strip .pair { white-space: nowrap; letter-spacing: -0.02em; }
 img { display: block; width: 64px; image-rendering: pixelated; border: 1px solid var(--line); }
 .shown > figure img { width: 96px; }

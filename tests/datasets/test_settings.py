@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from influx.datasets.csv import Csv
+from influx.datasets.download import data_folder
 from influx.errors import DataError
 from influx.instantiate import build
 
@@ -21,3 +22,8 @@ def test_lists_of_names_can_be_set() -> None:
     assert made.drop == ("c",)
     target = "influx.datasets.corruption.backdoor.Backdoor"
     assert build({"_target_": target, "features": ["alcohol", "hue"]}, "corruption", []).features == ("alcohol", "hue")
+
+
+def test_a_folder_with_too_long_a_name_is_refused() -> None:
+    with pytest.raises(DataError, match=r"set dataset\.path"):
+        data_folder("x" * 400)
