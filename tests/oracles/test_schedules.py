@@ -85,3 +85,9 @@ def test_drop_last_of_the_only_batch_is_refused() -> None:
 def test_first_and_last_step_are_always_saved(spacing: str, expected: list[int]) -> None:
     training = Training(checkpoints=3, checkpoint_spacing=spacing)  # type: ignore[arg-type]
     assert training.saved_steps(TOTAL) == expected
+
+
+def test_every_fifth_step_is_saved_when_asked() -> None:
+    assert Training(checkpoint_spacing="every", checkpoint_every=5).saved_steps(TOTAL) == [0, 5, 10, 12]
+    with pytest.raises(ConfigError, match=r"training\.checkpoint_every"):
+        Training(checkpoint_every=0)

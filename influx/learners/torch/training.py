@@ -34,6 +34,7 @@ class Training:
         clip_norm: largest allowed norm of a batch gradient, or None.
         checkpoints: saved intervals; step 0 and the last step are always saved.
         checkpoint_spacing: even, log (denser at the start) or every (``checkpoints`` is ignored).
+        checkpoint_every: with spacing every, steps from one checkpoint to the next.
         dtype: parameters and arithmetic.
         device: cpu, cuda, or auto.
         engine: how many models are retrained at once: dense (batched products, plain networks of linear
@@ -52,6 +53,7 @@ class Training:
     clip_norm: float | None = None
     checkpoints: int = 10
     checkpoint_spacing: Literal["even", "log", "every"] = "even"
+    checkpoint_every: int = 1
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     engine: Engine = "auto"
@@ -59,7 +61,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("epochs", "batch_size", "checkpoints"):
+        for name in ("epochs", "batch_size", "checkpoints", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}; raise it")
         if self.warmup_steps < 0:
@@ -117,7 +119,7 @@ class Training:
     def saved_steps(self, total: int) -> list[int]:
         """Steps whose parameters are saved, from 0 to ``total``."""
         if self.checkpoint_spacing == "every":
-            return list(range(total + 1))
+            return sorted({*range(0, total, self.checkpoint_every), total})
         if self.checkpoint_spacing == "log":
             inner = np.geomspace(1, total, self.checkpoints)
         else:
