@@ -15,9 +15,9 @@ def score(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
-def interval(low: float, high: float) -> str:
-    """A confidence interval with two digits, empty when there is none."""
-    return f"[{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else ""
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """A confidence interval, empty when there is none."""
+    return f"[{low:.{digits}f}, {high:.{digits}f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def shortened(text: str, length: int) -> str:

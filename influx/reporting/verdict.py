@@ -207,7 +207,7 @@ def _ceiling(table: list[dict[str, Any]]) -> str:
 def _ceiling_text(row: Mapping[str, Any]) -> str:
     name = " ".join(w for w in str(row["metric"]).split("_") if w not in ("noise", "ceiling"))
     name = {"lds": "LDS", "spearman": "Spearman", "pearson": "Pearson"}.get(name, name.capitalize())
-    parts = (name, text.score(row["value"]), text.interval(row["ci_low"], row["ci_high"]))
+    parts = (name, text.score(row["value"]), text.interval(row["ci_low"], row["ci_high"], 3))
     return " ".join(part for part in parts if part)
 
 
