@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets.utils import download_and_extract_archive
 
+from influx.datasets.settings import looked_up
 from influx.errors import DataError
 
 
@@ -32,15 +33,5 @@ def fetch(name: str, folder: Path, addresses: Sequence[str], file: str, md5: str
 
 
 def data_folder(path: str | None) -> Path:
-    """Where torchvision's datasets lie: ``dataset.path``, or ``data`` in the current folder.
-
-    Raises:
-        DataError: the path cannot be looked up.
-    """
-    try:
-        folder = Path(str(path)).expanduser() if path is not None else Path("data")
-        folder.exists()
-    except (OSError, RuntimeError) as error:  # too long, not permitted, the home of a user who is not there
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"dataset.path={path} cannot be looked up ({reason}); set dataset.path to a folder") from error
-    return folder
+    """Where torchvision's datasets lie: ``dataset.path``, or ``data`` in the current folder."""
+    return looked_up("data" if path is None else path, "folder")

@@ -75,15 +75,25 @@ def source_folder(path: str | None, what: str) -> Path:
 def _existing(path: str | None, what: str) -> Path:
     if path is None or not str(path).strip():
         raise ConfigError(f"no {what} was named; set dataset.path=...")
+    found = looked_up(path, what)
+    if not found.exists():
+        raise DataError(f"{found} does not exist; set dataset.path to an existing {what}")
+    return found
+
+
+def looked_up(path: object, what: str) -> Path:
+    """A path with the user's home in place of ``~``, whether it exists or not.
+
+    Raises:
+        DataError: the file system refuses to look it up.
+    """
     found = Path(str(path))  # a name of digits arrives as a number
     try:
         found = found.expanduser()
-        exists = found.exists()
+        found.exists()
     except (OSError, RuntimeError) as error:  # too long, not permitted, the home of a user who is not there
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"dataset.path={found} cannot be looked up ({reason}); set dataset.path to an existing {what}"
         ) from error
-    if not exists:
-        raise DataError(f"{found} does not exist; set dataset.path to an existing {what}")
     return found

@@ -128,7 +128,7 @@ class Curvature:
     def pass_size(self) -> int:
         """Instances per pass of ``_hessian``: each keeps its activations once and again for every column."""
         columns = min(COLUMN_CHUNK, self.at.size)
-        return max(1, PASS_BYTES // (8 * (columns + 1) * self.at._activations(self.train)))
+        return max(1, PASS_BYTES // (8 * (columns + 1) * self.at.activations(self.train)))
 
 
 def check_size(p: int, max_p: int) -> None:

@@ -8,26 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
-from influx.learners.torch.fitted import EVALUATION_CHUNK, TorchFitted
+from influx.learners.torch.fitted import TorchFitted, chunks
 from influx.learners.torch.pace import tensors_in
 from influx.problem import Split
 
 
-def head_of(module: nn.Module, x: Tensor | None = None) -> tuple[str, nn.Linear]:
+def head_of(module: nn.Module, x: Tensor) -> tuple[str, nn.Linear]:
     """The linear layer whose output is the model's, and its name.
 
     ``module`` is in eval mode. It is run on the instance ``x`` (1, ...), since layers need not be registered in the
-    order of their calls; only a plain ``nn.Sequential`` can do without.
+    order of their calls.
 
     Raises:
         IncompatibleError: the model does not end in a linear layer, or calls that layer more than once.
     """
-    if x is None:
-        head = module[-1] if type(module) is nn.Sequential and len(module) else None
-    else:
-        head = _last_called(module, x)
+    head = _last_called(module, x)
     names = [name for name, m in module.named_modules() if m is head]
-    if not names or not isinstance(head, nn.Linear):
+    if not names or head is None:
         raise IncompatibleError("the model must end in a linear layer to use it as a head; choose another model")
     return names[0], head
 
@@ -73,7 +70,7 @@ class Features:
         head = head_of(module, self.fitted.recipe.x[:1])[1]
         handle = head.register_forward_pre_hook(keep, with_kwargs=True)
         x, _ = self.fitted.tensors(split)
-        for chunk in x.split(EVALUATION_CHUNK):
+        for chunk in chunks(x):
             module(chunk)
         handle.remove()
         return torch.cat(kept)

@@ -76,11 +76,14 @@ class GradientsAt:
     ):
         """``module`` is in eval mode; ``tensors`` turns a split into inputs and targets.
 
-        ``instance`` (1, ...) shows which layer is the head (see ``head_of``).
+        ``instance`` (1, ...) shows which layer is the head (see ``head_of``); without a head nothing asks for it.
         """
         self.module, self.task, self._tensors = module, task, tensors
         owners = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
-        self.owners = [head_of(module, instance)[1]] if select == "head" else owners
+        if select == "head":
+            assert instance is not None
+            owners = [head_of(module, instance)[1]]
+        self.owners = owners
         selected = {id(p) for m in self.owners for p in m.parameters()}
         self.parameters = {name: p for name, p in module.named_parameters() if id(p) in selected}
         self._settled, self._mapped = False, True
@@ -253,10 +256,10 @@ class GradientsAt:
         self._settle(self._tensors(split.take(slice(0, 3)))[0])
         element = next(iter(self.parameters.values())).element_size()
         written = 0 if self._handlers and all(isinstance(m, nn.Linear) for m in self.owners) else self.size
-        numbers = written + self._activations(split)
+        numbers = written + self.activations(split)
         return int(min(max(BLOCK_BYTES // (element * numbers), 1), 4096))
 
-    def _activations(self, split: Split) -> int:
+    def activations(self, split: Split) -> int:
         """Numbers per instance that a forward and backward pass keeps."""
         total = 0
 

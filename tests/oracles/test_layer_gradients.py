@@ -194,14 +194,14 @@ def test_both_ways_to_multiply_agree(positions: int) -> None:
 
 def test_the_head_is_the_last_linear_layer_and_its_gradients_are_a_part_of_all() -> None:
     at, x, y = case("conv2d")
-    head = GradientsAt(at.module, at.task, "head", lambda split: (x, y))
-    assert head_of(at.module)[0] == "3" and head.size == 3 * 75 + 3
+    head = GradientsAt(at.module, at.task, "head", lambda split: (x, y), x[:1])
+    assert head_of(at.module, x[:1])[0] == "3" and head.size == 3 * 75 + 3
     assert torch.allclose(head.rows(x, y).flat(), by_loop(at, x, y)[:, -head.size :], rtol=1e-10, atol=1e-13)
 
 
 def test_a_model_without_a_linear_head_is_refused() -> None:
     with pytest.raises(IncompatibleError, match="must end in a linear layer"):
-        head_of(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))
+        head_of(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)), torch.ones(1, 3))
 
 
 def test_a_model_that_loses_instances_is_refused() -> None:
