@@ -52,6 +52,10 @@ class Rows:
         """``(b,)`` squared norms."""
         return torch.stack([layer.squares() for layer in self.layers]).sum(0)
 
+    def tensors(self) -> list[LayerRows]:
+        """The gradients parameter by parameter, in the order of the selected parameters."""
+        return [part for layer in self.layers for part in layer.tensors()]
+
     def flat(self) -> Tensor:
         """``(b, p)`` gradients in the order of the selected parameters."""
         return torch.cat([layer.flat() for layer in self.layers], 1)
@@ -110,7 +114,7 @@ class GradientsAt:
 
     def _rows(self, x: Tensor, y: Tensor, of: OutputGradient) -> Rows:
         if self._handlers is None:
-            return Rows([Flat(self._by_autograd(x, y, of))])
+            return Rows([Flat(self._by_autograd(x, y, of), tuple(p.numel() for p in self.parameters.values()))])
         return self._by_factors(x, y, of, self._handlers)
 
     @cached_property
@@ -145,7 +149,7 @@ class GradientsAt:
                 hook.remove()
         if odd or len(outputs) < len(self.owners):
             self._handlers = None
-            return Rows([Flat(self._by_autograd(x, y, of))])
+            return Rows([Flat(self._by_autograd(x, y, of), tuple(p.numel() for p in self.parameters.values()))])
         seeds, wanted = of(result.detach(), y), [outputs[m] for m in self.owners]
         gradients = _gradients(result, wanted, seeds)
         made = zip(self.owners, handlers, gradients, strict=True)
@@ -309,7 +313,10 @@ class Gradients:
 
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
         """Gradients at a checkpoint with respect to all parameters or those of the last linear layer."""
-        module = self.fitted.model(checkpoint.step)
+        return self.of(self.fitted.model(checkpoint.step), select, dtype)
+
+    def of(self, module: nn.Module, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
+        """The same for a module in eval mode; ``dtype`` converts it in place."""
         if dtype is not None:
             module = module.to(dtype)
         wanted = dtype or self.fitted.recipe.x.dtype

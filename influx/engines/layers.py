@@ -37,12 +37,17 @@ class LayerRows(Protocol):
         """The gradients written out, ``(b, p)``, in the order of the layer's parameters."""
         ...
 
+    def tensors(self) -> list[LayerRows]:
+        """The same for each parameter alone, in the order of the layer's parameters."""
+        ...
+
 
 @dataclass(frozen=True)
 class Flat:
-    """Gradients written out, ``(b, p)``."""
+    """Gradients written out, ``(b, p)``; ``sizes`` are those of the parameters (one when empty)."""
 
     rows: Tensor
+    sizes: tuple[int, ...] = ()
 
     def dot(self, other: LayerRows) -> Tensor:
         """One product of matrices."""
@@ -55,6 +60,10 @@ class Flat:
     def flat(self) -> Tensor:
         """Themselves."""
         return self.rows
+
+    def tensors(self) -> list[LayerRows]:
+        """Columns of each parameter."""
+        return [Flat(part) for part in self.rows.split(self.sizes, 1)] if self.sizes else [self]
 
 
 @dataclass
@@ -94,6 +103,11 @@ class Outer:
         """Weight gradient row by row, then the bias gradient."""
         return self._written
 
+    def tensors(self) -> list[LayerRows]:
+        """Weight by its factors, bias written out."""
+        weight = Outer(self.inputs, self.gradients, bias=False)
+        return [weight, Flat(self.gradients.sum(1))] if self.bias else [weight]
+
     @cached_property
     def _written(self) -> Tensor:
         weight = torch.bmm(self.gradients.transpose(1, 2), self.inputs).flatten(1)
@@ -124,6 +138,11 @@ class Convolved:
     def flat(self) -> Tensor:
         """Weight gradient, then the bias gradient."""
         return self._written
+
+    def tensors(self) -> list[LayerRows]:
+        """Columns of weight and bias."""
+        sizes = tuple(p.numel() for p in self.layer.parameters())
+        return Flat(self._written, sizes).tensors()
 
     @cached_property
     def _outer(self) -> Outer:
@@ -198,7 +217,8 @@ def _affine(layer: nn.Module, normalised: Tensor, g: Tensor, channels_first: boo
     else:  # (b, ..., *normalized_shape)
         shape = cast(Tensor, layer.weight).shape
         parts = [t.reshape(len(t), -1, shape.numel()).sum(1) for t in (product, g)]
-    return Flat(torch.cat(parts if layer.bias is not None else parts[:1], 1))
+    parts = parts if layer.bias is not None else parts[:1]
+    return Flat(torch.cat(parts, 1), tuple(part.shape[1] for part in parts))
 
 
 def _layer_norm(layer: nn.Module, a: Tensor, g: Tensor) -> LayerRows:
