@@ -27,6 +27,7 @@ from influx.store import Folder
 
 EVALUATION_CHUNK = 4096  # instances per forward pass when only outputs are needed, of small inputs
 EVALUATION_NUMBERS = 1 << 22  # numbers in the inputs of such a pass: what is made of them may be many times as large
+REPLAY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}  # of a batch's loss: rounding of other kernels, grown
 
 
 class Builder(Protocol):
@@ -234,14 +235,36 @@ class TorchFitted:
         load_parameters(module, self.checkpoints[known.index(wanted)].path)
         return module.to(self.device).eval()
 
+    def state(self, step: int) -> State:
+        """The training as it was saved after ``step`` updates, optimizer state included."""
+        folder = self.folder.sub("checkpoints")
+        return load_state(folder, step, self.build, self.recipe.optimizer, str(self.device))
+
     def replay(self, start: int, stop: int) -> Iterator[State]:
         """The training states after steps ``start + 1 .. stop``, recomputed from the checkpoint ``start``.
 
-        Bit by bit what training went through (same machine, versions and thread count).
+        Bit by bit what training went through (same machine, versions and thread count); see ``onward``.
         """
-        folder = self.folder.sub("checkpoints")
-        state = load_state(folder, start, self.build, self.recipe.optimizer, str(self.device))
-        yield from advance(self.recipe, state, stop, None, "full")
+        yield from self.onward(self.state(start), stop)
+
+    def onward(self, state: State, stop: int) -> Iterator[State]:
+        """Train on from ``state``, in place, until step ``stop``, holding every step against the record.
+
+        The recorded loss of a batch depends on all parameters, so it serves as their checksum.
+
+        Raises:
+            DataError: a batch's loss is not the recorded one up to rounding.
+        """
+        recorded, tolerance = self.trajectory.loss, REPLAY_TOLERANCE[self.recipe.x.dtype]
+        for now in advance(self.recipe, state, stop, None, "full"):
+            expected, found = recorded[now.step - 1], now.losses[-1]
+            if abs(found - expected) > tolerance * (abs(expected) + 1e-3):
+                raise DataError(
+                    f"replaying the training must give the recorded losses, step {now.step} gave {found:.9g} and not "
+                    f"{expected:.9g}: other versions, threads or device than in training, or a damaged trajectory.npz; "
+                    f"delete {self.folder.path} and run again"
+                )
+            yield now
 
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets in the model's precision on its device."""

@@ -148,8 +148,9 @@ def _batch(
         index, w = index[w != 0], w[w != 0]
     if len(index) < (1 if recipe.takes_one or w is None else 2):
         return 0.0, [torch.zeros_like(p) for p in params]
-    risks = recipe.task.loss(module(recipe.x[index]), recipe.y[index])
-    loss = (risks.sum() if w is None else (risks * w).sum()) / size
+    with torch.enable_grad():
+        risks = recipe.task.loss(module(recipe.x[index]), recipe.y[index])
+        loss = (risks.sum() if w is None else (risks * w).sum()) / size
     grads = torch.autograd.grad(loss, params, allow_unused=True)
     return float(loss.detach()), [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
 

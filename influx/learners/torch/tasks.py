@@ -40,6 +40,10 @@ class Task(Protocol):
         """l_k of the Hessian of the risk with respect to the outputs, Λ = Σ_k l_k l_kᵀ; shape of ``outputs``."""
         ...
 
+    def curved(self, outputs: Tensor, directions: Tensor, dim: int = -1) -> Tensor:
+        """Λ times ``directions``, which have the shape of ``outputs`` and any leading axes; outputs along ``dim``."""
+        ...
+
     def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Larger when the model is more right, ``(..., n)``."""
         ...
@@ -74,6 +78,11 @@ class Classification:
         unit = torch.zeros_like(p)
         unit[..., k] = 1
         return p[..., k : k + 1].sqrt() * (unit - p)
+
+    def curved(self, outputs: Tensor, directions: Tensor, dim: int = -1) -> Tensor:
+        """(diag(p) - p pᵀ) u = p ∘ (u - p·u)."""
+        p = torch.softmax(outputs, dim)
+        return p * (directions - (p * directions).sum(dim, keepdim=True))
 
     def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Log p_y / (1 - p_y), from logits and without cancellation (Park et al. 2023, eq. 5)."""
@@ -111,6 +120,10 @@ class Regression:
     def curvature_factor(self, outputs: Tensor, y: Tensor, k: int) -> Tensor:
         """One: the risk's second derivative."""
         return torch.ones_like(outputs)
+
+    def curved(self, outputs: Tensor, directions: Tensor, dim: int = -1) -> Tensor:
+        """Themselves: the risk's second derivative is one."""
+        return directions
 
     def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
         """-|f - y|."""

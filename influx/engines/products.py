@@ -1,0 +1,146 @@
+"""Products of a batch's Hessian with many vectors at once.
+
+Vectors are lists of tensors ``(K, *shape)``, one per parameter, in the order of ``module.parameters()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from influx.learners.torch.activations import ACTIVATIONS
+from influx.learners.torch.dense import dense_layers
+from influx.learners.torch.tasks import Task
+
+Vectors = list[Tensor]
+Product = Callable[[Vectors], Vectors]
+
+
+@dataclass(frozen=True)
+class Hessians:
+    """Hessians of the mean risk of batches under one module, whose parameters may change between calls."""
+
+    module: nn.Module
+    task: Task
+
+    @cached_property
+    def _dense(self) -> tuple[list[nn.Linear], list[nn.Module]] | None:
+        layers = dense_layers(self.module)
+        return (layers[0], [m for m in self.module._modules.values() if type(m) in ACTIVATIONS]) if layers else None
+
+    def of(self, x: Tensor, y: Tensor) -> Product:
+        """Product with the Hessian of the mean risk of ``x`` (b, ...), ``y`` (b,) at the present parameters."""
+        return _dense_product(*self._dense, self.task, x, y) if self._dense else self._by_autograd(x, y)
+
+    def _by_autograd(self, x: Tensor, y: Tensor) -> Product:
+        """Reverse over reverse: the gradient and its graph once, then one pull-back per vector."""
+        named = {k: p.detach() for k, p in self.module.named_parameters()}
+        buffers = dict(self.module.named_buffers())
+
+        def risk(params: dict[str, Tensor]) -> Tensor:
+            return self.task.loss(functional_call(self.module, buffers | params, (x,)), y).mean()
+
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            _, pull = vjp(grad(risk), named)
+
+        def product(vectors: Vectors) -> Vectors:
+            found = vmap(pull)(dict(zip(named, vectors, strict=True)))[0]
+            return [found[name] for name in named]
+
+        return product
+
+    def each(self, x: Tensor, y: Tensor, vectors: Vectors) -> Vectors:
+        """Hessian of each instance's own risk, times its own one of the ``b`` vectors."""
+        named = {k: p.detach() for k, p in self.module.named_parameters()}
+        buffers = dict(self.module.named_buffers())
+
+        def one(x: Tensor, y: Tensor, vector: dict[str, Tensor]) -> dict[str, Tensor]:
+            def risk(params: dict[str, Tensor]) -> Tensor:
+                return self.task.loss(functional_call(self.module, buffers | params, (x[None],)), y[None])[0]
+
+            product: dict[str, Tensor] = vjp(grad(risk), named)[1](vector)[0]
+            return product
+
+        with sdpa_kernel(SDPBackend.MATH):
+            found = vmap(one)(x, y, dict(zip(named, vectors, strict=True)))
+        return [found[name] for name in named]
+
+
+@torch.no_grad()
+def _dense_product(layers: list[nn.Linear], functions: list[nn.Module], task: Task, x: Tensor, y: Tensor) -> Product:
+    """Pearlmutter's R-operator written out for a plain network: all vectors share the batch, so the first layer of
+    all of them is one product of matrices. Activations are stored as ``(features, b)``.
+    """
+    inputs = [x.flatten(1).t()]
+    slopes, bends = [], []
+    for layer, function in zip(layers[:-1], functions, strict=True):
+        value, slope, bend = _derivatives(function, _affine(layer, inputs[-1]))
+        inputs.append(value)
+        slopes.append(slope)
+        bends.append(bend)
+    outputs = _affine(layers[-1], inputs[-1])
+    deltas = [task.output_gradient(outputs.t(), y).t() / len(x)]
+    back = []  # W^T delta: gradients with respect to each hidden layer's activations
+    for layer, slope in zip(layers[:0:-1], reversed(slopes), strict=True):
+        back.append(layer.weight.t() @ deltas[-1])
+        deltas.append(back[-1] * slope)
+    deltas.reverse()
+    back.reverse()
+
+    @torch.no_grad()
+    def product(vectors: Vectors) -> Vectors:
+        pairs, given = [], iter(vectors)
+        for layer in layers:
+            pairs.append((next(given), next(given) if layer.bias is not None else None))
+        moved: list[Tensor] = []  # (K, features, b) tangents of hidden activations
+        pre: list[Tensor] = []  # of what they are functions of
+        tangent = pairs[0][0].new_zeros(())
+        for number, (layer, (v, bias)) in enumerate(zip(layers, pairs, strict=True)):
+            tangent = (v.reshape(-1, v.shape[2]) @ inputs[number]).view(len(v), v.shape[1], -1)
+            if bias is not None:
+                tangent += bias.unsqueeze(2)
+            if number:
+                tangent.baddbmm_(layer.weight.expand(len(v), -1, -1), moved[-1])
+            if number < len(functions):
+                pre.append(tangent)
+                moved.append(slopes[number] * tangent)
+        tangent = task.curved(outputs, tangent, -2).div_(len(x))
+        found: list[Tensor] = []
+        for number in range(len(layers) - 1, -1, -1):
+            v, bias = pairs[number]
+            if bias is not None:
+                found.append(tangent.sum(2))
+            weight = (tangent.reshape(-1, tangent.shape[2]) @ inputs[number].t()).view(v.shape)
+            if number:
+                weight.baddbmm_(deltas[number].expand(len(v), -1, -1), moved[number - 1].transpose(1, 2))
+            found.append(weight)
+            if number:
+                below = v.transpose(1, 2) @ deltas[number]
+                below.baddbmm_(layers[number].weight.t().expand(len(v), -1, -1), tangent)
+                tangent = below.mul_(slopes[number - 1])
+                if bends[number - 1] is not None:
+                    tangent.addcmul_(pre[number - 1], bends[number - 1] * back[number - 1])
+        return found[::-1]
+
+    return product
+
+
+def _affine(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    outputs = layer.weight @ inputs
+    return outputs if layer.bias is None else outputs + layer.bias.unsqueeze(1)
+
+
+def _derivatives(function: nn.Module, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Value, first and second derivative of an elementwise function; None for a second derivative of zero."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = function(z)
+        (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+        bend = torch.autograd.grad(slope.sum(), z, allow_unused=True)[0] if slope.requires_grad else None
+    return value.detach(), slope.detach(), bend

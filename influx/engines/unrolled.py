@@ -1,0 +1,219 @@
+"""Influence through the whole training: tangents of training instances or adjoints of test risks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from influx import progress
+from influx.engines.gradients import Gradients, GradientsAt
+from influx.engines.path import Path
+from influx.engines.products import Hessians, Vectors
+from influx.engines.unroll import Motion, Steps
+from influx.learners.torch.sequential import State
+from influx.problem import Split
+
+MOTIONS_BYTES = 1 << 30  # tangents or adjoints carried through the training at once; more take more replays
+BLOCK_BYTES = 1 << 20  # of them advanced together: about a core's cache
+GROWTH_POINTS = 64  # steps at which the size of tangents or adjoints is noted
+
+
+@dataclass(frozen=True)
+class Members:
+    """The batch of one step: rows of the training split, their gradients (b, p), and the Hessian of their mean risk."""
+
+    rows: Tensor
+    flat: Tensor
+    sizes: list[int]
+    shapes: list[torch.Size]
+
+    def vectors(self, flat: Tensor) -> Vectors:
+        """``(K, p)`` as one tensor per parameter."""
+        parts = zip(flat.split(self.sizes, 1), self.shapes, strict=True)
+        return [part.reshape(-1, *shape) for part, shape in parts]
+
+
+@dataclass
+class Growth:
+    """Mean logarithm of the size of tangents or adjoints along training."""
+
+    steps: list[int] = field(default_factory=list)
+    logs: list[float] = field(default_factory=list)
+
+    def note(self, step: int, motions: list[Motion]) -> None:
+        """Average over those that are not zero."""
+        norms = torch.cat([m.norms() for m in motions])
+        norms = norms[norms > 0]
+        if len(norms):
+            self.steps.append(step)
+            self.logs.append(float(norms.log().mean()))
+
+
+@dataclass(frozen=True)
+class Unroller:
+    """Unrolls one recorded training from step ``first`` on."""
+
+    gradients: Gradients
+    first: int = 0
+    curvature: bool = True
+
+    def _steps(self) -> Steps:
+        return Steps(self.gradients.fitted, self.curvature)
+
+    @property
+    def total(self) -> int:
+        """Steps of the training."""
+        return self.gradients.fitted.recipe.total
+
+    def rows_of(self, split: Split) -> NDArray[np.int64]:
+        """Row in ``split`` of each instance that the training saw, -1 for those that it lacks."""
+        ids = self.gradients.fitted.recipe.ids
+        where = {int(i): row for row, i in enumerate(split.ids)}
+        return np.array([where.get(int(i), -1) for i in ids], np.int64)
+
+    def _members(self, at: GradientsAt, steps: Steps, state: State) -> tuple[Members, Tensor, Tensor]:
+        rows, x, y = steps.batch(state)
+        params = list(at.parameters.values())
+        flat = at.rows(x, y).flat()
+        return Members(rows, flat, [p.numel() for p in params], [p.shape for p in params]), x, y
+
+    def _noted(self) -> set[int]:
+        return set(np.linspace(self.first, self.total - 1, GROWTH_POINTS).round().astype(int).tolist())
+
+    def _round(self, size: int, states: int) -> int:
+        """How many motions fit in memory."""
+        element = self.gradients.fitted.recipe.x.element_size()
+        return max(1, MOTIONS_BYTES // (size * element * (1 + states)))
+
+    @torch.no_grad()
+    def tangents(self, tracked: NDArray[np.int64], leave_out: bool) -> Iterator[tuple[slice, Tensor, Growth]]:
+        """dθ_T/dw_i of the instances in ``tracked`` (rows of the recipe): part of them, ``(K, p)``, and their growth.
+
+        With ``leave_out`` along the removal itself: i's own curvature is taken out of its batches (the survey's
+        Eq. 79 with ε = -1/n).
+        """
+        steps = self._steps()
+        size = sum(p.numel() for p in self.gradients.fitted.build(0).parameters())
+        element = self.gradients.fitted.recipe.x.element_size()
+        states = len(self.gradients.fitted.recipe.optimizer.slots([]))
+        at_once, block = self._round(size, states), max(8, BLOCK_BYTES // (size * element))
+        for start in range(0, len(tracked), at_once):
+            part = slice(start, min(start + at_once, len(tracked)))
+            mine = torch.from_numpy(tracked[part]).to(self.gradients.fitted.device)
+            motions, growth = self._carried(steps, mine, block, leave_out)
+            yield part, torch.cat([torch.cat([p.flatten(1) for p in m.params], 1) for m in motions]), growth
+
+    def _carried(self, steps: Steps, tracked: Tensor, block: int, leave_out: bool) -> tuple[list[Motion], Growth]:
+        recipe, path = self.gradients.fitted.recipe, Path(self.gradients.fitted)
+        place = torch.full((len(recipe.ids),), -1, device=tracked.device)
+        place[tracked] = torch.arange(len(tracked), device=tracked.device)
+        motions = [steps.still(len(part)) for part in tracked.split(block)]
+        growth, noted = Growth(), self._noted()
+        at: GradientsAt | None = None
+        with progress.task("unrolling", self.total - self.first) as done:
+            for state in path.forward(self.first, self.total):
+                if state.step == self.total:
+                    break
+                if at is None:
+                    at, hessians = self.gradients.of(state.module), steps.hessians(state)
+                members, x, y = self._members(at, steps, state)
+                product = hessians.of(x, y) if self.curvature else None
+                gradient = [v[0] for v in members.vectors(members.flat.mean(0, keepdim=True))]
+                places = place[members.rows]
+                for number, motion in enumerate(motions):
+                    dgrads = product(motion.params) if product else [torch.zeros_like(p) for p in motion.params]
+                    self._inject(dgrads, motion, members, places - number * block, hessians, x, y, leave_out)
+                    motions[number] = steps.push(state, gradient, motion, dgrads)
+                if state.step in noted:
+                    growth.note(state.step + 1, motions)
+                done(1)
+        return motions, growth
+
+    def _inject(
+        self,
+        dgrads: Vectors,
+        motion: Motion,
+        members: Members,
+        places: Tensor,
+        hessians: Hessians,
+        x: Tensor,
+        y: Tensor,
+        leave_out: bool,
+    ) -> None:
+        """Add what weighing a member does to the batch gradient to the tangent at its place."""
+        mine = ((places >= 0) & (places < len(motion.params[0]))).nonzero()[:, 0]
+        if not len(mine):
+            return
+        where, size = places[mine], len(places)
+        for d, g in zip(dgrads, members.vectors(members.flat[mine]), strict=True):
+            d.index_add_(0, where, g, alpha=1 / size)
+        if leave_out:
+            own = hessians.each(x[mine], y[mine], [p[where] for p in motion.params])
+            for d, h in zip(dgrads, own, strict=True):
+                d.index_add_(0, where, h, alpha=-1 / size)
+
+    @torch.no_grad()
+    def adjoints(self, values: NDArray[np.float64], own: NDArray[np.float64] | None) -> Growth:
+        """Subtract dL(z_j; θ_T)/dw_i from ``values`` (n_train, n_test), and dL(z_i; θ_T)/dw_i from ``own`` if given."""
+        train, test = self.gradients.train, self.gradients.test
+        row_of = torch.from_numpy(self.rows_of(train))
+        steps, final = self._steps(), self.gradients.at(self.gradients.fitted.checkpoints[-1])
+        states = len(self.gradients.fitted.recipe.optimizer.slots([]))
+        at_once, growth = self._round(final.size, states), Growth()
+        sums = torch.from_numpy(values)
+        for start in range(0, len(test), at_once):
+            part = slice(start, min(start + at_once, len(test)))
+            for members, batch, dots in self._backward(steps, final, test.take(part), growth):
+                rows = row_of[members]
+                known = rows >= 0
+                sums[:, part].index_add_(0, rows[known], dots[known].double(), alpha=-1 / batch)
+        if own is None:
+            return growth
+        into = torch.from_numpy(own)
+        for start in range(0, len(train), at_once):
+            part = slice(start, min(start + at_once, len(train)))
+            for members, batch, dots in self._backward(steps, final, train.take(part), Growth()):
+                rows = row_of[members]
+                inside = ((rows >= part.start) & (rows < part.stop)).nonzero()[:, 0]
+                diagonal = dots[inside, rows[inside] - part.start]
+                into.index_add_(0, rows[inside], diagonal.double(), alpha=-1 / batch)
+        return growth
+
+    def _backward(
+        self, steps: Steps, final: GradientsAt, targets: Split, growth: Growth
+    ) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Per step: rows of the batch, its size, and ``(b, K)`` products of members' and pulled-back gradients."""
+        element = self.gradients.fitted.recipe.x.element_size()
+        block = max(8, BLOCK_BYTES // (final.size * element))
+        motions = []
+        for _, rows in final.blocks(targets, block):
+            flat, params = rows.flat(), list(final.parameters.values())
+            parts = flat.split([p.numel() for p in params], 1)
+            still = steps.still(len(flat))
+            motions.append(Motion([g.reshape(p.shape) for g, p in zip(parts, still.params, strict=True)], still.slots))
+        noted = self._noted()
+        at: GradientsAt | None = None
+        with progress.task("unrolling backwards", self.total - self.first) as done:
+            for state in Path(self.gradients.fitted).backward(self.first, self.total):
+                if at is None:
+                    at, hessians = self.gradients.of(state.module), steps.hessians(state)
+                members, x, y = self._members(at, steps, state)
+                product = hessians.of(x, y) if self.curvature else None
+                gradient = [v[0] for v in members.vectors(members.flat.mean(0, keepdim=True))]
+                dots = []
+                for number, motion in enumerate(motions):
+                    before, dgrads = steps.pull(state, gradient, motion)
+                    dots.append(members.flat @ torch.cat([d.flatten(1) for d in dgrads], 1).T)
+                    if product:
+                        for p, change in zip(before.params, product(dgrads), strict=True):
+                            p += change
+                    motions[number] = before
+                if state.step in noted:
+                    growth.note(state.step, motions)
+                done(1)
+                yield members.rows.cpu(), len(members.rows), torch.cat(dots, 1).cpu()
