@@ -71,6 +71,7 @@ class NetShape:
         head_dot: the same for the last linear layer.
         depth: layers with parameters.
         steps: updates of the whole training.
+        visits: instances in all their batches together.
         saved: steps whose parameters are saved, from 0 to ``steps``.
         state_bytes: optimizer state saved beside each of them.
         parameter_bytes: parameters and buffers of one checkpoint.
@@ -83,6 +84,7 @@ class NetShape:
     head_dot: float
     depth: int
     steps: int
+    visits: int
     saved: tuple[int, ...]
     state_bytes: int
     parameter_bytes: int

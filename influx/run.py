@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from influx.engines.curvature import Curvature
     from influx.engines.features import Features
     from influx.engines.gradients import Gradients
+    from influx.engines.path import Path
     from influx.engines.retrain import Bank
     from influx.learners.torch.fitted import TorchFitted
 
@@ -165,6 +166,14 @@ class Run:
         """Curvature of the mean training objective including its regulariser."""
         self._use(Need.CURVATURE)
         return self._curvature
+
+    @property
+    def path(self) -> Path:
+        """The states that training went through."""
+        self._use(Need.TRAJECTORY)
+        from influx.engines.path import Path
+
+        return Path(self._torch)
 
     @property
     def unlike_sgd(self) -> str:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from influx import interrupts
+from influx.errors import IncompatibleError
 from influx.learners.torch.fitted import TorchFitted
-from influx.learners.torch.optimizers import Slots
+from influx.learners.torch.optimizers import SGD, Slots
 from influx.learners.torch.sequential import State
+from influx.problem import Split
 
 STATES_BYTES = 256 << 20  # states of a stretch of training that are held at once on the way back
 
@@ -25,7 +28,9 @@ class _Snapshot:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.tensors, *(t for ts in self.slots.values() for t in ts)))
+        return sum(
+            t.numel() * t.element_size() for t in (*self.tensors, *(t for ts in self.slots.values() for t in ts))
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,45 @@ class Path:
     """
 
     fitted: TorchFitted
+
+    @property
+    def total(self) -> int:
+        """Steps of the training."""
+        return self.fitted.recipe.total
+
+    @property
+    def largest_batch(self) -> int:
+        """Instances of the largest batch."""
+        return int(np.diff(self.fitted.recipe.batches.offsets).max())
+
+    def start_of_last(self, epochs: int | None) -> int:
+        """First step of the last ``epochs`` epochs; 0 for None."""
+        training = self.fitted.recipe.training
+        return 0 if epochs is None else max(0, training.epochs - epochs) * (self.total // training.epochs)
+
+    def check_sgd(self, who: str, other: str) -> None:
+        """Refuse a training by another optimizer than SGD.
+
+        Raises:
+            IncompatibleError: naming the estimator that takes it.
+        """
+        optimizer = self.fitted.recipe.optimizer
+        if not isinstance(optimizer, SGD):
+            raise IncompatibleError(
+                f"estimator={who} is about SGD, the model was trained with {type(optimizer).__name__}; "
+                f"use estimator={other} or optimizer=sgd"
+            )
+
+    def rows_in(self, split: Split) -> Tensor:
+        """Row in ``split`` of each instance that the training saw, -1 for those that it lacks."""
+        where = {int(i): row for row, i in enumerate(split.ids)}
+        return torch.tensor([where.get(int(i), -1) for i in self.fitted.recipe.ids])
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the training, inputs and targets of the step that leaves state ``step``."""
+        recipe = self.fitted.recipe
+        rows = torch.from_numpy(recipe.batches[step]).to(recipe.x.device)
+        return rows, recipe.x[rows], recipe.y[rows]
 
     def forward(self, first: int, last: int) -> Iterator[State]:
         """States ``first .. last``, the last included; restarts from every checkpoint, so that rounding cannot grow.

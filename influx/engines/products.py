@@ -32,11 +32,14 @@ class Hessians:
     @cached_property
     def _dense(self) -> tuple[list[nn.Linear], list[nn.Module]] | None:
         layers = dense_layers(self.module)
-        return (layers[0], [m for m in self.module._modules.values() if type(m) in ACTIVATIONS]) if layers else None
+        functions = [m for m in self.module._modules.values() if m is not None and type(m) in ACTIVATIONS]
+        return (layers[0], functions) if layers else None
 
     def of(self, x: Tensor, y: Tensor) -> Product:
         """Product with the Hessian of the mean risk of ``x`` (b, ...), ``y`` (b,) at the present parameters."""
-        return _dense_product(*self._dense, self.task, x, y) if self._dense else self._by_autograd(x, y)
+        if self._dense is None:
+            return self._by_autograd(x, y)
+        return _dense_product(self._dense[0], self._dense[1], self.task, x, y)
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> Product:
         """Reverse over reverse: the gradient and its graph once, then one pull-back per vector."""
@@ -47,7 +50,7 @@ class Hessians:
             return self.task.loss(functional_call(self.module, buffers | params, (x,)), y).mean()
 
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
-            _, pull = vjp(grad(risk), named)
+            pull = vjp(grad(risk), named)[1]
 
         def product(vectors: Vectors) -> Vectors:
             found = vmap(pull)(dict(zip(named, vectors, strict=True)))[0]
@@ -74,8 +77,10 @@ class Hessians:
 
 @torch.no_grad()
 def _dense_product(layers: list[nn.Linear], functions: list[nn.Module], task: Task, x: Tensor, y: Tensor) -> Product:
-    """Pearlmutter's R-operator written out for a plain network: all vectors share the batch, so the first layer of
-    all of them is one product of matrices. Activations are stored as ``(features, b)``.
+    """Pearlmutter's R-operator written out for a plain network.
+
+    All vectors share the batch, so the first layer of all of them is one product of matrices. Activations are stored
+    as ``(features, b)``.
     """
     inputs = [x.flatten(1).t()]
     slopes, bends = [], []
@@ -124,8 +129,9 @@ def _dense_product(layers: list[nn.Linear], functions: list[nn.Module], task: Ta
                 below = v.transpose(1, 2) @ deltas[number]
                 below.baddbmm_(layers[number].weight.t().expand(len(v), -1, -1), tangent)
                 tangent = below.mul_(slopes[number - 1])
-                if bends[number - 1] is not None:
-                    tangent.addcmul_(pre[number - 1], bends[number - 1] * back[number - 1])
+                bend = bends[number - 1]
+                if bend is not None:
+                    tangent.addcmul_(pre[number - 1], bend * back[number - 1])
         return found[::-1]
 
     return product

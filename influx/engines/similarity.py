@@ -1,26 +1,40 @@
-"""Gradient similarity over checkpoints: Σ_c w_c ⟨g_i, g_j⟩, plain or between unit gradients.
+"""Gradient similarity over checkpoints: Σ_c w_c ⟨g_i, g_j⟩ and its relatives.
 
-TracInCP, TracIn-Last and GAS are points of this: which parameters, which normalisation, which weights.
+An estimator of this family is a point of it: which parameters, which comparison of gradients (see ``kernels``),
+which checkpoints and weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from influx import interrupts, progress
+from influx.engines import precision as lower
+from influx.engines.attribution import doubts
+from influx.engines.curves import Curves
 from influx.engines.gradients import BLOCK_BYTES, HELD, Gradients, Select
+from influx.engines.kernels import Kernel
+from influx.engines.path import Path
+from influx.engines.precision import Precision
+from influx.engines.spread import JACKKNIFE, Spread
 from influx.errors import ConfigError
-from influx.influence import Scale
+from influx.influence import Influence, Scale
 from influx.planning import Prospect, Work
 from influx.problem import Checkpoint
 
+if TYPE_CHECKING:
+    from influx.run import Run
+
+Choose = Literal["even", "loss_drop"]
 RateAt = Literal["next", "prev", "segment_mean"]
 Weight = Literal["paper", "calibrated", "uniform"]
+ROWS_CHUNK = 4096  # rows of a finished matrix at a time
 
 
 def weighted_checkpoints(
@@ -30,6 +44,7 @@ def weighted_checkpoints(
     checkpoints: int | None,
     lr_at: RateAt,
     weight: Weight,
+    losses: NDArray[np.float64] | None = None,
 ) -> list[tuple[Checkpoint, float]]:
     """Checkpoints and their weights, given the learning rate ``(T,)`` of every step.
 
@@ -38,17 +53,15 @@ def weighted_checkpoints(
     one. ``weight`` paper is that rate (survey Eq. 56), uniform is 1, calibrated is the sum of the rates of the steps
     that it stands for divided by n, which estimates TracIn's sum over steps (Eq. 55). A checkpoint stands for the
     steps until the next one kept, the first also for all before it; with ``lr_at`` prev for those since the last
-    one kept. So every step counts once and calibrated weights sum to Σ rates / n. ``checkpoints`` keeps that many,
-    evenly spaced in training, of those saved (one keeps the last).
+    one kept. So every step counts once and calibrated weights sum to Σ rates / n. ``checkpoints`` keeps that
+    many of those saved, evenly spaced in training (one keeps the last). With ``losses`` at every saved checkpoint it
+    keeps those of the intervals between neighbours in which the loss falls most.
 
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
     """
-    usable = saved[1:] if lr_at == "prev" else saved[:-1]
-    if checkpoints is not None:
-        _check_count(checkpoints, len(usable))
-        spread = np.linspace(0, len(usable) - 1, checkpoints) if checkpoints > 1 else [len(usable) - 1]
-        usable = [usable[round(i)] for i in spread]
+    kept = _intervals(len(saved) - 1, checkpoints, losses)
+    usable = [saved[interval + 1 if lr_at == "prev" else interval] for interval in kept]
     steps = [c.step for c in usable]
     bounds = [0, *steps] if lr_at == "prev" else [*steps, len(rates)]
     stands_for = np.add.reduceat(rates, [0, *bounds[1:-1]])  # steps outside the bounds go to the first and the last
@@ -61,6 +74,16 @@ def weighted_checkpoints(
     return result
 
 
+def _intervals(count: int, checkpoints: int | None, losses: NDArray[np.float64] | None) -> list[int]:
+    """Numbers of the intervals between saved checkpoints whose gradients are used, in order."""
+    if checkpoints is None:
+        return list(range(count))
+    _check_count(checkpoints, count)
+    if losses is not None:
+        return sorted(np.argsort(np.diff(losses), kind="stable")[:checkpoints].tolist())
+    return [round(i) for i in np.linspace(0, count - 1, checkpoints)] if checkpoints > 1 else [count - 1]
+
+
 def _check_count(checkpoints: int, usable: int) -> None:
     if not 1 <= checkpoints <= usable:
         raise ConfigError(
@@ -69,9 +92,18 @@ def _check_count(checkpoints: int, usable: int) -> None:
         )
 
 
+def mean_losses(gradients: Gradients, saved: list[Checkpoint]) -> NDArray[np.float64]:
+    """Mean test risk at each checkpoint, in float64."""
+    fitted, test = gradients.fitted, gradients.test
+    y = fitted.tensors(test)[1]
+    exact = y.double() if y.is_floating_point() else y
+    outputs = (fitted.outputs(fitted.model(checkpoint.step), test).double() for checkpoint in saved)
+    return np.array([float(fitted.task.loss(found, exact).mean()) for found in outputs])
+
+
 @dataclass(frozen=True)
 class Similarity:
-    """``values`` (n_train, n_test), ``self_values`` (n_train,), instances whose gradient vanished at a checkpoint."""
+    """``values`` (n_train, n_test), ``self_values`` (n_train,), and the count of gradients that vanished."""
 
     values: NDArray[np.float64]
     self_values: NDArray[np.float64]
@@ -81,66 +113,174 @@ class Similarity:
 def gradient_similarity(
     gradients: Gradients,
     weighted: list[tuple[Checkpoint, float]],
+    kernel: Kernel,
     values: NDArray[np.float64],
+    curves: Curves,
+    *,
     select: Select = "all",
-    unit: bool = False,
+    dtype: torch.dtype | None = None,
+    spread: tuple[Spread, NDArray[np.float64]] | None = None,
 ) -> Similarity:
-    """Σ_c w_c ⟨g_i, g_j⟩, between unit gradients if ``unit``; a zero gradient is similar to nothing.
-
-    ``values`` (n_train, n_test) holds zeros and takes the sums.
-    """
+    """Σ_c w_c k(g_i, g_j); ``values`` and the matrix beside ``spread`` hold zeros and take the sums."""
     train, test = gradients.train, gradients.test
     own, vanished, sums = np.zeros(len(train)), 0, torch.from_numpy(values)
     with progress.task("influence", len(weighted) * len(train)) as done:
         for checkpoint, weight in weighted:
-            at = gradients.at(checkpoint, select)
-            for rows, columns, dots, left, right in at.dots(train, test):
-                if unit:
-                    dots = dots * _inverse_norm(left)[:, None] * _inverse_norm(right)[None, :]
-                sums[rows, columns].add_(dots.cpu(), alpha=weight)
+            at = gradients.at(checkpoint, select, dtype)
+            for block in kernel(at, checkpoint, train, test):
+                rows, columns = block.rows, block.columns
+                found = block.values.cpu()
+                sums[rows, columns].add_(found, alpha=weight)
+                curves.add(checkpoint.step, rows, columns, found.numpy(), weight)
+                if spread is not None:
+                    spread[1][rows, columns] += spread[0].term(block, weight).cpu().numpy()
                 if columns.start == 0:
-                    norms = left.double().cpu().numpy()
-                    own[rows] += weight * ((norms > 0) if unit else norms)
-                    vanished += int((norms == 0).sum())
+                    mine = weight * block.own.double().cpu().numpy()
+                    own[rows] += mine
+                    curves.add_own(checkpoint.step, rows, mine)
+                    vanished += block.vanished
                     done(rows.stop - rows.start)
                 interrupts.check()
     return Similarity(values, own, vanished)
 
 
-def similarity_work(prospect: Prospect, checkpoints: int | None, select: Select = "all", unit: bool = False) -> Work:
-    """Predicted work of ``gradient_similarity`` over ``checkpoints`` of the saved ones (None: all).
+@dataclass(frozen=True, kw_only=True)
+class Checkpointed:
+    """What estimators that sum over checkpoints share: their settings, and all but the comparison of gradients."""
+
+    checkpoints: int | None = None
+    choose: Choose = "even"
+    lr_at: RateAt = "next"
+    weight: Weight = "paper"
+    jackknife: bool = False
+    precision: Precision = "model"
+    curve_tests: int = 3
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.curve_tests < 0:
+            raise ConfigError(f"estimator.curve_tests must not be negative, got {self.curve_tests}; use 0 for none")
+        if self.choose == "loss_drop" and self.checkpoints is None:
+            raise ConfigError(
+                "estimator.choose=loss_drop keeps some of the checkpoints, estimator.checkpoints=null keeps all; "
+                "set for example estimator.checkpoints=3"
+            )
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Gradients and products at every checkpoint used."""
+        return similarity_work(prospect, self)
+
+    def weighted(self, run: Run) -> list[tuple[Checkpoint, float]]:
+        """The checkpoints used and their weights."""
+        saved = run.checkpoints
+        losses = mean_losses(run.gradients, saved) if self.choose == "loss_drop" else None
+        n = len(run.train)
+        return weighted_checkpoints(saved, run.learning_rates, n, self.checkpoints, self.lr_at, self.weight, losses)
+
+    def influence(
+        self,
+        run: Run,
+        kernel: Kernel,
+        *,
+        scale: Scale = "rank",
+        select: Select = "all",
+        spread: Spread | None = None,
+        note: str = "",
+        report: Mapping[str, Any] | None = None,
+    ) -> Influence:
+        """Compare by ``kernel``; ``spread`` is the standard error unless ``jackknife`` asks for that of checkpoints."""
+        weighted, gradients = self.weighted(run), run.gradients
+        if self.jackknife and len(weighted) < 2:
+            raise ConfigError(
+                f"estimator.jackknife leaves out one checkpoint after the other and needs 2, got {len(weighted)}; "
+                "raise estimator.checkpoints or training.checkpoints"
+            )
+        kind = JACKKNIFE if self.jackknife else spread
+        curves = Curves(run.train, run.test, [c.step for c, _ in weighted], self.curve_tests)
+        measured = self._precision_error(run, weighted[0][0], kernel, select)
+        values, beside = run.zeros(), (kind, run.zeros()) if kind else None
+        with lower.computing(self.precision, gradients.fitted.device, gradients.fitted.recipe.x.dtype):
+            dtype = lower.dtype_of(self.precision)
+            found = gradient_similarity(
+                gradients, weighted, kernel, values, curves, select=select, dtype=dtype, spread=beside
+            )
+        if beside is not None:
+            _finish(*beside, values, len(weighted))
+            measured["stderr"] = beside[0].meaning
+        sentences, explained = doubts(Path(gradients.fitted), gradients, clips=False) if run.unlike_sgd else ([], {})
+        for sentence in sentences:
+            run.warn(sentence)
+        used = {"checkpoints": len(weighted), "choose": self.choose, "weight": self.weight, "lr_at": self.lr_at}
+        return run.influence(
+            values,
+            scale=scale,
+            stderr=beside[1] if beside else None,
+            self_influence=found.self_values,
+            self_influence_note=note,
+            tables={"curves": curves.table()},
+            report=used | {"vanished_gradients": found.vanished} | measured | explained | dict(report or {}),
+        )
+
+    def _precision_error(self, run: Run, first: Checkpoint, kernel: Kernel, select: Select) -> dict[str, Any]:
+        """Lower against full precision on the first instances at the first checkpoint."""
+        if self.precision == "model":
+            return {}
+        gradients = run.gradients
+        few = [split.take(slice(0, lower.INSTANCES)) for split in (run.train, run.test)]
+
+        def matrix(precision: Precision) -> NDArray[np.float64]:
+            found = np.zeros((len(few[0]), len(few[1])))
+            with lower.computing(precision, gradients.fitted.device, gradients.fitted.recipe.x.dtype):
+                at = gradients.at(first, select, lower.dtype_of(precision))
+                for block in kernel(at, first, *few):
+                    found[block.rows, block.columns] = block.values.cpu().numpy()
+            return found
+
+        measured = lower.error(matrix(self.precision), matrix("model"))
+        for sentence in lower.doubts(self.precision, measured):
+            run.warn(sentence)
+        return {"precision": self.precision} | measured
+
+
+def _finish(kind: Spread, sums: NDArray[np.float64], values: NDArray[np.float64], count: int) -> None:
+    """The standard error, in place of the sums."""
+    for start in range(0, len(sums), ROWS_CHUNK):
+        part = slice(start, start + ROWS_CHUNK)
+        sums[part] = kind.total(sums[part], values[part], count)
+
+
+def similarity_work(
+    prospect: Prospect, settings: Checkpointed, *, select: Select = "all", norms: int = 0, dim: int | None = None
+) -> Work:
+    """Predicted work of ``gradient_similarity`` over the checkpoints that ``settings`` keep.
+
+    ``norms`` is how many parts of a gradient are made unit vectors, ``dim`` what gradients are projected to.
 
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
     """
-    if checkpoints is not None:
-        _check_count(checkpoints, len(prospect.net.saved) - 1)
     net, n, m = prospect.net, len(prospect.train), len(prospect.test)
-    count = len(net.saved) - 1 if checkpoints is None else checkpoints
+    count = len(_intervals(len(net.saved) - 1, settings.checkpoints, None))
+    judged = len(net.saved) if settings.choose == "loss_drop" else 0
     head = select == "head"
     dot, layers = (net.head_dot, 1) if head else (net.dot, net.depth)
-    passes = layers + 1 + unit  # products of each layer's factors, the sum over checkpoints, the norms
+    if dim is not None:
+        dot, layers = float(dim), 2  # and the variance
+    projecting = 2.0 * (dim or 0) * net.parameters * (n + m)
+    drawing = 4 * (dim or 0) * net.parameters  # a Gaussian number costs about as much as four numbers read
+    # products of each layer's factors, the sum over checkpoints, its curves, the norms, the squares
+    passes = layers + 2 + norms + 2 * settings.jackknife
+    stderr = settings.jackknife or dim is not None
     what = f"{dot:.3g} multiply-adds per pair{' (last layer)' if head else ''}"
     return Work(
         gradients=float(count * (n + m)),
-        flops=count * (6.0 * net.macs * (n + m) + 2.0 * dot * n * m),
-        numbers=float(count * passes * n * m),
-        bytes=8.0 * n * m + 8.0 * min(n, 4096) * m + (1 + HELD) * min(BLOCK_BYTES, 4 * dot * max(n, m)),
+        flops=count * (6.0 * net.macs * (n + m) + 2.0 * dot * n * m + projecting) + 2.0 * judged * net.macs * m,
+        numbers=float(count * (passes * n * m + drawing)),
+        bytes=8.0 * (1 + stderr) * n * m + 8.0 * min(n, 4096) * m + (1 + HELD) * min(BLOCK_BYTES, 4 * dot * max(n, m)),
         formula=f"{count} checkpoints x ({n} + {m}) gradients, {count} x {n} x {m} products of {what}",
     )
-
-
-def _inverse_norm(squares: torch.Tensor) -> torch.Tensor:
-    return torch.where(squares > 0, squares.rsqrt(), 0)
 
 
 def scale_of(weight: Weight, unlike_sgd: str) -> Scale:
     """Only calibrated weights of plain SGD are in loss units; ``unlike_sgd`` says what the training had instead."""
     return "loss" if weight == "calibrated" and not unlike_sgd else "rank"
-
-
-def optimizer_warning(unlike_sgd: str) -> list[str]:
-    """A sentence on steps that a sum of gradient products does not describe."""
-    if not unlike_sgd:
-        return []
-    return [f"the sum over checkpoints describes plain SGD steps, the model was trained with {unlike_sgd}"]

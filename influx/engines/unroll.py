@@ -53,9 +53,10 @@ class Steps:
         recipe = self.fitted.recipe
         if recipe.random or recipe.coupled:
             what = "dropout or other randomness" if recipe.random else "batch normalisation in training mode"
+            remedy = "dropout=0" if recipe.random else "norm=group"
             raise IncompatibleError(
                 f"unrolling differentiates every training step, which this model's {what} does not allow; "
-                f"use {'dropout=0' if recipe.random else 'norm=group'} in the model or an estimator that does not unroll"
+                f"use {remedy} in the model or an estimator that does not unroll"
             )
 
     @cached_property
@@ -67,12 +68,6 @@ class Steps:
         """``count`` motions of nothing."""
         params = [p.new_zeros(count, *p.shape) for p in self.fitted.build(0).to(self.fitted.device).parameters()]
         return Motion(params, self.fitted.recipe.optimizer.slots(params))
-
-    def batch(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the training split, inputs and targets of the step that starts from ``state``."""
-        recipe = self.fitted.recipe
-        rows = torch.from_numpy(recipe.batches[state.step]).to(recipe.x.device)
-        return rows, recipe.x[rows], recipe.y[rows]
 
     def hessians(self, state: State) -> Hessians:
         """Of batches at the parameters of ``state``, which may change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from influx import progress
+from influx.engines.curves import Curves
 from influx.engines.gradients import Gradients, GradientsAt
 from influx.engines.path import Path
 from influx.engines.products import Hessians, Vectors
@@ -40,44 +42,43 @@ class Members:
 
 @dataclass
 class Growth:
-    """Mean logarithm of the size of tangents or adjoints along training."""
+    """How large adjoints or tangents are along the training: logarithms of their root mean square, by step."""
 
     steps: list[int] = field(default_factory=list)
     logs: list[float] = field(default_factory=list)
 
     def note(self, step: int, motions: list[Motion]) -> None:
-        """Average over those that are not zero."""
-        norms = torch.cat([m.norms() for m in motions])
-        norms = norms[norms > 0]
-        if len(norms):
+        """Add a point, unless all are zero."""
+        square = float(torch.cat([m.norms() for m in motions]).square().mean())
+        if square > 0:
             self.steps.append(step)
-            self.logs.append(float(norms.log().mean()))
+            self.logs.append(0.5 * math.log(square))
+
+    @property
+    def total(self) -> float:
+        """Logarithm of the last size over the first."""
+        return self.logs[-1] - self.logs[0] if self.logs else 0.0
 
 
 @dataclass(frozen=True)
 class Unroller:
     """Unrolls one recorded training from step ``first`` on."""
 
+    path: Path
     gradients: Gradients
     first: int = 0
     curvature: bool = True
 
     def _steps(self) -> Steps:
-        return Steps(self.gradients.fitted, self.curvature)
+        return Steps(self.path.fitted, self.curvature)
 
     @property
     def total(self) -> int:
         """Steps of the training."""
-        return self.gradients.fitted.recipe.total
+        return self.path.total
 
-    def rows_of(self, split: Split) -> NDArray[np.int64]:
-        """Row in ``split`` of each instance that the training saw, -1 for those that it lacks."""
-        ids = self.gradients.fitted.recipe.ids
-        where = {int(i): row for row, i in enumerate(split.ids)}
-        return np.array([where.get(int(i), -1) for i in ids], np.int64)
-
-    def _members(self, at: GradientsAt, steps: Steps, state: State) -> tuple[Members, Tensor, Tensor]:
-        rows, x, y = steps.batch(state)
+    def _members(self, at: GradientsAt, state: State) -> tuple[Members, Tensor, Tensor]:
+        rows, x, y = self.path.batch(state.step)
         params = list(at.parameters.values())
         flat = at.rows(x, y).flat()
         return Members(rows, flat, [p.numel() for p in params], [p.shape for p in params]), x, y
@@ -87,33 +88,32 @@ class Unroller:
 
     def _round(self, size: int, states: int) -> int:
         """How many motions fit in memory."""
-        element = self.gradients.fitted.recipe.x.element_size()
+        element = self.path.fitted.recipe.x.element_size()
         return max(1, MOTIONS_BYTES // (size * element * (1 + states)))
 
     @torch.no_grad()
-    def tangents(self, tracked: NDArray[np.int64], leave_out: bool) -> Iterator[tuple[slice, Tensor, Growth]]:
-        """dθ_T/dw_i of the instances in ``tracked`` (rows of the recipe): part of them, ``(K, p)``, and their growth.
+    def tangents(self, tracked: NDArray[np.int64], leave_out: bool) -> Iterator[tuple[slice, Tensor]]:
+        """dθ_T/dw_i of the instances in ``tracked`` (rows of the recipe): part of them, and ``(K, p)``.
 
         With ``leave_out`` along the removal itself: i's own curvature is taken out of its batches (the survey's
         Eq. 79 with ε = -1/n).
         """
         steps = self._steps()
-        size = sum(p.numel() for p in self.gradients.fitted.build(0).parameters())
-        element = self.gradients.fitted.recipe.x.element_size()
-        states = len(self.gradients.fitted.recipe.optimizer.slots([]))
+        size = sum(p.numel() for p in self.path.fitted.build(0).parameters())
+        element = self.path.fitted.recipe.x.element_size()
+        states = len(self.path.fitted.recipe.optimizer.slots([]))
         at_once, block = self._round(size, states), max(8, BLOCK_BYTES // (size * element))
         for start in range(0, len(tracked), at_once):
             part = slice(start, min(start + at_once, len(tracked)))
-            mine = torch.from_numpy(tracked[part]).to(self.gradients.fitted.device)
-            motions, growth = self._carried(steps, mine, block, leave_out)
-            yield part, torch.cat([torch.cat([p.flatten(1) for p in m.params], 1) for m in motions]), growth
+            mine = torch.from_numpy(tracked[part]).to(self.path.fitted.device)
+            motions = self._carried(steps, mine, block, leave_out)
+            yield part, torch.cat([torch.cat([p.flatten(1) for p in m.params], 1) for m in motions])
 
-    def _carried(self, steps: Steps, tracked: Tensor, block: int, leave_out: bool) -> tuple[list[Motion], Growth]:
-        recipe, path = self.gradients.fitted.recipe, Path(self.gradients.fitted)
+    def _carried(self, steps: Steps, tracked: Tensor, block: int, leave_out: bool) -> list[Motion]:
+        recipe, path = self.path.fitted.recipe, self.path
         place = torch.full((len(recipe.ids),), -1, device=tracked.device)
         place[tracked] = torch.arange(len(tracked), device=tracked.device)
         motions = [steps.still(len(part)) for part in tracked.split(block)]
-        growth, noted = Growth(), self._noted()
         at: GradientsAt | None = None
         with progress.task("unrolling", self.total - self.first) as done:
             for state in path.forward(self.first, self.total):
@@ -121,7 +121,7 @@ class Unroller:
                     break
                 if at is None:
                     at, hessians = self.gradients.of(state.module), steps.hessians(state)
-                members, x, y = self._members(at, steps, state)
+                members, x, y = self._members(at, state)
                 product = hessians.of(x, y) if self.curvature else None
                 gradient = [v[0] for v in members.vectors(members.flat.mean(0, keepdim=True))]
                 places = place[members.rows]
@@ -129,10 +129,8 @@ class Unroller:
                     dgrads = product(motion.params) if product else [torch.zeros_like(p) for p in motion.params]
                     self._inject(dgrads, motion, members, places - number * block, hessians, x, y, leave_out)
                     motions[number] = steps.push(state, gradient, motion, dgrads)
-                if state.step in noted:
-                    growth.note(state.step + 1, motions)
                 done(1)
-        return motions, growth
+        return motions
 
     def _inject(
         self,
@@ -158,37 +156,47 @@ class Unroller:
                 d.index_add_(0, where, h, alpha=-1 / size)
 
     @torch.no_grad()
-    def adjoints(self, values: NDArray[np.float64], own: NDArray[np.float64] | None) -> Growth:
+    def adjoints(self, values: NDArray[np.float64], own: NDArray[np.float64] | None, curves: Curves) -> Growth:
         """Subtract dL(z_j; θ_T)/dw_i from ``values`` (n_train, n_test), and dL(z_i; θ_T)/dw_i from ``own`` if given."""
         train, test = self.gradients.train, self.gradients.test
-        row_of = torch.from_numpy(self.rows_of(train))
-        steps, final = self._steps(), self.gradients.at(self.gradients.fitted.checkpoints[-1])
-        states = len(self.gradients.fitted.recipe.optimizer.slots([]))
+        row_of = self.path.rows_in(train)
+        steps, final = self._steps(), self.gradients.at(self.path.fitted.checkpoints[-1])
+        states = len(self.path.fitted.recipe.optimizer.slots([]))
         at_once, growth = self._round(final.size, states), Growth()
         sums = torch.from_numpy(values)
         for start in range(0, len(test), at_once):
             part = slice(start, min(start + at_once, len(test)))
-            for members, batch, dots in self._backward(steps, final, test.take(part), growth):
-                rows = row_of[members]
-                known = rows >= 0
-                sums[:, part].index_add_(0, rows[known], dots[known].double(), alpha=-1 / batch)
+            for step, rows, dots in self._backward(steps, final, test.take(part), growth):
+                into = row_of[rows]
+                known = into >= 0
+                found = dots[known].double()
+                sums[:, part].index_add_(0, into[known], found)
+                curves.add(step, into[known].numpy(), part, found.numpy())
         if own is None:
             return growth
-        into = torch.from_numpy(own)
         for start in range(0, len(train), at_once):
             part = slice(start, min(start + at_once, len(train)))
-            for members, batch, dots in self._backward(steps, final, train.take(part), Growth()):
-                rows = row_of[members]
-                inside = ((rows >= part.start) & (rows < part.stop)).nonzero()[:, 0]
-                diagonal = dots[inside, rows[inside] - part.start]
-                into.index_add_(0, rows[inside], diagonal.double(), alpha=-1 / batch)
+            for step, rows, dots in self._backward(steps, final, train.take(part), Growth()):
+                into = row_of[rows]
+                mine = ((into >= part.start) & (into < part.stop)).nonzero()[:, 0]
+                gained = dots[mine, into[mine] - part.start].double().numpy()
+                own[into[mine].numpy()] += gained
+                curves.add_own(step, into[mine].numpy(), gained)
+        return growth
+
+    def growth(self, targets: Split) -> Growth:
+        """How the derivative of these risks with respect to the parameters grows from the end to the start."""
+        growth = Growth()
+        final = self.gradients.at(self.path.fitted.checkpoints[-1])
+        for _ in self._backward(self._steps(), final, targets, growth):
+            pass
         return growth
 
     def _backward(
         self, steps: Steps, final: GradientsAt, targets: Split, growth: Growth
-    ) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """Per step: rows of the batch, its size, and ``(b, K)`` products of members' and pulled-back gradients."""
-        element = self.gradients.fitted.recipe.x.element_size()
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Step, rows of its batch, and ``(b, K)`` minus the derivatives of the targets' risks by their weights."""
+        element = self.path.fitted.recipe.x.element_size()
         block = max(8, BLOCK_BYTES // (final.size * element))
         motions = []
         for _, rows in final.blocks(targets, block):
@@ -197,12 +205,13 @@ class Unroller:
             still = steps.still(len(flat))
             motions.append(Motion([g.reshape(p.shape) for g, p in zip(parts, still.params, strict=True)], still.slots))
         noted = self._noted()
+        growth.note(self.total, motions)
         at: GradientsAt | None = None
         with progress.task("unrolling backwards", self.total - self.first) as done:
-            for state in Path(self.gradients.fitted).backward(self.first, self.total):
+            for state in self.path.backward(self.first, self.total):
                 if at is None:
                     at, hessians = self.gradients.of(state.module), steps.hessians(state)
-                members, x, y = self._members(at, steps, state)
+                members, x, y = self._members(at, state)
                 product = hessians.of(x, y) if self.curvature else None
                 gradient = [v[0] for v in members.vectors(members.flat.mean(0, keepdim=True))]
                 dots = []
@@ -216,4 +225,4 @@ class Unroller:
                 if state.step in noted:
                     growth.note(state.step, motions)
                 done(1)
-                yield members.rows.cpu(), len(members.rows), torch.cat(dots, 1).cpu()
+                yield state.step, members.rows.cpu(), torch.cat(dots, 1).cpu() / -len(members.rows)

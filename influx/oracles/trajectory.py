@@ -6,97 +6,84 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.tasks import Task
-from influx.models.cnn import CNN
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
-from influx.models.resnet9 import ResNet9
 from influx.oracles import plain
-from influx.oracles.comparison import Comparison, compare
+from influx.oracles.checkpoints import (
+    LOOP,
+    RATES,
+    SETTINGS,
+    Pair,
+    PairAt,
+    checkpoint_weights,
+    contributions,
+    cosine,
+    dot,
+    left_out,
+    loss_drops,
+    toys,
+)
+from influx.oracles.comparison import Comparison, Oracle, compare
 from influx.oracles.plain import Array
-from influx.oracles.toys import Toy, images, table, train
-
-LOOP = 1e-10  # float64 sums in another order
-RATES = ("next", "prev", "segment_mean")
-SETTINGS = list(product(RATES, ("paper", "calibrated", "uniform")))
+from influx.oracles.toys import Toy, table, train
+from influx.streams import stream, stream_seed
 
 
-def toys(below: Path) -> Iterator[tuple[str, Toy]]:
-    """One net per kind of layer."""
-    yield "mlp", train(below, table(), MLP(width=5), schedule="cosine", warmup_steps=2)
-    yield "regression mlp", train(below, table("regression"), MLP(width=5))
-    yield "cnn with group norm", train(below, images(), CNN(channels=[4], hidden=5, norm="group"))
-    yield "residual net with batch norm", train(below, images(), ResNet9(norm="batch", width=1 / 32), checkpoints=2)
-
-
-def checkpoint_weights(
-    toy: Toy, lr_at: str = "next", weight: str = "paper", kept: list[int] | None = None
-) -> dict[int, float]:
-    """Step → weight of the ``kept`` checkpoints (default: all usable), from the recorded learning rates."""
-    rates, n = toy.trajectory()["lr"][:, 0], len(toy.train)
-    kept = kept or (toy.steps()[1:] if lr_at == "prev" else toy.steps()[:-1])
-    if weight == "uniform":
-        return dict.fromkeys(kept, 1.0)
-    if weight == "calibrated":
-        weights = dict.fromkeys(kept, 0.0)
-        for step, rate in enumerate(rates):
-            weights[_standing_for(step, lr_at, kept)] += float(rate) / n
-        return weights
-    if lr_at == "segment_mean":
-        return {c: float(rates[c:end].sum() / (end - c)) for c, end in pairwise([*kept, len(rates)])}
-    return {c: float(rates[c - 1 if lr_at == "prev" else c]) for c in kept}
-
-
-def _standing_for(step: int, lr_at: str, kept: list[int]) -> int:
-    """The checkpoint whose gradients replace those of a step: the last before it, or else the first of all.
-
-    With ``lr_at=prev`` the first after it.
-    """
-    if lr_at == "prev":
-        return min(c for c in kept if c > step)
-    return max((c for c in kept if c <= step), default=kept[0])
-
-
-def similarity(toy: Toy, weights: dict[int, float], head: bool = False, unit: bool = False) -> tuple[Array, Array]:
-    """Σ_c w_c ⟨g_i, g_j⟩ on test ``(n_train, n_test)`` and on itself ``(n_train,)``."""
-    values, own = np.zeros((len(toy.train), len(toy.test))), np.zeros(len(toy.train))
-    for step, weight in weights.items():
-        module = toy.module(step)
-        only = list(module.parameters())[-2:] if head else None
-        mine, theirs = (plain.gradients(toy, module, split, only) for split in (toy.train, toy.test))
-        for i, g in enumerate(mine):
-            for j, h in enumerate(theirs):
-                values[i, j] += weight * (g @ h / (np.linalg.norm(g) * np.linalg.norm(h)) if unit else g @ h)
-            own[i] += weight * (1.0 if unit else g @ g)
-    return values, own
-
-
-def _loops(name: str, below: Path, head: bool = False, unit: bool = False) -> Iterator[Comparison]:
+def _loops(name: str, below: Path, pair: PairAt, head: bool = False, **settings: Any) -> Iterator[Comparison]:
     """The default settings on every net, all settings on the one with a schedule."""
     for kind, toy in toys(below):
-        found = toy.estimate(name)
-        values, own = similarity(toy, checkpoint_weights(toy), head, unit)
-        yield compare(f"autograd loop, {kind}", found.values, values, LOOP)
-        yield compare(f"autograd loop on itself, {kind}", _own(found.self_influence), own, LOOP)
+        found = toy.estimate(name, **settings)
+        values, own = contributions(toy, checkpoint_weights(toy), pair, head)
+        yield compare(f"autograd loop, {kind}", found.values, values.sum(0), LOOP)
+        yield compare(f"autograd loop on itself, {kind}", _own(found.self_influence), own.sum(0), LOOP)
+    yield from _curves(name, below, pair, head, **settings)
     toy = next(toys(below))[1]
     errors = []
     for lr_at, weight in SETTINGS:
-        values, _ = similarity(toy, checkpoint_weights(toy, lr_at, weight), head, unit)
-        errors.append(compare("", toy.estimate(name, lr_at=lr_at, weight=weight).values, values, LOOP).error)
+        values, _ = contributions(toy, checkpoint_weights(toy, lr_at, weight), pair, head)
+        found = toy.estimate(name, lr_at=lr_at, weight=weight, **settings)
+        errors.append(compare("", found.values, values.sum(0), LOOP).error)
     yield Comparison("autograd loop, every lr_at and weight under a schedule", max(errors), LOOP)
     first, second, third, last = toy.steps()
     for lr_at in RATES:
         usable = [second, third, last] if lr_at == "prev" else [first, second, third]
-        for kept in ([usable[0], usable[2]], [usable[2]]):
-            values, _ = similarity(toy, checkpoint_weights(toy, lr_at, "calibrated", kept), head, unit)
-            found = toy.estimate(name, lr_at=lr_at, weight="calibrated", checkpoints=len(kept))
-            yield compare(f"autograd loop, {len(kept)} of 3 checkpoints, lr_at={lr_at}", found.values, values, LOOP)
+        for choose, kept in (
+            ("even", [usable[0], usable[2]]),
+            ("even", [usable[2]]),
+            ("loss_drop", loss_drops(toy, 2, lr_at)),
+            ("loss_drop", loss_drops(toy, 1, lr_at)),
+        ):
+            values, _ = contributions(toy, checkpoint_weights(toy, lr_at, "calibrated", kept), pair, head)
+            given = {"lr_at": lr_at, "weight": "calibrated", "checkpoints": len(kept), "choose": choose} | settings
+            told = f"autograd loop, {len(kept)} of 3 checkpoints by {choose}, lr_at={lr_at}"
+            yield compare(told, toy.estimate(name, **given).values, values.sum(0), LOOP)
+
+
+def _curves(name: str, below: Path, pair: PairAt, head: bool = False, **settings: Any) -> Iterator[Comparison]:
+    """What each checkpoint adds, in the table and in the standard error over checkpoints."""
+    toy = next(toys(below))[1]
+    values, own = contributions(toy, checkpoint_weights(toy), pair, head)
+    found = toy.estimate(name, jackknife=True, **settings)
+    yield compare("standard error by leaving out each checkpoint", _own(found.stderr), left_out(values), 1e-7)
+    rows = {int(instance): row for row, instance in enumerate(toy.train.ids)}
+    columns = {int(instance): column for column, instance in enumerate(toy.test.ids)}
+    points = {step: c for c, step in enumerate(toy.steps()[:-1])}
+    table, expected = found.tables["curves"], []
+    for step, i, j in zip(table["step"], table["train_id"], table["test_id"], strict=True):
+        one = values[points[step], rows[i]]
+        expected.append(one.mean() if j is pd.NA else one[columns[j]])
+    yield compare("curves", table["influence"], expected, LOOP)
+    means = table[table["test_id"].isna()]
+    yield compare("curves of instances themselves", means["self_influence"], own.ravel(), LOOP)
 
 
 def _own(values: object) -> Array:
@@ -115,7 +102,7 @@ def _duplicates(name: str, below: Path) -> Iterator[Comparison]:
 
 def tracincp(below: Path) -> Iterator[Comparison]:
     """Loops; and summed over training instances, TracIn is the descent of the test risk."""
-    yield from _loops("tracincp", below)
+    yield from _loops("tracincp", below, lambda module, step: dot)
     yield from _duplicates("tracincp", below)
     rate = 1e-6
     toy = train(below, table(), MLP(width=5), SGD(lr=rate), batch_size=9, checkpoint_spacing="every")
@@ -128,7 +115,7 @@ def tracincp(below: Path) -> Iterator[Comparison]:
 
 def tracin_last(below: Path) -> Iterator[Comparison]:
     """Loops over the head's gradients, and (f_i·f_j + 1)(r_i·r_j)."""
-    yield from _loops("tracin_last", below, head=True)
+    yield from _loops("tracin_last", below, lambda module, step: dot, head=True)
     yield from _duplicates("tracin_last", below)
     toy = train(below, table(), MLP(width=[5, 4]))
     expected = np.zeros((len(toy.train), len(toy.test)))
@@ -159,7 +146,7 @@ class _Scaled:
 
 def gas(below: Path) -> Iterator[Comparison]:
     """Loops over cosines, their bound, and what they do not depend on."""
-    yield from _loops("gas", below, unit=True)
+    yield from _loops("gas", below, lambda module, step: cosine)
     yield from _duplicates("gas", below)
     toy = train(below, table(), MLP(width=5))
     values = toy.estimate("gas").values
@@ -176,4 +163,86 @@ def gas(below: Path) -> Iterator[Comparison]:
     yield Comparison("0 for an instance without gradient", float(np.abs(row).max()), 0.0)
 
 
-ORACLES = {"gas": gas, "tracin_last": tracin_last, "tracincp": tracincp}
+def layer_cosines(module: nn.Module, unit: str, average: bool) -> Pair:
+    """Cosines of slices of the gradients, one for each parameter tensor or module."""
+    ends: dict[str, int] = {}
+    size = 0
+    for name, parameter in module.named_parameters():
+        size += parameter.numel()
+        ends[name if unit == "tensor" else name.rpartition(".")[0]] = size
+    slices = [slice(start, end) for start, end in pairwise([0, *ends.values()])]
+
+    def one(g: Array, h: Array, part: slice) -> float:
+        """0 for a part that is zero but for rounding, such as a bias before a norm that subtracts means."""
+        vanishes = any(np.linalg.norm(v[part]) < 2e-15 * np.linalg.norm(v) for v in (g, h))
+        return 0.0 if vanishes else cosine(g[part], h[part])
+
+    def compared(g: Array, h: Array) -> float:
+        return sum(one(g, h, part) for part in slices) / (len(slices) if average else 1)
+
+    return compared
+
+
+def gas_layerwise(below: Path) -> Iterator[Comparison]:
+    """Loops over layers, and GAS where there is one."""
+    yield from _loops("gas_layerwise", below, lambda module, step: layer_cosines(module, "tensor", False))
+    yield from _duplicates("gas_layerwise", below)
+    for kind, toy in toys(below):
+        for unit, average in (("module", False), ("module", True), ("tensor", True)):
+            found = toy.estimate("gas_layerwise", unit=unit, average=average)
+
+            def of(module: nn.Module, step: int, unit: str = unit, average: bool = average) -> Pair:
+                return layer_cosines(module, unit, average)
+
+            values, own = contributions(toy, checkpoint_weights(toy), of)
+            yield compare(f"autograd loop, unit={unit}, average={average}, {kind}", found.values, values.sum(0), LOOP)
+            told = f"autograd loop on itself, unit={unit}, average={average}, {kind}"
+            yield compare(told, _own(found.self_influence), own.sum(0), LOOP)
+    linear = train(below, table(), Linear())
+    layers, whole = linear.estimate("gas_layerwise", unit="module").values, linear.estimate("gas").values
+    yield compare("gas, when there is one layer", layers, whole, 1e-14)
+
+
+def projection(toy: Toy, step: int, dim: int, kind: str, share: bool) -> Array:
+    """P (D, p), drawn as documented; p D must fit in one piece."""
+    seed = int(stream(toy.problem.seed, f"tracinrp/projection{'' if share else f'/{step}'}").integers(1 << 63))
+    own = torch.Generator().manual_seed(stream_seed(seed, "0"))
+    drawn = torch.empty(sum(p.numel() for p in toy.module().parameters()), dim)
+    drawn = drawn.normal_(generator=own) if kind == "gaussian" else 2 * drawn.random_(2, generator=own) - 1
+    return np.asarray(drawn.double().numpy().T / np.sqrt(dim))
+
+
+def tracinrp(below: Path) -> Iterator[Comparison]:
+    """Loops between projected gradients, with their standard error; and TracInCP for P with orthogonal columns."""
+    for kind, share in product(("gaussian", "rademacher"), (False, True)):
+        for net, toy in toys(below):
+            settings = {"dim": 12, "kind": kind, "share": share}
+            weights = checkpoint_weights(toy)
+            drawn = {step: projection(toy, step, 12, kind, share) for step in weights}
+
+            def of(module: nn.Module, step: int, drawn: dict[int, Array] = drawn) -> Pair:
+                return lambda g, h: float((drawn[step] @ g) @ (drawn[step] @ h))
+
+            def spread(module: nn.Module, step: int, of: PairAt = of) -> Pair:
+                pair = of(module, step)
+                return lambda g, h: float(np.sqrt((pair(g, h) ** 2 + (g @ g) * (h @ h)) / 13))
+
+            found = toy.estimate("tracinrp", **settings)
+            told = f"{kind}{', shared' if share else ''}, {net}"
+            yield compare(f"autograd loop, {told}", found.values, contributions(toy, weights, of)[0].sum(0), LOOP)
+            errors, _ = contributions(toy, weights, spread)
+            expected = errors.sum(0) if share else np.sqrt((errors**2).sum(0))
+            yield compare(f"standard error, {told}", _own(found.stderr), expected, LOOP)
+            _, own = contributions(toy, weights, lambda module, step: dot)
+            yield compare(f"autograd loop on itself, {told}", _own(found.self_influence), own.sum(0), LOOP)
+    yield from _duplicates("tracinrp", below)
+
+
+# estimator -> oracle; other modules about the trajectory are merged in here
+ORACLES: dict[str, Oracle] = {
+    "gas": gas,
+    "gas_layerwise": gas_layerwise,
+    "tracin_last": tracin_last,
+    "tracincp": tracincp,
+    "tracinrp": tracinrp,
+}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from influx.reporting import agreement, instances, sections, svg
+from influx.reporting import agreement, curves, instances, sections, svg
 from influx.reporting.markup import Markup, join, tag, text
 from influx.reporting.record import RunRecord
 from influx.reporting.style import CSS
@@ -87,6 +87,7 @@ def _article(record: RunRecord, key: str, several: bool) -> Markup:
         sections.verdict(record),
         _plots(record, key),
         instances.neighbours(record),
+        curves.influential(record, key),
         instances.memorised(record),
         sections.cost(record),
         sections.notes(record),

@@ -1,4 +1,4 @@
-"""Two small plots as inline SVG: a scatter and a histogram. Colours come from the page's style."""
+"""Three small plots as inline SVG: a scatter, a histogram and curves. Colours come from the page's style."""
 
 from __future__ import annotations
 
@@ -94,6 +94,28 @@ def histogram(values: NDArray[np.float64], *, label: str, title: str, descriptio
         px = f"{axes.x(float(np.median(values))):.1f}"
         marks = (tag("line", x1=px, x2=px, y1=TOP, y2=HEIGHT - BOTTOM, class_="median"),)
     return _picture(title, description, key, axes.frame(label, "test instances", zero="x"), *bars, *marks)
+
+
+def lines(
+    x: NDArray[np.float64],
+    curves: Sequence[tuple[str, str, NDArray[np.float64]]],
+    *,
+    labels: tuple[str, str],
+    title: str,
+    description: str,
+    key: str,
+) -> Markup:
+    """Curves over common points ``x`` (k,): each a name, shown on hovering, a colour of the page, and values (k,)."""
+    axes = _Axes(limits(x), limits(np.concatenate([values for _, _, values in curves])))
+    drawn = []
+    for name, colour, values in curves:
+        points = list(zip(axes.x(x), axes.y(values), strict=True))
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
+        dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in points)
+        pen = f"stroke:var(--{colour});fill:none;stroke-linecap:round;stroke-width:"
+        parts = (tag("path", d=path, style=f"{pen}1.5"), tag("path", d=dots, style=f"{pen}4"))
+        drawn.append(tag("g", text("title", name), *parts))
+    return _picture(title, description, key, axes.frame(*labels, zero="y"), *drawn)
 
 
 def _bar(axes: _Axes, low: float, high: float, count: int) -> Markup:

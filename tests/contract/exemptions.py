@@ -40,5 +40,9 @@ AGREEMENT: dict[str, Agreement] = {
     ),
     "tracincp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "tracin_last": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
+    "tracinrp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "gas": Agreement(ridge=(0.7, 0.85), logistic=(0.8, 0.85), reason=CURVATURE),
+    "gas_layerwise": Agreement(
+        ridge=(0.5, 0.7), logistic=(0.7, 0.8), reason="as gas; the bias of one output is a layer whose cosine is a sign"
+    ),
 }

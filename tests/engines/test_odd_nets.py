@@ -90,9 +90,11 @@ def test_gradients_leave_the_global_random_state_alone() -> None:
 
 def test_blocks_are_sized_for_the_way_that_gradients_take(monkeypatch: pytest.MonkeyPatch) -> None:
     at, x, y = given(nets.AgainAfterRelu, 4)
-    activations = 3 * ((4 + 4) + (4 + 3))
-    monkeypatch.setattr("influx.engines.gradients.BLOCK_BYTES", 2 * 8 * (activations + at.size))
-    assert at.block_size(Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))) == 2
+    split = Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))
+    inputs, outputs, others = 3 * 4, 4 + 4 + 3, 4  # of the three products; of the activation function
+    assert at.activations(split) == 2 * (outputs + others) + outputs + inputs
+    monkeypatch.setattr("influx.engines.gradients.BLOCK_BYTES", 2 * 8 * (at.activations(split) + at.size))
+    assert at.block_size(split) == 2
 
 
 def test_the_head_is_the_layer_called_last_wherever_it_is_registered() -> None:

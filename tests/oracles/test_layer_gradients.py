@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from influx.engines.gradients import GradientsAt, head_of
-from influx.engines.layers import Flat, Outer
+from influx.engines.factors import Dense, Product
+from influx.engines.layers import Flat, Weighted
 from influx.errors import IncompatibleError, NumericalError
 from influx.learners.torch.tasks import Classification, Regression
 from influx.problem import Split
@@ -188,7 +189,8 @@ def test_blocks_of_any_size_give_the_same_products(name: str) -> None:
 def test_both_ways_to_multiply_agree(positions: int) -> None:
     torch.manual_seed(0)
     shapes = ((4, positions, 16), (4, positions, 18))
-    left, right = (Outer(*(torch.randn(s, dtype=torch.float64) for s in shapes), bias=True) for _ in range(2))
+    made = [Product(*(Dense(torch.randn(s, dtype=torch.float64)) for s in shapes)) for _ in range(2)]
+    left, right = (Weighted(4, [term], bias=True) for term in made)
     assert torch.allclose(left.dot(right), Flat(left.flat()).dot(right), rtol=1e-10, atol=1e-10)
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influx.engines.similarity import (
-    RateAt,
-    Weight,
-    gradient_similarity,
-    optimizer_warning,
-    similarity_work,
-    weighted_checkpoints,
-)
+from influx.engines.kernels import cosines
+from influx.engines.similarity import Checkpointed, similarity_work
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
+NOTE = "the cosine of a gradient with itself is 1, so self-influence cannot rank instances"
+
 
 @dataclass(frozen=True, kw_only=True)
-class GAS:
+class GAS(Checkpointed):
     """TracInCP between unit gradients.
 
     Estimates: Σ_c w_c cos(∇L(z_i; θ_c), ∇L(z_j; θ_c)), similarity of direction whatever the instance's loss.
@@ -31,9 +27,16 @@ class GAS:
     Source: Hammoudeh & Lowd 2022, arXiv:2201.10055; survey Eq. (68).
 
     Attributes:
-        checkpoints: how many saved checkpoints to use, evenly spaced; None uses all.
+        checkpoints: how many saved checkpoints to use; None uses all.
+        choose: even (evenly spaced in training) or loss_drop (those at the saved intervals in which the mean
+            test loss falls most; the whole test set then has a say in every column).
         lr_at: next, prev or segment_mean.
         weight: paper, calibrated or uniform.
+        jackknife: give a standard error: how much the sum varies when one checkpoint after the other is left
+            out. It measures the spread over checkpoints, not over trainings.
+        precision: model, tf32 (on cuda) or bfloat16; the error that it makes is measured and reported.
+        curve_tests: of how many test instances, the first ones, to keep when their strongest proponents and opponents
+            were influential.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
@@ -48,26 +51,10 @@ class GAS:
         paper="Hammoudeh & Lowd 2022",
     )
 
-    checkpoints: int | None = None
-    lr_at: RateAt = "next"
-    weight: Weight = "paper"
-
     def plan(self, prospect: Prospect) -> Work:
-        """Gradients and products at every checkpoint used."""
-        return similarity_work(prospect, self.checkpoints, unit=True)
+        """Gradients, products and norms at every checkpoint used."""
+        return similarity_work(prospect, self, norms=1)
 
     def estimate(self, run: Run) -> Influence:
         """Gradient cosines, weighted and summed over checkpoints."""
-        weighted = weighted_checkpoints(
-            run.checkpoints, run.learning_rates, len(run.train), self.checkpoints, self.lr_at, self.weight
-        )
-        found = gradient_similarity(run.gradients, weighted, run.zeros(), unit=True)
-        for sentence in optimizer_warning(run.unlike_sgd):
-            run.warn(sentence)
-        return run.influence(
-            found.values,
-            scale="rank",
-            self_influence=found.self_values,
-            self_influence_note="the cosine of a gradient with itself is 1, so self-influence cannot rank instances",
-            report={"checkpoints": len(weighted), "weight": self.weight, "vanished_gradients": found.vanished},
-        )
+        return self.influence(run, cosines, note=NOTE)

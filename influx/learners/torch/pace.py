@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from influx.learners.torch.costs import MANY, cheaper
 from influx.learners.torch.training import Engine
 from influx.planning import NetShape, Pace
 from influx.problem import Design, Problem
@@ -84,6 +85,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
         head_dot=products[last][1] if isinstance(last, nn.Linear) else 0.0,
         depth=len(products),
         steps=steps,
+        visits=len(training.batches(n, 0, 0).rows),
         saved=tuple(training.saved_steps(steps)),
         state_bytes=sum(t.numel() * t.element_size() for tensors in slots.values() for t in tensors),
         parameter_bytes=sum(t.numel() * t.element_size() for t in state),
@@ -105,10 +107,13 @@ def layer_products(module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[float,
             found[layer] = (float(size), float(own))
             return
         d_out, d_in = weight.shape[0], weight[0].numel()
-        positions = size / d_out
-        written, factors = float(own), positions**2 * (d_in + d_out)
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # its weight begins with the input's channels
+            size = next((t.numel() for t in tensors_in(inputs)), 0)
+        positions = size / (weight.shape[1] if isinstance(layer, nn.Embedding) else d_out)
+        way = cheaper(round(positions), d_in, d_out, MANY, MANY)
+        dot = float(own) if way == "written" else positions**2 * (d_in + d_out)
         earlier = found.get(layer, (0.0, 0.0))[0]  # a layer may be used more than once
-        found[layer] = (earlier + positions * d_in * d_out, min(written, factors))
+        found[layer] = (earlier + positions * d_in * d_out, dot)
 
     owners = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
     hooks = [m.register_forward_hook(count) for m in owners]

@@ -1,0 +1,144 @@
+"""Ways to compare the gradients of training and test instances at one checkpoint, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from influx.engines.gradients import HELD, GradientsAt, Rows
+from influx.engines.projections import Kind, Projector, projected
+from influx.problem import Checkpoint, Split
+
+Unit = Literal["tensor", "module"]
+ROUNDING = 2  # times the precision, relative to the whole gradient: a smaller part may be zero
+
+
+class Block(NamedTuple):
+    """Similarities ``(b, m)`` of some rows and columns, of the rows to themselves ``(b,)``, and what to know of them.
+
+    ``variance`` (b, m) is that of ``values``, where they are random. ``vanished`` counts zero gradients.
+    """
+
+    rows: slice
+    columns: slice
+    values: Tensor
+    own: Tensor
+    vanished: int
+    variance: Tensor | None = None
+
+
+class Kernel(Protocol):
+    """Compares two splits at one checkpoint; every pair is in one block."""
+
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """Blocks, in any order."""
+        ...
+
+
+def products(at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+    """⟨g_i, g_j⟩."""
+    for rows, columns, dots, mine, _ in at.dots(left, right):
+        yield Block(rows, columns, _wide(dots), mine, int((mine == 0).sum()))
+
+
+def cosines(at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+    """⟨g_i, g_j⟩ / |g_i| |g_j|, 0 where a gradient is."""
+    for rows, columns, dots, mine, theirs in at.dots(left, right):
+        values = _wide(dots) * inverse_norm(mine)[:, None] * inverse_norm(theirs)[None, :]
+        yield Block(rows, columns, values, (mine > 0).float(), int((mine == 0).sum()))
+
+
+@dataclass(frozen=True)
+class LayerCosines:
+    """Cosines of parts of the gradients, summed or averaged over the parts: parameter tensors or modules.
+
+    A part that is zero but for rounding (a bias before a norm that subtracts means) counts as zero: its direction is
+    noise.
+    """
+
+    unit: Unit
+    average: bool
+
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """One block of products for each part, never all at once."""
+        units = [name if self.unit == "tensor" else name.rpartition(".")[0] for name in at.parameters]
+        count = len(set(units))
+        factor = 1 / count if self.average else 1.0
+        for columns, theirs in at.blocks(right, min(HELD * at.block_size(right), 4096)):
+            right_inverse = {unit: inverse_norm(squares) for unit, squares in _squares(theirs, units).items()}
+            for rows, mine in at.blocks(left):
+                squares = _squares(mine, units)
+                values = None
+                for unit, dots in _dots(mine, theirs, units):
+                    dots *= inverse_norm(squares[unit])[:, None] * right_inverse[unit][None, :]
+                    values = dots if values is None else values.add_(dots)
+                assert values is not None
+                present = torch.stack([(s > 0).float() for s in squares.values()]).sum(0)
+                vanished = count * len(present) - int(present.sum())
+                yield Block(rows, columns, values * factor, present * factor, vanished)
+
+
+def _squares(rows: Rows, units: list[str]) -> dict[str, Tensor]:
+    """Squared norms of each unit, 0 where they are rounding errors of the whole."""
+    found: dict[str, Tensor] = {}
+    precision = 0.0
+    for unit, part in zip(units, rows.tensors(), strict=True):
+        squares = part.squares()
+        precision = torch.finfo(squares.dtype).eps
+        found[unit] = found[unit] + _wide(squares) if unit in found else _wide(squares)
+    least = (ROUNDING * precision) ** 2 * torch.stack([*found.values()]).sum(0)
+    return {unit: torch.where(squares > least, squares, 0) for unit, squares in found.items()}
+
+
+def _dots(mine: Rows, theirs: Rows, units: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Products of each unit; the tensors of a unit follow each other."""
+    unit, total = "", None
+    for name, left, right in zip(units, mine.tensors(), theirs.tensors(), strict=True):
+        dots = _wide(left.dot(right))
+        if total is not None and name == unit:
+            total += dots
+            continue
+        if total is not None:
+            yield unit, total
+        unit, total = name, dots
+    assert total is not None
+    yield unit, total
+
+
+@dataclass(frozen=True)
+class Projected:
+    """(Pg_i)·(Pg_j) with a random P (D, p) from the seed that ``seed_at`` gives for a step."""
+
+    dim: int
+    kind: Kind
+    seed_at: Callable[[int], int]
+
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """Test instances are projected once and held; an instance's product with itself needs no projection.
+
+        The variance is ((g_i·g_j)² + |g_i|²|g_j|²) / D, estimated without bias for Gaussian P from the norms and the
+        projected product; for signs it is too large by 2 Σ g_ik² g_jk² / D.
+        """
+        projector = Projector(self.dim, self.kind, self.seed_at(checkpoint.step), at.size)
+        parts = [(z, squares) for _, z, squares in projected(at, right, projector)]
+        theirs, right_squares = (torch.cat(column) for column in zip(*parts, strict=True))
+        columns = slice(0, len(theirs))
+        for rows, mine, squares in projected(at, left, projector):
+            values = mine @ theirs.T
+            variance = torch.outer(squares, right_squares).add_(values.square()).div_(self.dim + 1)
+            yield Block(rows, columns, values, squares, int((squares == 0).sum()), variance)
+
+
+def inverse_norm(squares: Tensor) -> Tensor:
+    """1 / norm, and 0 for zero."""
+    wide = _wide(squares)
+    return torch.where(wide > 0, wide.rsqrt(), 0)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least single precision."""
+    return values.float() if values.itemsize < 4 else values
