@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,21 +25,6 @@ from influx.problem import Split
 
 ATTRIBUTED_BYTES = 512 << 20  # test gradients and their filtered sums held at once; more take more replays
 SAMPLES, SAMPLED_STEPS = 4, 4  # stretches of training, and steps of each, whose parameter change is looked at
-Number = TypeVar("Number", float, Tensor)
-
-
-def back(optimizer: SGD, step: int, lr: float, moved: Number, memory: Number) -> tuple[Number, Number]:
-    """Derivatives with respect to the gradient that a step (from 0) takes and to the momentum before it.
-
-    Given those with respect to the parameters (``moved``) and the momentum (``memory``) after it.
-    """
-    update = -lr * moved
-    if not optimizer.momentum:
-        return update, memory
-    fresh = 1.0 if step == 0 else 1.0 - optimizer.dampening
-    buffer = memory + (optimizer.momentum * update if optimizer.nesterov else update)
-    gradient = fresh * buffer + update if optimizer.nesterov else fresh * buffer
-    return gradient, optimizer.momentum * buffer
 
 
 @dataclass(frozen=True)
@@ -104,7 +88,7 @@ def _backwards(
             memory = torch.zeros_like(moved) if memory is None else memory
             shrunk = moved.new_zeros(len(moved))
             if isinstance(optimizer, SGD):
-                pulled, memory = back(optimizer, state.step, lr, moved, memory)
+                pulled, memory = optimizer.pull(moved, memory, lr, state.step + 1)
                 shrunk = -pulled @ (wd * theta)
             elif isinstance(optimizer, Adam | AdamW):
                 beta, t = optimizer.beta1, state.step + 1
@@ -146,7 +130,7 @@ def lean(path: Path) -> dict[float, NDArray[np.float64]] | None:
 def _kernel(path: Path, optimizer: SGD, wd: float) -> NDArray[np.float64]:
     kernel, moved, memory = np.empty(path.total), 1.0, 0.0
     for step in range(path.total - 1, -1, -1):
-        pulled, memory = back(optimizer, step, path.fitted.recipe.lr(step), moved, memory)
+        pulled, memory = optimizer.pull(moved, memory, path.fitted.recipe.lr(step), step + 1)
         kernel[step], moved = -pulled, moved + wd * pulled
     return kernel
 

@@ -2,8 +2,9 @@
 
 The state after a step is a function of parameters, optimizer state and the weights w of the batch's instances,
 with the gradient (1/b) Σ w_i ∇L(z_i; θ). Forward mode carries dθ/dw_i for tracked instances i, reverse mode carries
-the derivative of a test risk with respect to parameters and optimizer state. Neither has code for a particular
-optimizer: a step is elementwise, so that autograd gives its derivatives for many directions at once.
+the derivative of a test risk with respect to parameters and optimizer state. A step is elementwise, so that autograd
+gives its derivatives for many directions at once, whatever the optimizer; for plain SGD it is linear and its own
+derivative.
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ class Steps:
 
         The first leave out what goes through the gradient's dependence on the parameters.
         """
+        optimizer = self.fitted.recipe.optimizer
+        if self._linear and isinstance(optimizer, SGD):
+            return self._pull_sgd(optimizer, state, motion)
         names = list(motion.slots)
         leaves, made = self._copies(state, gradient, len(motion.params[0]), names)
         given = [*motion.params, *(t for n in names for t in motion.slots[n])]
@@ -116,6 +120,17 @@ class Steps:
         found, count = torch.autograd.grad(total, leaves), len(self.decay)
         before = self._defined(state, Motion(list(found[:count]), self._named(found[2 * count :], names)))
         return before, self._defined(state, Motion(list(found[count : 2 * count]), {})).params
+
+    def _pull_sgd(self, optimizer: SGD, state: State, motion: Motion) -> tuple[Motion, Vectors]:
+        """The same in fewer passes over memory."""
+        memories = motion.slots.get("momentum", motion.params)
+        lr, before, dgrads, slots = self.fitted.recipe.lr(state.step), [], [], []
+        for moved, memory, wd in zip(motion.params, memories, self.decay, strict=True):
+            pulled, earlier = optimizer.pull(moved, memory, lr, state.step + 1)
+            before.append(moved + wd * pulled if wd else moved)
+            dgrads.append(pulled)
+            slots.append(earlier)
+        return Motion(before, {"momentum": slots} if motion.slots else {}), dgrads
 
     def _copies(self, state: State, gradient: Vectors, count: int, names: list[str]) -> tuple[Vectors, Vectors]:
         """``count`` copies of what the step starts from (parameters, gradient, slots) and of what it makes of them."""

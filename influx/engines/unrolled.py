@@ -219,8 +219,8 @@ class Unroller:
                     before, dgrads = steps.pull(state, gradient, motion)
                     dots.append(members.flat @ torch.cat([d.flatten(1) for d in dgrads], 1).T)
                     if product:
-                        for p, change in zip(before.params, product(dgrads), strict=True):
-                            p += change
+                        moved = [p + change for p, change in zip(before.params, product(dgrads), strict=True)]
+                        before = Motion(moved, before.slots)
                     motions[number] = before
                 if state.step in noted:
                     growth.note(state.step, motions)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from influx.engines.gradients import GradientsAt, head_of
 from influx.engines.factors import Dense, Product
+from influx.engines.gradients import GradientsAt, head_of
 from influx.engines.layers import Flat, Weighted
 from influx.errors import IncompatibleError, NumericalError
 from influx.learners.torch.tasks import Classification, Regression

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from influx.errors import ConfigError
 Tensors = list[Tensor]
 Slots = dict[str, Tensors]
 DecayOn = Literal["all", "weights"]
+Number = TypeVar("Number", float, Tensor)
 
 
 class Optimizer(Protocol):
@@ -100,6 +101,19 @@ class SGD:
         else:
             updates = buffers
         return [p - a * u for p, u, a in zip(params, updates, lr, strict=True)], {"momentum": buffers}
+
+    def pull(self, moved: Number, memory: Number, lr: float, t: int) -> tuple[Number, Number]:
+        """The step backwards: derivatives with respect to g + wd·θ and to the momentum before step ``t``.
+
+        Given those with respect to the parameters (``moved``) and the momentum (``memory``) after it.
+        """
+        update = -lr * moved
+        if not self.momentum:
+            return update, memory
+        fresh = 1.0 if t == 1 else 1.0 - self.dampening
+        buffer = memory + (self.momentum * update if self.nesterov else update)
+        gradient = fresh * buffer + update if self.nesterov else fresh * buffer
+        return gradient, self.momentum * buffer
 
 
 def _moments(grads: Tensors, slots: Slots, beta1: float, beta2: float) -> Slots:
