@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from influx.engines.attribution import attribute, check_memory, doubts, explained, filtered, lean
-from influx.engines.audit import FAR, chosen
+from influx.engines.audit import chosen
 from influx.engines.curves import Curves
 from influx.engines.moved import effects
 from influx.engines.unrolled import Unroller
@@ -23,6 +23,7 @@ from influx.planning import Prospect, Work
 if TYPE_CHECKING:
     from influx.run import Run
 
+FAR_OFF = 0.3  # relative error above which leaving out curvature is worth a warning
 Fill = Callable[[NDArray[np.float64], NDArray[np.float64], Curves], Mapping[str, Any]]
 
 
@@ -107,7 +108,7 @@ class Stepwise:
         size = max(float(np.linalg.norm(found) * np.linalg.norm(whole)), 1e-300)
         error = float(np.linalg.norm(found - whole) / max(float(np.linalg.norm(whole)), 1e-300))
         cosine = float((found * whole).sum()) / size
-        if not error < FAR:
+        if not error < FAR_OFF:
             run.warn(
                 f"without curvature {len(rows)} audited instances differ from the full derivative by {error:.0%} "
                 f"(cosine {cosine:.2f}); use estimator=hydra or estimator=magic for effects of removal"

@@ -106,7 +106,9 @@ def test_convolutions_are_written_out_when_their_maps_are_large() -> None:
     assert net.dot == written + linear
 
 
-@pytest.mark.parametrize("estimator", ["tracincp", "tracin_last", "gas", "if_exact", "gradient_norm", "loo"])
+@pytest.mark.parametrize(
+    "estimator", ["tracincp", "tracin_last", "gas", "gas_layerwise", "tracinrp", "if_exact", "gradient_norm", "loo"]
+)
 def test_planned_work_grows_with_the_data(estimator: str) -> None:
     small, large = (
         assemble(compose([*TINY[2:5], "dataset=iris", f"estimator={estimator}", f"dataset.n_train={n}"]))
