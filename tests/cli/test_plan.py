@@ -87,17 +87,17 @@ def test_without_ground_truth_nothing_is_retrained_for_it(tmp_path: Path) -> Non
 
 
 def test_products_of_gradients_are_counted_layer_by_layer() -> None:
-    job = assemble(compose([*TINY, "model.width=7"]))
+    job = assemble(compose([*TINY, "model.width=64"]))
     net = prospect(job, "tracincp").net
-    assert net.parameters == 4 * 7 + 7 + 7 * 3 + 3 and net.macs == 4 * 7 + 7 * 3
-    assert net.dot == (4 + 7) + (7 + 3) and net.head_dot == 7 + 3 and net.head == 7 * 3 + 3
+    assert net.parameters == 4 * 64 + 64 + 64 * 3 + 3 and net.macs == 4 * 64 + 64 * 3
+    assert net.dot == (4 + 64) + (64 + 3) and net.head_dot == 64 + 3 and net.head == 64 * 3 + 3
     work = job.estimator.plan(prospect(job, "tracincp")) if isinstance(job.estimator, Planned) else Work()
     assert work.gradients == 2 * (40 + 10)
     assert work.flops == 2 * (6 * net.macs * 50 + 2 * net.dot * 40 * 10)
 
 
 def test_convolutions_are_written_out_when_their_maps_are_large() -> None:
-    overrides = ["model=cnn", "model.channels=[2]", "model.hidden=5", "dataset.shape=image", "dataset.n_train=20"]
+    overrides = ["model=cnn", "model.channels=[2]", "model.hidden=64", "dataset.shape=image", "dataset.n_train=20"]
     job = assemble(compose([*overrides, "dataset.n_test=10"]))
     net = prospect(job, "tracincp").net
     module = job.problem.learner.model.build(job.problem.data)  # type: ignore[attr-defined]
