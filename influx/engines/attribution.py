@@ -20,7 +20,7 @@ from influx.engines.gradients import Gradients
 from influx.engines.path import Path
 from influx.errors import IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
-from influx.learners.torch.sequential import State, decays
+from influx.learners.torch.sequential import Recipe, State, decays
 from influx.problem import Split
 
 ATTRIBUTED_BYTES = 512 << 20  # test gradients and their filtered sums held at once; more take more replays
@@ -78,7 +78,7 @@ def _backwards(
     recipe, later = path.fitted.recipe, path.fitted.state(path.total)
     optimizer, at, memory = recipe.optimizer, None, None
     after, second = _flat(list(later.module.parameters())), _flat(later.slots.get("second", []))
-    wd = torch.cat([torch.full((p.numel(),), d) for p, d in _decayed(recipe.optimizer, later)]).to(after)
+    wd = torch.cat([after.new_full((p.numel(),), d) for p, d in _decayed(recipe.optimizer, later)])
     with progress.task("influence of steps, backwards", path.total) as done:
         for state in path.backward(0, path.total):
             at = at or gradients.of(state.module)
@@ -215,16 +215,16 @@ def doubts(path: Path, gradients: Gradients, clips: bool) -> tuple[list[str], di
     return [sentence], {"explained": share}
 
 
-def check_memory(path: Path, wanted: str) -> None:
+def check_memory(recipe: Recipe, wanted: str) -> None:
     """Refuse a training whose optimizer is another than an estimator is about.
 
     Raises:
         IncompatibleError: ``wanted`` (momentum or adam) is not what the model was trained with.
     """
-    optimizer = path.fitted.recipe.optimizer
+    optimizer = recipe.optimizer
     found = "momentum" if isinstance(optimizer, SGD) else "adam"
     if found != wanted:
         raise IncompatibleError(
             f"estimator=tracin_{wanted} reads the memory of {'SGD' if wanted == 'momentum' else 'Adam or AdamW'}, the "
-            f"model was trained with {type(optimizer).__name__}; use estimator=tracin_{found} or another optimizer"
+            f"model is trained with {type(optimizer).__name__}; use estimator=tracin_{found} or another optimizer"
         )

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from influx import interrupts
-from influx.errors import IncompatibleError
+from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.fitted import TorchFitted
+from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD, Slots
-from influx.learners.torch.sequential import State
+from influx.learners.torch.sequential import Recipe, State
+from influx.planning import Prospect
 from influx.problem import Split
 
 STATES_BYTES = 256 << 20  # states of a stretch of training that are held at once on the way back
@@ -33,6 +35,67 @@ class _Snapshot:
         )
 
 
+def recorded(prospect: Prospect) -> Recipe:
+    """The training that a run will go through.
+
+    Raises:
+        IncompatibleError: the learner is no net.
+    """
+    learner = prospect.problem.learner
+    if not isinstance(learner, TorchLearner):
+        raise IncompatibleError(f"{prospect.who} goes through training steps; choose a model such as model=mlp")
+    return learner.recipe(prospect.problem.data, prospect.problem.seed, 0)
+
+
+def check_batches(recipe: Recipe, split: str) -> int:
+    """Instances of the largest batch.
+
+    Raises:
+        ConfigError: there are several, which ``split`` "error" refuses.
+    """
+    largest = int(np.diff(recipe.batches.offsets).max())
+    if largest > 1 and split == "error":
+        raise ConfigError(
+            f"estimator.batch_split=error needs training.batch_size=1, the training has batches of {largest}; "
+            "change one of them"
+        )
+    return largest
+
+
+def start_of_last(recipe: Recipe, epochs: int | None) -> int:
+    """First step of the last ``epochs`` epochs; 0 for None."""
+    training = recipe.training
+    return 0 if epochs is None else max(0, training.epochs - epochs) * (recipe.total // training.epochs)
+
+
+def check_sgd(recipe: Recipe, who: str, other: str) -> None:
+    """Refuse a training by another optimizer than SGD.
+
+    Raises:
+        IncompatibleError: naming the estimator that takes it.
+    """
+    if not isinstance(recipe.optimizer, SGD):
+        raise IncompatibleError(
+            f"estimator={who} is about SGD, the model is trained with {type(recipe.optimizer).__name__}; "
+            f"use estimator={other} or optimizer=sgd"
+        )
+
+
+def check_steps(recipe: Recipe) -> None:
+    """Refuse a training whose steps are no functions of parameters and instance weights.
+
+    Raises:
+        IncompatibleError: steps draw random numbers or mix the instances of a batch.
+    """
+    if recipe.random or recipe.coupled:
+        what = "dropout or other randomness" if recipe.random else "batch normalisation in training mode"
+        remedy = "dropout=0" if recipe.random else "norm=group"
+        raise IncompatibleError(
+            f"unrolling differentiates every training step, which this model's {what} does not allow; "
+            f"use {remedy} in the model or an estimator that does not unroll"
+        )
+
+
 @dataclass(frozen=True)
 class Path:
     """The recorded training as a sequence of states; state t is what step t (counted from 0) starts from.
@@ -47,29 +110,6 @@ class Path:
     def total(self) -> int:
         """Steps of the training."""
         return self.fitted.recipe.total
-
-    @property
-    def largest_batch(self) -> int:
-        """Instances of the largest batch."""
-        return int(np.diff(self.fitted.recipe.batches.offsets).max())
-
-    def start_of_last(self, epochs: int | None) -> int:
-        """First step of the last ``epochs`` epochs; 0 for None."""
-        training = self.fitted.recipe.training
-        return 0 if epochs is None else max(0, training.epochs - epochs) * (self.total // training.epochs)
-
-    def check_sgd(self, who: str, other: str) -> None:
-        """Refuse a training by another optimizer than SGD.
-
-        Raises:
-            IncompatibleError: naming the estimator that takes it.
-        """
-        optimizer = self.fitted.recipe.optimizer
-        if not isinstance(optimizer, SGD):
-            raise IncompatibleError(
-                f"estimator={who} is about SGD, the model was trained with {type(optimizer).__name__}; "
-                f"use estimator={other} or optimizer=sgd"
-            )
 
     def rows_in(self, split: Split) -> Tensor:
         """Row in ``split`` of each instance that the training saw, -1 for those that it lacks."""

@@ -14,6 +14,7 @@ from influx.engines.attribution import attribute, check_memory, doubts, explaine
 from influx.engines.audit import chosen
 from influx.engines.curves import Curves
 from influx.engines.moved import effects
+from influx.engines.path import recorded
 from influx.engines.unrolled import Unroller
 from influx.engines.visits import first_order
 from influx.errors import ConfigError
@@ -69,7 +70,7 @@ class Stepwise:
     def attributed(self, run: Run, memory: str, own: bool) -> Influence:
         """Shares of the first-order fall of test risks, through an optimizer's ``memory`` (momentum or adam)."""
         path, gradients = run.path, run.gradients
-        check_memory(path, memory)
+        check_memory(path.fitted.recipe, memory)
 
         def fill(values: NDArray[np.float64], mine: NDArray[np.float64], curves: Curves) -> Mapping[str, Any]:
             found = attribute(path, gradients, values, mine if own else None, curves)
@@ -126,11 +127,18 @@ def check_every(every: int) -> None:
         raise ConfigError(f"estimator.every must be at least 1, got {every}; use 1 for all steps")
 
 
-def visit_work(prospect: Prospect, every: int = 1, backwards: bool = False, own: bool = False) -> Work:
+def visit_work(prospect: Prospect, every: int = 1, memory: str | None = None, own: bool = False) -> Work:
     """Gradients of every batch, and of all test instances at its step.
 
-    ``backwards`` holds them written out; with ``own`` also those of all training instances.
+    Through an optimizer's ``memory`` (momentum or adam) they are written out; with ``own`` also those of all training
+    instances.
+
+    Raises:
+        IncompatibleError: the optimizer has another memory.
     """
+    backwards = memory is not None
+    if memory is not None:
+        check_memory(recorded(prospect), memory)
     net, n, m = prospect.net, len(prospect.train), len(prospect.test)
     seen, steps = net.visits, -(-net.steps // every)
     targets = m + n if own else m

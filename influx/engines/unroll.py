@@ -16,8 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from influx.engines.path import check_steps
 from influx.engines.products import Hessians, Vectors
-from influx.errors import IncompatibleError
 from influx.learners.torch.fitted import TorchFitted
 from influx.learners.torch.optimizers import SGD, Slots
 from influx.learners.torch.sequential import State, decays
@@ -51,14 +51,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         """Refuse what a step with its batch alone does not determine."""
-        recipe = self.fitted.recipe
-        if recipe.random or recipe.coupled:
-            what = "dropout or other randomness" if recipe.random else "batch normalisation in training mode"
-            remedy = "dropout=0" if recipe.random else "norm=group"
-            raise IncompatibleError(
-                f"unrolling differentiates every training step, which this model's {what} does not allow; "
-                f"use {remedy} in the model or an estimator that does not unroll"
-            )
+        check_steps(self.fitted.recipe)
 
     @cached_property
     def decay(self) -> list[float]:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from influx.engines.audit import audit, sensitivity
 from influx.engines.curves import Curves
 from influx.engines.moved import Effect, effects, own_effects
+from influx.engines.path import check_steps, recorded
 from influx.engines.unrolled import Unroller
 from influx.errors import ConfigError
 from influx.influence import Influence
+from influx.learners.torch.sequential import Recipe
 from influx.planning import Prospect, Work
 from influx.problem import Split
 
@@ -56,7 +58,7 @@ class Forward:
     def forward(self, run: Run) -> Influence:
         """Influence of the tracked instances; the rows of others are NaN."""
         path, gradients, engine = run.path, run.gradients, run.curvature
-        _check_start(self.start, path.total)
+        _check_start(self.start, path.fitted.recipe)
         unroller = Unroller(path, gradients, self.start)
         rows, row_of = self.rows(run.train), path.rows_in(run.train).tolist()
         place = {row: member for member, row in enumerate(row_of)}
@@ -95,7 +97,7 @@ class Backward:
     def backward(self, run: Run, start: int) -> Influence:
         """Influence through the steps from ``start`` on."""
         path, gradients, engine = run.path, run.gradients, run.curvature
-        _check_start(start, path.total)
+        _check_start(start, path.fitted.recipe)
         values, own = run.zeros(), np.zeros(len(run.train))
         curves = Curves(run.train, run.test, range(path.total), self.curve_tests)
         growth = Unroller(path, gradients, start).adjoints(values, own if self.self_influence else None, curves)
@@ -135,13 +137,20 @@ def _check(audit: int, start: int) -> None:
         raise ConfigError(f"estimator.start must not be negative, got {start}; use 0 for the whole training")
 
 
-def _check_start(start: int, total: int) -> None:
+def _check_start(start: int, recipe: Recipe) -> None:
+    total = recipe.total
+    check_steps(recipe)
     if start >= total:
         raise ConfigError(f"estimator.start must be below the {total} steps of the training, got {start}; lower it")
 
 
 def forward_work(prospect: Prospect, settings: Forward) -> Work:
-    """Hessian products of every batch for all tracked instances."""
+    """Hessian products of every batch for all tracked instances.
+
+    Raises:
+        UserError: the training cannot be unrolled, or a setting does not fit it.
+    """
+    _check_start(settings.start, recorded(prospect))
     net, n, m, count = prospect.net, len(prospect.train), len(prospect.test), len(settings.rows(prospect.train))
     share = 1 - settings.start / net.steps
     audits = (settings.audit * 3 + 1) * net.visits
@@ -155,14 +164,20 @@ def forward_work(prospect: Prospect, settings: Forward) -> Work:
     )
 
 
-def backward_work(prospect: Prospect, own: bool) -> Work:
-    """Hessian products of every batch for all targets."""
+def backward_work(prospect: Prospect, own: bool, start: int = 0) -> Work:
+    """Hessian products of every batch for all targets.
+
+    Raises:
+        UserError: the training cannot be unrolled, or a setting does not fit it.
+    """
+    _check_start(start, recorded(prospect))
     net, n, m = prospect.net, len(prospect.train), len(prospect.test)
     targets = m + n * own
+    share = 1 - start / net.steps
     return Work(
         gradients=net.visits + float(targets),
-        flops=12.0 * net.macs * net.visits * targets + 2.0 * net.parameters * net.visits * targets,
-        numbers=12.0 * net.parameters * net.steps * targets,
+        flops=share * (12.0 * net.macs + 2.0 * net.parameters) * net.visits * targets,
+        numbers=share * 12.0 * net.parameters * net.steps * targets,
         bytes=8.0 * n * m + 12.0 * min(targets * net.parameters, 1 << 28),
         formula=f"{net.steps} steps x {targets} Hessian products of a batch",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from influx.engines.path import check_steps, recorded
 from influx.engines.stepwise import Stepwise, visit_work
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -48,6 +49,8 @@ class FastHyDRA(Stepwise):
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients of every batch."""
+        if self.audit:
+            check_steps(recorded(prospect))
         return visit_work(prospect)
 
     def estimate(self, run: Run) -> Influence:

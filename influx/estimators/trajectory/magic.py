@@ -48,7 +48,7 @@ class Magic(Backward):
 
     def plan(self, prospect: Prospect) -> Work:
         """Hessian products of every batch for all targets."""
-        return backward_work(prospect, self.self_influence)
+        return backward_work(prospect, self.self_influence, self.start)
 
     def estimate(self, run: Run) -> Influence:
         """Adjoints backwards."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from influx.engines.path import check_sgd, recorded, start_of_last
 from influx.engines.unrolling import Backward, backward_work
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
@@ -54,9 +55,12 @@ class SGDInfluence(Backward):
 
     def plan(self, prospect: Prospect) -> Work:
         """Hessian products of every batch for all targets."""
-        return backward_work(prospect, self.self_influence)
+        recipe = recorded(prospect)
+        check_sgd(recipe, "sgd_influence", "magic")
+        return backward_work(prospect, self.self_influence, start_of_last(recipe, self.epochs))
 
     def estimate(self, run: Run) -> Influence:
         """Adjoints backwards."""
-        run.path.check_sgd("sgd_influence", "magic")
-        return self.backward(run, run.path.start_of_last(self.epochs))
+        recipe = run.path.fitted.recipe
+        check_sgd(recipe, "sgd_influence", "magic")
+        return self.backward(run, start_of_last(recipe, self.epochs))

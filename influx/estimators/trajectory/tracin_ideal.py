@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.engines.curves import Curves
+from influx.engines.path import check_batches, recorded
 from influx.engines.stepwise import Stepwise
 from influx.engines.visits import exact
-from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -51,6 +51,7 @@ class IdealTracIn(Stepwise):
 
     def plan(self, prospect: Prospect) -> Work:
         """A forward pass of all test instances after every step."""
+        check_batches(recorded(prospect), self.batch_split)
         net, n, m = prospect.net, len(prospect.train), len(prospect.test)
         return Work(
             flops=2.0 * net.macs * (net.steps * m + 2 * net.visits),
@@ -62,12 +63,7 @@ class IdealTracIn(Stepwise):
     def estimate(self, run: Run) -> Influence:
         """Losses along the replayed training."""
         path = run.path
-        largest = path.largest_batch
-        if largest > 1 and self.batch_split == "error":
-            raise ConfigError(
-                f"estimator.batch_split=error needs training.batch_size=1, the training has batches of {largest}; "
-                "change one of them"
-            )
+        largest = check_batches(path.fitted.recipe, self.batch_split)
         if largest > 1:
             run.warn(
                 f"a step shows what its batch of up to {largest} did together: its members share the change equally"

@@ -46,7 +46,7 @@ class MomentumTracIn(Stepwise):
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients of every batch and of all targets at its step."""
-        return visit_work(prospect, backwards=True, own=self.self_influence)
+        return visit_work(prospect, memory="momentum", own=self.self_influence)
 
     def estimate(self, run: Run) -> Influence:
         """One sweep backwards through the training."""
