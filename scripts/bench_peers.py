@@ -106,7 +106,7 @@ class Captum:
 
     def options(self, n: int) -> list[Option]:
         """Several batch sizes."""
-        tried = [Option(f"batches of {b}", b) for b in (n // 14, n // 4, n)]
+        tried = [Option(f"batches of {b}", b) for b in (n // 40, n // 14, n // 4, n)]
         return [*tried, Option("instance by instance", n // 4, sample_wise=False, fallback=True)]
 
     def prepare(self, trained: Trained, option: Option) -> Compute:
@@ -137,7 +137,7 @@ class Dattri:
 
     def options(self, n: int) -> list[Option]:
         """It recomputes the test gradients for every batch: few batches."""
-        return [Option(f"batches of {b}", b) for b in (n // 4, n)]
+        return [Option(f"batches of {b}", b) for b in (n // 10, n // 4, n)]
 
     def prepare(self, trained: Trained, option: Option) -> Compute:
         """Task and loaders."""
@@ -174,7 +174,7 @@ class Kronfluence:
 
     def options(self, n: int) -> list[Option]:
         """Several batch sizes."""
-        return [Option(f"batches of {b}", b) for b in (n // 4, n)]
+        return [Option(f"batches of {b}", b) for b in (n // 16, n // 4, n)]
 
     def prepare(self, trained: Trained, option: Option) -> Compute:
         """Tracked model and datasets.

@@ -146,9 +146,10 @@ def filtered(
 ) -> None:
     """Σ over visits of κ_t/b_t ⟨∇L(z_i; θ_t), ∇L(z_j; θ_T)⟩ into ``values`` and ``own``, κ by a parameter's decay."""
     final, recipe = gradients.at(path.fitted.checkpoints[-1]), path.fitted.recipe
-    row_of, sums, at = path.rows_in(gradients.train), torch.from_numpy(values), None
+    row_of, sums = path.rows_in(gradients.train), torch.from_numpy(values)
     wd = decays(recipe.optimizer, [p.shape for p in final.parameters.values()])
     for columns, theirs in final.blocks(gradients.test):
+        at = None  # every replay has a module of its own
         with progress.task("influence of steps", path.total) as done:
             for state in path.forward(0, path.total - 1):
                 at = at or gradients.of(state.module)
@@ -204,13 +205,17 @@ def explained(path: Path, gradients: Gradients, clips: bool) -> float:
 def doubts(path: Path, gradients: Gradients, clips: bool) -> tuple[list[str], dict[str, float]]:
     """What to say, and to report, of a sum over plain SGD steps when the training took others."""
     recipe = path.fitted.recipe
-    if not recipe.unlike_sgd or (clips and recipe.unlike_sgd == "gradient clipping"):
+    clipping = clips and recipe.unlike_sgd == "gradient clipping"
+    noise = "batch statistics" if recipe.coupled else "dropout" if recipe.random else ""
+    differences = [what for what in ("" if clipping else recipe.unlike_sgd, noise) if what]
+    if not differences:
         return [], {}
     share = explained(path, gradients, clips)
     aware = "tracin_momentum" if isinstance(recipe.optimizer, SGD) else "tracin_adam"
+    remedy = "gradients are taken in eval mode" if noise else f"estimator={aware} attributes all of it"
     sentence = (
         f"the sum over plain SGD steps explains {share:.0%} of the parameter change, the model was trained with "
-        f"{recipe.unlike_sgd}; estimator={aware} attributes all of it"
+        f"{' and '.join(differences)}; {remedy}"
     )
     return [sentence], {"explained": share}
 

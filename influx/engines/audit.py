@@ -26,7 +26,8 @@ def chosen(values: NDArray[np.float64], count: int) -> list[int]:
     """Rows to audit: the most influential one, the median one, and so on evenly between."""
     norms = np.where(np.isnan(values).any(1), -np.inf, np.linalg.norm(values, axis=1))
     order = np.argsort(-norms, kind="stable")[: int(np.isfinite(norms).sum())]
-    return [int(order[round(k)]) for k in np.linspace(0, len(order) // 2, min(count, len(order)))]
+    places = [round(k) for k in np.linspace(0, len(order) // 2, min(count, len(order)))]
+    return [int(order[place]) for place in dict.fromkeys(places)]
 
 
 def audit(

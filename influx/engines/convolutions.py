@@ -87,9 +87,10 @@ class Convolved:
         """``(b, k L, d)`` from ``(b k, d, L)``."""
         return images.transpose(1, 2).reshape(self.instances, -1, images.shape[1])
 
-    def written(self) -> list[Tensor]:
+    def written(self, into: list[Tensor] | None = None) -> list[Tensor]:
         """Gradients ``(images, rows, columns)``, summed over the images of an instance: see the two orders below."""
-        made = self._by_patches() if self._planar else self._by_rows()
+        kept = into if len(self.inputs) == self.instances else None
+        made = self._by_patches(kept) if self._planar else self._by_rows(kept)
         if len(self.inputs) == self.instances:
             return [rows.flatten(1) for rows in made]
         return [rows.view(self.instances, -1, rows[0].numel()).sum(1) for rows in made]
@@ -115,11 +116,12 @@ class Convolved:
             part = slice(start, start + size)
             yield part, self.inputs[part], self.gradients[part]
 
-    def _by_patches(self) -> list[Tensor]:
+    def _by_patches(self, into: list[Tensor] | None) -> list[Tensor]:
         """One block ``(images, groups, channels x kernel, d_out)``: products of whole patches."""
         images, groups, out = len(self.inputs), self.geometry.groups, self.gradients.shape[1]
         width = self.inputs.shape[1] * math.prod(self.geometry.kernel)
-        found = self.inputs.new_empty(images, groups, width // groups, out // groups)
+        shape = (images, groups, width // groups, out // groups)
+        found = into[0].view(shape) if into else self.inputs.new_empty(shape)
         length = math.prod(self.gradients.shape[2:])
         for part, inputs, gradients in self._pieces(width * length):
             patches = self.geometry.patches(inputs).reshape(len(inputs) * groups, -1, length)
@@ -127,7 +129,7 @@ class Convolved:
             torch.bmm(patches, outputs, out=found[part].flatten(0, 1))
         return [found]
 
-    def _by_rows(self) -> list[Tensor]:
+    def _by_rows(self, into: list[Tensor] | None) -> list[Tensor]:
         """A block ``(images, d_out, kernel width x channels)`` per row of the kernel.
 
         Inputs are copied once per column of the kernel only: what its rows see are parts of that.
@@ -135,7 +137,8 @@ class Convolved:
         geometry, images, out = self.geometry, len(self.inputs), self.gradients.shape[1]
         (rows, columns), (down, right), (far, wide) = geometry.kernel, geometry.stride, geometry.dilation
         channels, (high, across) = self.inputs.shape[1], self.gradients.shape[2:]
-        found = self.inputs.new_empty(rows, images, out, columns * channels)
+        whole = (rows, images, out, columns * channels)
+        found = [block.view(whole[1:]) for block in into[:rows]] if into else list(self.inputs.new_empty(whole))
         tall = self.inputs.shape[2] + 2 * geometry.padding[0]
         sides = [side for size in reversed(geometry.padding) for side in (size, size)]
         for part, inputs, gradients in self._pieces(tall * across * columns * channels):
@@ -147,8 +150,8 @@ class Convolved:
             for number in range(rows):
                 first = number * far
                 own = seen[:, first : first + (high - 1) * down + 1 : down].reshape(len(inputs), high * across, -1)
-                torch.bmm(outputs, own, out=found[number, part])
-        return list(found)
+                torch.bmm(outputs, own, out=found[number][part])
+        return found
 
     def summed(self) -> Tensor:
         """Gradients of the bias."""

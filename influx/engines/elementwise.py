@@ -41,7 +41,7 @@ class Affine(Written):
     instances: int
     shape: torch.Size | None
 
-    def written(self) -> list[Tensor]:
+    def written(self, into: list[Tensor] | None = None) -> list[Tensor]:
         """``(b, p)``."""
         return [self._reduced(self.normalised() * self.gradients)]
 
@@ -64,7 +64,7 @@ class Broadcast(Written):
     instances: int
     shape: torch.Size
 
-    def written(self) -> list[Tensor]:
+    def written(self, into: list[Tensor] | None = None) -> list[Tensor]:
         """Sums over whatever the parameter was repeated along, ``(b, p)``."""
         values = self.gradients * self.factor
         along = (1,) * (values.ndim - len(self.shape)) + tuple(self.shape)

@@ -94,8 +94,11 @@ class Term(Protocol):
         """Rows and columns of the weight gradient's outer products."""
         ...
 
-    def written(self) -> list[Tensor]:
-        """Weight gradients written out: blocks ``(b, p)`` of them, in an order that depends on the weight alone."""
+    def written(self, into: list[Tensor] | None = None) -> list[Tensor]:
+        """Weight gradients written out: blocks ``(b, p)`` of them, in an order that depends on the weight alone.
+
+        ``into`` may hold them, before others: not every term makes use of that.
+        """
         ...
 
     def ordered(self, written: list[Tensor]) -> Tensor:
@@ -142,11 +145,13 @@ class Product:
         """They are."""
         return written[0]
 
-    def written(self) -> list[Tensor]:
+    def written(self, into: list[Tensor] | None = None) -> list[Tensor]:
         """One product of matrices per instance, or a sum per token."""
         rows, columns = self.sides()
         if isinstance(rows, Dense) and isinstance(columns, Dense):
-            return [torch.bmm(rows.vectors.transpose(1, 2), columns.vectors).flatten(1)]
+            shape = (len(rows.vectors), rows.width, columns.width)
+            out = into[0].view(shape) if into else columns.vectors.new_empty(shape)
+            return [torch.bmm(rows.vectors.transpose(1, 2), columns.vectors, out=out).flatten(1)]
         assert isinstance(rows, OneHot) and isinstance(columns, Dense)
         b, _, width = columns.vectors.shape
         found = columns.vectors.new_zeros(b * rows.size, width)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from influx.engines.autograd import Free, FreePart, gradients, one_by_one
 from influx.engines.features import head_of
+from influx.engines.passes import TOGETHER, Collected
 from influx.engines.probes import agree, check_own_memory, drawing_nothing, in_float64, mix, noise_like
 from influx.engines.recorder import Recorder
 from influx.engines.rows import Rows as Rows
@@ -183,6 +184,12 @@ class GradientsAt:
         """Instances per block of the side that is held."""
         return min(HELD * self._fitting(split, BLOCK_BYTES), 4096)
 
+    def _together(self, split: Split) -> int:
+        """Instances whose gradients are written out before they are multiplied: a number of blocks."""
+        block, element = self.block_size(split), next(iter(self.parameters.values())).element_size()
+        fitting = min(TOGETHER, CACHED_BYTES // max(element * self._numbers(split)[1], 1))
+        return max(fitting // block, 1) * block
+
     @property
     def _on_processor(self) -> bool:
         return next(iter(self.parameters.values())).device.type == "cpu"
@@ -229,9 +236,12 @@ class GradientsAt:
         """
         for columns, theirs in self.blocks(right, self.held_size(right)):
             right_squares = theirs.squares()
-            for part, mine in self.blocks(left):
-                squares = mine.squares()  # first: they may need gradients written out, which products then use
-                yield part, columns, mine.dot(theirs), squares, right_squares
+            size = self._together(left)
+            collected = Collected(theirs, len(right_squares), size)
+            for start in range(0, len(left), size):
+                part = slice(start, min(start + size, len(left)))
+                products, squares = collected.compare(self.blocks(left.take(part)), part.stop - start)
+                yield part, columns, products, squares, right_squares
 
     def products(self, left: Split, right: Split) -> Iterator[tuple[slice, slice, Tensor]]:
         """Dot products block by block, without norms: row slice, column slice, ``(b, m)`` products.

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from influx.engines.gradients import HELD, GradientsAt, Rows
+from influx.engines.gradients import GradientsAt, Rows
 from influx.engines.projections import Kind, Projector, projected
 from influx.problem import Checkpoint, Split
 
@@ -68,7 +68,7 @@ class LayerCosines:
         units = [name if self.unit == "tensor" else name.rpartition(".")[0] for name in at.parameters]
         count = len(set(units))
         factor = 1 / count if self.average else 1.0
-        for columns, theirs in at.blocks(right, min(HELD * at.block_size(right), 4096)):
+        for columns, theirs in at.blocks(right, at.held_size(right)):
             right_inverse = {unit: inverse_norm(squares) for unit, squares in _squares(theirs, units).items()}
             for rows, mine in at.blocks(left):
                 squares = _squares(mine, units)

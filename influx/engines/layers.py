@@ -77,17 +77,13 @@ class Weighted:
             return _total([factors.dots(mine, theirs, other.b, self._ones) for mine, theirs in pairs])
         if not isinstance(other, Weighted) or self.bias != other.bias:
             return self.flat() @ other.flat().T
-        left, right = [*self._written, *self._biases], [*other._written, *other._biases]
-        products = left[0] @ right[0].T
-        for mine, theirs in zip(left[1:], right[1:], strict=True):
-            products.addmm_(mine, theirs.T)
-        return products
+        return multiplied(self.blocks, other.blocks)
 
     def squares(self) -> Tensor:
         """Squared norms, by factors when that is cheaper than to write out what is not yet."""
         length, inner = self._extent or (1, 0)
         if self.made or not self._extent or (length > 1 and length * inner >= self._numel):
-            return _total([torch.linalg.vector_norm(b, dim=1).square() for b in [*self._written, *self._biases]])
+            return lengths(self.blocks)
         if length == 1 and not any(isinstance(side, OneHot) for side in self._sides[0]):
             return factors.norms(self._sides[0], self._ones)
         return _total([factors.squares(one, other, self._ones) for one in self._sides for other in self._sides])
@@ -99,6 +95,19 @@ class Weighted:
     def tensors(self) -> list[LayerRows]:
         """Weight by its factors, bias written out."""
         return [Weighted(self.b, self.terms, False, self.made), Flat(self._biases[0])] if self.bias else [self]
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """Written out, in blocks ``(b, p)`` whose order depends on the parameters alone."""
+        return [*self._written, *self._biases]
+
+    def write(self, into: list[Tensor]) -> None:
+        """Leave ``blocks`` in these tensors."""
+        if not self.made and len(self.terms) == 1:
+            self.made.extend(self.terms[0].written(into))
+        for found, wanted in zip(self.blocks, into, strict=True):
+            if found.data_ptr() != wanted.data_ptr():
+                wanted.copy_(found)
 
     def way(self, left: int, right: int) -> Way:
         """The faster way to the products of so many instances."""
@@ -139,6 +148,21 @@ class Weighted:
     def _biases(self) -> list[Tensor]:
         """``(b, d)``, of no bias none."""
         return [_total([term.summed() for term in self.terms])] if self.bias else []
+
+
+def multiplied(mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """``(b, m)`` sum of products of blocks ``(b, p)`` and ``(m, p)``; processors prefer wide results to tall ones."""
+    if len(mine[0]) > len(theirs[0]):
+        return multiplied(theirs, mine).T
+    products = mine[0] @ theirs[0].T
+    for left, right in zip(mine[1:], theirs[1:], strict=True):
+        products.addmm_(left, right.T)
+    return products
+
+
+def lengths(blocks: list[Tensor]) -> Tensor:
+    """``(b,)`` squared norms of rows that are in blocks ``(b, p)``."""
+    return _total([torch.linalg.vector_norm(rows, dim=1).square() for rows in blocks])
 
 
 def _total(parts: list[Tensor]) -> Tensor:

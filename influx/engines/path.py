@@ -130,7 +130,7 @@ class Path:
         state: State | None = None
         for start, end in self._stretches(first, last):
             state = self._at(start, state)
-            if start >= first:
+            if first <= start < last:
                 yield self._ready(state)
             for now in self.fitted.onward(state, end - 1):
                 interrupts.check()

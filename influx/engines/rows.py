@@ -41,6 +41,10 @@ class Rows:
             return None
         return free.along(others[0].whole.written)
 
+    def without(self, numbers: list[int]) -> Rows:
+        """All layers but these."""
+        return Rows([layer for number, layer in enumerate(self.layers) if number not in numbers])
+
     def squares(self) -> Tensor:
         """``(b,)`` squared norms."""
         return torch.stack([layer.squares() for layer in self.layers]).sum(0)

@@ -207,7 +207,7 @@ class Checkpointed:
         if beside is not None:
             _finish(*beside, values, len(weighted))
             measured["stderr"] = beside[0].meaning
-        sentences, explained = doubts(Path(gradients.fitted), gradients, clips=False) if run.unlike_sgd else ([], {})
+        sentences, explained = doubts(Path(gradients.fitted), gradients, clips=False)
         for sentence in sentences:
             run.warn(sentence)
         used = {"checkpoints": len(weighted), "choose": self.choose, "weight": self.weight, "lr_at": self.lr_at}

@@ -42,22 +42,21 @@ class Members:
 
 @dataclass
 class Growth:
-    """How large adjoints or tangents are along the training: logarithms of their root mean square, by step."""
+    """How large adjoints are along the training: step → sum of squares and number, in the order of the first sight."""
 
-    steps: list[int] = field(default_factory=list)
-    logs: list[float] = field(default_factory=list)
+    squares: dict[int, tuple[float, int]] = field(default_factory=dict)
 
     def note(self, step: int, motions: list[Motion]) -> None:
-        """Add a point, unless all are zero."""
-        square = float(torch.cat([m.norms() for m in motions]).square().mean())
-        if square > 0:
-            self.steps.append(step)
-            self.logs.append(0.5 * math.log(square))
+        """Add adjoints to those of a step."""
+        found = torch.cat([m.norms() for m in motions]).square()
+        total, count = self.squares.get(step, (0.0, 0))
+        self.squares[step] = (total + float(found.sum()), count + len(found))
 
     @property
     def total(self) -> float:
-        """Logarithm of the last size over the first."""
-        return self.logs[-1] - self.logs[0] if self.logs else 0.0
+        """Logarithm of the last root mean square over the first; 0 when one of them is zero."""
+        means = [total / count for total, count in self.squares.values()]
+        return 0.5 * math.log(means[-1] / means[0]) if means and means[0] > 0 and means[-1] > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.tasks import Task
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
-from influx.oracles import plain
+from influx.oracles import plain, unrolled
 from influx.oracles.checkpoints import (
     LOOP,
     RATES,
@@ -245,4 +245,5 @@ ORACLES: dict[str, Oracle] = {
     "tracin_last": tracin_last,
     "tracincp": tracincp,
     "tracinrp": tracinrp,
+    **unrolled.ORACLES,
 }

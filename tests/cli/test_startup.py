@@ -24,7 +24,7 @@ LINES = [
     ("influx ", {"run", "plan", "list", "show", "verify", "status", "clean"}),
     ("influx pl", {"plan"}),
     ("influx run esti", {"estimator=", "estimator."}),
-    ("influx plan estimator=tracin", {"estimator=tracincp", "estimator=tracin_last"}),
+    ("influx plan estimator=tracin_", {f"estimator=tracin_{n}" for n in ("adam", "ideal", "last", "momentum")}),
     ("influx run estimator=gas model.w", {"model.width="}),
     ("influx list est", {"estimators"}),
 ]

@@ -205,5 +205,8 @@ def small_blocks() -> Iterator[None]:
                 module = importlib.import_module(f"{package.__name__}.{found.name}")
                 for constant in vars(module).copy():
                     if constant.endswith(("_BYTES", "_CHUNK")):
-                        patch.setattr(module, constant, 1 if constant.endswith("_BYTES") else 3)
+                        small, value = 1 if constant.endswith("_BYTES") else 3, getattr(module, constant)
+                        patch.setattr(
+                            module, constant, dict.fromkeys(value, small) if isinstance(value, dict) else small
+                        )
         yield

@@ -22,9 +22,8 @@ def small(below: Path, **settings: object) -> Toy:
     data = toys.table(n_train=9, n_test=4)
     rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 3])
     data = replace(data, train=replace(data.train, x=data.train.x[rows], y=data.train.y[rows]))
-    optimizer = SGD(lr=0.3, momentum=0.5, weight_decay=0.01)
-    given = {"batch_size": len(rows), "epochs": 4} | settings
-    return toys.train(below, data, MLP(width=4), optimizer, **given)
+    given = {"optimizer": SGD(lr=0.3, momentum=0.5, weight_decay=0.01), "batch_size": len(rows), "epochs": 4}
+    return toys.train(below, data, MLP(width=4), **given | settings)
 
 
 @pytest.fixture(scope="session")

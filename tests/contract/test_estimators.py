@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import pytest
 
 from influx import catalogue
 from influx.config import choices_of, load_choice
+from influx.errors import IncompatibleError
 from influx.oracles.toys import estimator_named
 from influx.run import Estimator
 from influx.verification import oracle_of
-from tests.contract.checks import CHECKS, Maker
-from tests.contract.exemptions import AGREEMENT, EXEMPT
+from tests.contract.checks import CHECKS, Maker, measure
+from tests.contract.exemptions import AGREEMENT, EXEMPT, TRAININGS
 
 NAMES = choices_of("estimator")
 PARTS = ("Estimates", "Needs", "Cost", "Source")
@@ -35,13 +37,19 @@ def readable(value: object) -> str:
 
 @pytest.mark.parametrize(("name", "check"), KEPT, ids=readable)
 def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
-    check(estimator_named(name), make)
+    check(estimator_named(name), partial(make, **TRAININGS.get(name, {})))
 
 
 @pytest.mark.parametrize(("name", "check"), EXCUSED, ids=readable)
 def test_an_exemption_is_needed(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
     with pytest.raises(AssertionError):
-        check(estimator_named(name), make)
+        check(estimator_named(name), partial(make, **TRAININGS.get(name, {})))
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_another_training_is_needed(name: str, make: Maker) -> None:
+    with pytest.raises(IncompatibleError):
+        measure(estimator_named(name), make())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,5 +96,5 @@ def test_it_has_an_oracle(name: str) -> None:
 
 
 def test_exemptions_name_estimators_and_checks_that_exist() -> None:
-    assert {*EXEMPT, *AGREEMENT} <= set(NAMES)
+    assert {*EXEMPT, *TRAININGS, *AGREEMENT} <= set(NAMES)
     assert {check for exempt in EXEMPT.values() for check in exempt} <= {check.__name__ for check in CHECKS}

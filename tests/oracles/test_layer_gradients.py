@@ -185,6 +185,25 @@ def test_blocks_of_any_size_give_the_same_products(name: str) -> None:
     assert torch.allclose(at.squares(split), expected.square().sum(1), rtol=1e-10)
 
 
+@pytest.mark.parametrize("together", [4, 10])  # one product per two blocks of two, then one of one; one of all
+@pytest.mark.parametrize("name", list(NETS))
+def test_products_of_several_blocks_at_once_are_those_of_each(
+    name: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, x, y = case(name)
+    split = Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))
+    expected = by_loop(at, x, y)
+    monkeypatch.setattr(GradientsAt, "block_size", lambda at, split: 2)
+    monkeypatch.setattr("influx.engines.gradients.TOGETHER", together)
+    monkeypatch.setattr(Weighted, "way", lambda layer, left, right: "written")
+    found, size = torch.full((5, 5), torch.nan, dtype=torch.float64), expected.square().sum(1)
+    for rows, columns, products, mine, theirs in at.dots(split, split):
+        found[rows, columns] = products
+        assert torch.allclose(mine, size[rows], rtol=1e-10)
+        assert torch.allclose(theirs, size[columns], rtol=1e-10)
+    assert torch.allclose(found, expected @ expected.T, rtol=1e-10, atol=1e-13 * float(size.max()))
+
+
 @pytest.mark.parametrize("positions", [1, 2, 6])
 def test_both_ways_to_multiply_agree(positions: int) -> None:
     torch.manual_seed(0)
