@@ -10,8 +10,8 @@ their size; the part above the imports is given too, since a large library hides
 
 Time: processor seconds of ``estimate`` with training excluded, on one thread (waiting for a disk or for other programs
 does not count), the minimum over rounds that go through all sizes in turn, so that a slow moment hits all alike. "Full"
-is the time for one test instance, "incremental" what a further one adds: the time for many less the time for one,
-divided by their difference.
+is the time for one test instance, "incremental" what a further one adds: the time for many less the time for one (or
+few), divided by the difference of their numbers.
 
 Exponents: a time is c + a x^b, and c, which is reading files, choosing how to compute and so on, is of no interest. All
 three are fitted by least squares of the logarithms, with c from 0 to the smallest time; ± is the standard error of b,

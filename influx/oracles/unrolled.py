@@ -166,7 +166,7 @@ def tracin_momentum(below: Path) -> Iterator[Comparison]:
         told = f"tracin without momentum, settings of {label}"
         yield from _both(told, toy.estimate("tracin_momentum"), toy.estimate("tracin"))
     optimizer = SGD(lr=0.001, momentum=0.9)
-    toy = train(below, table(), MLP(width=4), optimizer, epochs=200, batch_size=9, checkpoint_spacing="every")
+    toy = train(below, table(), MLP(width=4), optimizer, epochs=80, batch_size=9, checkpoint_spacing="every")
     thetas = np.stack([flat(toy.module(step)) for step in toy.steps()])
     plain_steps = np.stack([plain.gradients(toy, toy.module(s), toy.train).mean(0) for s in toy.steps()[:-1]])
     moves = np.diff(thetas, axis=0)

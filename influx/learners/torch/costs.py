@@ -1,4 +1,7 @@
-"""What a dot product of two gradients costs, by factors or written out, in multiply-adds at full speed."""
+"""What a dot product of two gradients costs, by factors or written out, in multiply-adds at full speed.
+
+``scripts/bench_costs.py`` times both ways and checks the choice.
+"""
 
 from __future__ import annotations
 
