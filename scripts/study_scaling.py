@@ -17,9 +17,10 @@ Exponents: a time is c + a x^b, and c, which is reading files, choosing how to c
 three are fitted by least squares of the logarithms, with c from 0 to the smallest time; ± is the standard error of b,
 which includes that c is not known. Where Table 1 says that a size does not matter, b is the slope of log t against
 log x. b agrees with Table 1 when it is within 0.15 and not when it is farther away than that and two standard errors;
-anything between is unclear: the machine was too noisy. A free c says little when a time is a sum of several powers;
-the local slopes from size to size are in the JSON file. The number of parameters p is varied by the width of a network:
-two hidden layers of that width, or two convolutions with so many channels.
+anything between is unclear. The error does not know of differences from run to run: on a busy machine incremental
+exponents moved by several of it, so repeat the script before believing a "no". A free c says little when a time is a
+sum of several powers; the local slopes from size to size are in the JSON file. The number of parameters p is varied by
+the width of a network: two hidden layers of that width, or two convolutions with so many channels.
 """
 
 from __future__ import annotations
@@ -117,10 +118,12 @@ class Method:
 
 FACTORS = "a product of two gradients of a linear layer costs d_in + d_out, not d_in d_out"
 LINEAR_PRODUCTS = FACTORS + "; only the gradients themselves cost p"
-HELD = "what is held for all test instances outgrows the caches"
-WRITTEN = "the batch's gradients are written out for self-influence and outgrow the caches"
+HELD = "not tested; perhaps what is held for all test instances outgrows the caches"
+WRITTEN = "not tested; perhaps the batch's gradients are written out for self-influence and outgrow the caches"
 UNKNOWN = "not known: see the local slopes"
-IMAGES = "small convolutions are slower per multiply-add, and gradients written out outgrow the caches"
+IMAGES = (
+    "not tested; perhaps small convolutions are slower per multiply-add, and gradients written out outgrow the caches"
+)
 WIDTHS, CHANNELS = (181, 256, 362, 512, 724, 1024), (64, 91, 128, 181, 256, 362)
 
 
@@ -476,7 +479,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=["memory", "time"], default=["memory", "time"])
     parser.add_argument("--methods", nargs="+", choices=list(methods()), default=list(DEFAULT))
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, about a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, about two minutes")
     parser.add_argument("--seconds", type=float, help="spent on each method after a first round")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
