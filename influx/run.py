@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from influx.engines.gradients import Gradients
     from influx.engines.path import Path
     from influx.engines.retrain import Bank
+    from influx.engines.unrolled import Unroller
     from influx.learners.torch.fitted import TorchFitted
 
 
@@ -174,6 +175,13 @@ class Run:
         from influx.engines.path import Path
 
         return Path(self._torch)
+
+    def unroller(self, first: int = 0) -> Unroller:
+        """Derivatives through the training from step ``first`` on, its batches' curvature included."""
+        self._use(Need.CURVATURE)
+        from influx.engines.unrolled import Unroller
+
+        return Unroller(self.path, self.gradients, first)
 
     @property
     def unlike_sgd(self) -> str:

@@ -103,7 +103,7 @@ class Stepwise:
         if not rows:
             return {}
         tracked = np.array([row_of.index(row) for row in rows])
-        parts = [h for _, h in Unroller(path, gradients).tangents(tracked, leave_out=False)]
+        parts = [h for _, h in run.unroller().tangents(tracked, leave_out=False)]
         whole = -effects(gradients, torch.cat(parts), run.test, "gradient").numpy()
         found = values[rows]
         size = max(float(np.linalg.norm(found) * np.linalg.norm(whole)), 1e-300)

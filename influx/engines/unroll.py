@@ -40,14 +40,11 @@ class Motion:
 class Steps:
     """The steps of one recorded training and their derivatives.
 
-    ``curvature=False`` leaves out how the gradients of the batch depend on the parameters (HyDRA's fast variant).
-
     Raises:
         IncompatibleError: steps draw random numbers or mix the instances of a batch.
     """
 
     fitted: TorchFitted
-    curvature: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what a step with its batch alone does not determine."""

@@ -27,7 +27,7 @@ GROWTH_POINTS = 64  # steps at which the size of tangents or adjoints is noted
 
 @dataclass(frozen=True)
 class Members:
-    """The batch of one step: rows of the training split, their gradients (b, p), and the Hessian of their mean risk."""
+    """The batch of one step: rows of the training split (b,) and their gradients (b, p)."""
 
     rows: Tensor
     flat: Tensor
@@ -61,7 +61,10 @@ class Growth:
 
 @dataclass(frozen=True)
 class Unroller:
-    """Unrolls one recorded training from step ``first`` on."""
+    """Unrolls one recorded training from step ``first`` on.
+
+    Without ``curvature`` it leaves out how gradients depend on parameters (HyDRA's fast variant).
+    """
 
     path: Path
     gradients: Gradients
@@ -69,7 +72,7 @@ class Unroller:
     curvature: bool = True
 
     def _steps(self) -> Steps:
-        return Steps(self.path.fitted, self.curvature)
+        return Steps(self.path.fitted)
 
     @property
     def total(self) -> int:

@@ -12,7 +12,6 @@ from influx.engines.audit import audit, sensitivity
 from influx.engines.curves import Curves
 from influx.engines.moved import Effect, effects, own_effects
 from influx.engines.path import check_steps, recorded
-from influx.engines.unrolled import Unroller
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.learners.torch.sequential import Recipe
@@ -57,9 +56,9 @@ class Forward:
 
     def forward(self, run: Run) -> Influence:
         """Influence of the tracked instances; the rows of others are NaN."""
-        path, gradients, engine = run.path, run.gradients, run.curvature
+        path, gradients = run.path, run.gradients
         _check_start(self.start, path.fitted.recipe)
-        unroller = Unroller(path, gradients, self.start)
+        unroller = run.unroller(self.start)
         rows, row_of = self.rows(run.train), path.rows_in(run.train).tolist()
         place = {row: member for member, row in enumerate(row_of)}
         tracked = np.array([place[row] for row in rows])
@@ -76,7 +75,6 @@ class Forward:
         if self.audit:
             watched = unroller.growth(run.test.take(slice(0, WATCHED)))
             report |= _judged(run, values, self.audit, derivative and not self.start, watched, path.total - self.start)
-        assert engine is not None
         return run.influence(values, self_influence=own, report=report)
 
 
@@ -96,15 +94,14 @@ class Backward:
 
     def backward(self, run: Run, start: int) -> Influence:
         """Influence through the steps from ``start`` on."""
-        path, gradients, engine = run.path, run.gradients, run.curvature
+        path = run.path
         _check_start(start, path.fitted.recipe)
         values, own = run.zeros(), np.zeros(len(run.train))
         curves = Curves(run.train, run.test, range(path.total), self.curve_tests)
-        growth = Unroller(path, gradients, start).adjoints(values, own if self.self_influence else None, curves)
+        growth = run.unroller(start).adjoints(values, own if self.self_influence else None, curves)
         report: dict[str, Any] = {"steps": path.total - start}
         if self.audit:
             report |= _judged(run, values, self.audit, not start, growth, path.total - start)
-        assert engine is not None
         return run.influence(
             values,
             self_influence=own if self.self_influence else None,

@@ -21,7 +21,7 @@ class FastHyDRA(Stepwise):
         Σ_t∋i κ_t/b_t ⟨∇L(z_i; θ_t), ∇L(z_j; θ_T)⟩, where κ_t is how far a unit of gradient at step t has moved
         parameters at the end (η_t for plain SGD). Loss units; positive for proponents. It can be far off: a few
         instances are held against the full derivative.
-    Needs: every step of the training (replayed); per-instance gradients.
+    Needs: every step of the training (replayed); per-instance gradients; curvature of its batches for the audit.
     Cost: T b gradients and T b m dot products; memory O(n m) for SGD (lean). For Adam and clipped steps the optimizer
         is differentiated backwards, 3 m p numbers.
     Source: Chen et al. 2021, arXiv:2102.02515, section 4.3; survey Algorithm 4, Eq. (62)-(65), (80). The published hook
@@ -33,7 +33,7 @@ class FastHyDRA(Stepwise):
         audit: instances to compare with the derivative that includes curvature; 0 for none.
     """
 
-    requires: ClassVar[frozenset[Need]] = frozenset({Need.TRAJECTORY, Need.GRADIENTS})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.TRAJECTORY, Need.GRADIENTS, Need.CURVATURE})
     scale: ClassVar[Scale] = "loss"
     card: ClassVar[Card] = Card(
         family="trajectory",
