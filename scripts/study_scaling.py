@@ -119,7 +119,6 @@ class Method:
 FACTORS = "a product of two gradients of a linear layer costs d_in + d_out, not d_in d_out"
 LINEAR_PRODUCTS = FACTORS + "; only the gradients themselves cost p"
 HELD = "not tested; perhaps what is held for all test instances outgrows the caches"
-WRITTEN = "not tested; perhaps the batch's gradients are written out for self-influence and outgrow the caches"
 UNKNOWN = "not known: see the local slopes"
 IMAGES = (
     "not tested; perhaps small convolutions are slower per multiply-add, and gradients written out outgrow the caches"
@@ -190,8 +189,8 @@ def fast_series() -> tuple[Series, ...]:
     tests = replace(base, steps=1, m=4097)
     kernel = "nothing is carried for an instance: for SGD the final test gradients meet those of every step"
     return (
-        Series("n", "full", doubled(64, 4), base, 1.0, WRITTEN),
-        Series("p", "full", (64, 91, 128, 181, 256), replace(base, n=128, steps=4), 1.0, WRITTEN),
+        Series("n", "full", doubled(64, 4), base, 1.0),
+        Series("p", "full", (64, 91, 128, 181, 256), replace(base, n=128, steps=4), 1.0),
         Series("T", "full", doubled(4, 4), base),
         Series("n", "incremental", doubled(64, 4), tests, 1.0, HELD),
         Series("p", "incremental", (64, 91, 128, 181, 256), tests, 1.0, LINEAR_PRODUCTS, True),

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from influx import progress
 from influx.engines.curves import Curves
-from influx.engines.gradients import Gradients
+from influx.engines.gradients import Gradients, GradientsAt
 from influx.engines.path import Path
 from influx.errors import IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
 from influx.learners.torch.sequential import Recipe, State, decays
 from influx.problem import Split
 
+PAIRED_BYTES = 2 << 20  # gradients written out at a time to be compared one to one: they stay in cache
 ATTRIBUTED_BYTES = 512 << 20  # test gradients and their filtered sums held at once; more take more replays
 SAMPLES, SAMPLED_STEPS = 4, 4  # stretches of training, and steps of each, whose parameter change is looked at
 
@@ -167,13 +168,20 @@ def filtered(
                 sums[:, columns].index_add_(0, into[known], found)
                 curves.add(state.step, into[known].numpy(), columns, found.numpy())
                 if columns.start == 0:
-                    sizes = [p.numel() for p in at.parameters.values()]
-                    both = (mine.flat() * final.rows(x, y).flat()).split(sizes, 1)
-                    gained = torch.stack([part.sum(1) * w for part, w in zip(both, weights, strict=True)]).sum(0)
+                    gained = torch.cat(list(_paired(at, final, x, y, weights)))
                     mine_own = gained.double().cpu()[known].numpy()
                     own[into[known].numpy()] += mine_own
                     curves.add_own(state.step, into[known].numpy(), mine_own)
                 done(1)
+
+
+def _paired(at: GradientsAt, final: GradientsAt, x: Tensor, y: Tensor, weights: list[float]) -> Iterator[Tensor]:
+    """Σ over parameters of a weight times ⟨gradient here, at the end⟩ of each instance, a few instances at a time."""
+    sizes = [p.numel() for p in at.parameters.values()]
+    few = max(1, PAIRED_BYTES // (x.element_size() * sum(sizes)))
+    for a, b in zip(x.split(few), y.split(few), strict=True):
+        both = (at.rows(a, b).flat() * final.rows(a, b).flat()).split(sizes, 1)
+        yield torch.stack([part.sum(1) * w for part, w in zip(both, weights, strict=True)]).sum(0)
 
 
 @torch.no_grad()
