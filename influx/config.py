@@ -19,6 +19,7 @@ GROUPS = (
     "optimizer",
     "training",
     "estimator",
+    "perspective",
     "truth",
     "metric",
     "executor",
@@ -36,6 +37,7 @@ class Config:
     optimizer: Any = None
     training: Any = None
     estimator: Any = None
+    perspective: Any = None
     truth: Any = None
     metric: Any = None
     executor: Any = None

@@ -16,6 +16,7 @@ ROLES = {  # what the objects of a group are asked for
     "dataset": ("load",),
     "corruption": ("apply",),
     "estimator": ("requires", "estimate"),
+    "perspective": ("seeds", "check", "look"),
     "baselines": ("requires", "estimate"),
     "truth": ("requires", "estimate"),
     "metric": ("requires", "evaluate"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from influx.influence import Influence
 from influx.instantiate import build
 from influx.learners.torch.learner import TorchLearner
 from influx.needs import Need
-from influx.planning import Paced, Planned, Prospect, Work
+from influx.perspectives.asked import Perspective
+from influx.planning import Planned, Prospect, Shaped, Work
 from influx.problem import Data, Fitted, Learner, Problem
 from influx.run import Estimator, Metric, Run, refuse_missing
 from influx.store import Folder, content_hash
+from influx.streams import stream_seed
 
 PROBLEM_GROUPS = ("dataset", "corruption", "model", "optimizer", "training")
 PLACES = ("path", "download")  # where data lie: the fingerprint says what they are
@@ -34,12 +37,12 @@ class Job:
     settings: Settings
     problem: Problem
     estimator: Estimator
+    perspective: Perspective
     truth: Estimator | None
     metrics: Mapping[str, Metric]
     baselines: Mapping[str, Estimator]
     executor: Executor
     name: str
-    _banks: dict[str, Bank] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Path:
@@ -70,6 +73,13 @@ class Job:
         """A view of the retraining bank with counters of its own."""
         return Bank(self.problem, self.problem_folder.sub("retrain"), self.executor)
 
+    def trained_again(self, number: int) -> Job:
+        """The same data and settings with the initialisation and batch order numbered ``number``; 0 is this job."""
+        if number == 0:
+            return self
+        seed = stream_seed(self.problem.seed, f"training/{number}")
+        return replace(self, problem=replace(self.problem, seed=seed))
+
     def run(
         self, fitted: Fitted, requires: frozenset[Need], who: str, bank: Bank, truth: Influence | None = None
     ) -> Run:
@@ -93,7 +103,7 @@ class Job:
         if not isinstance(part, Planned):
             return Work()
         learner = self.problem.learner
-        shape = learner.net_shape(self.problem) if isinstance(learner, Paced) else None
+        shape = learner.net_shape(self.problem) if isinstance(learner, Shaped) else None
         return part.plan(Prospect(problem=self.problem, who=who, shape=shape, truth_rows=truth_rows))
 
 
@@ -116,13 +126,16 @@ def assemble(settings: Settings) -> Job:
     metrics = {n: build(node, f"metric.{n}", trust) for n, node in (settings["metric"] or {}).items()}
     dataset, corruption, executor = part("dataset"), part("corruption"), part("executor")
     learner = _learner(part("model"), part("optimizer"), part("training"))
-    estimator, truth = part("estimator"), part("truth")
+    estimator, perspective, truth = part("estimator"), part("perspective"), part("truth")
     model = settings.choices["model"]
     _check_needs(learner, estimator, settings.choices["estimator"], model)
     if truth is not None:
         _check_needs(learner, truth, f"truth={settings.choices['truth']}", model)
-    for name, consumer in [*metrics.items(), *baselines.items()]:
+    for name, consumer in metrics.items():
         _check_needs(learner, consumer, name, model)
+    lacking = [name for name, baseline in baselines.items() if baseline.requires - learner.provides]
+    if lacking:
+        logging.getLogger("influx").info("model=%s cannot serve the baselines %s: left out", model, ", ".join(lacking))
 
     data: Data = dataset.load(settings["seed"])
     if corruption is not None:
@@ -133,12 +146,14 @@ def assemble(settings: Settings) -> Job:
         settings=settings,
         problem=problem,
         estimator=estimator,
+        perspective=perspective,
         truth=truth,
         metrics=metrics,
-        baselines={name: b for name, b in baselines.items() if name != settings.choices["estimator"]},
+        baselines={n: b for n, b in baselines.items() if n not in (*lacking, settings.choices["estimator"])},
         executor=executor,
         name=run_name(settings, problem),
     )
+    perspective.check(estimator, job.estimator_name, problem)
     for who, consumer in {job.estimator_name: estimator, job.truth_name: truth, **job.baselines, **metrics}.items():
         job.work(consumer, who)
     return job
@@ -193,7 +208,7 @@ def _check_root(settings: Settings) -> None:
             "name must be letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending in "
             f".corrupt, got {name!r}; change it"
         )
-    for group in (*PROBLEM_GROUPS, "estimator", "truth", "executor"):
+    for group in (*PROBLEM_GROUPS, "estimator", "perspective", "truth", "executor"):
         if not isinstance(settings[group], Mapping):
             raise ConfigError(
                 f"{group} must be one of the choices of its group, got {settings[group]!r}; see influx list"

@@ -18,4 +18,5 @@ class Need(StrEnum):
     CHECKPOINTS = "checkpoints"  # parameters along training, with learning rates
     TRAJECTORY = "trajectory"  # every step: batch ids, learning rates, clip factors, replay
     LINEAR_HEAD = "linear_head"  # a last layer that is linear in the features
+    LINEAR_MODEL = "linear_model"  # a linear model with a penalty at its optimum, in closed form or by Newton's method
     RETRAIN = "retrain"  # training again on weighted or reduced training sets

@@ -131,11 +131,17 @@ class Pipeline:
     # stages
 
     def _train(self) -> list[str]:
-        """Train, or read the trained problem; describe it in the problem's folder."""
-        folder, data = self.job.problem_folder, self.job.problem.data
+        """Train, or read the trained problem."""
+        self.__dict__["fitted"] = self._trained_problem(self.job)
+        return []
+
+    @staticmethod
+    def _trained_problem(job: Job) -> Fitted:
+        """What training made, described in the problem's folder."""
+        folder, data = job.problem_folder, job.problem.data
         with folder.locked(what="problem"):
             folder.sweep_temporaries()
-            fitted = self.job.problem.learner.fit(data, self.job.problem.seed, folder)
+            fitted = job.problem.learner.fit(data, job.problem.seed, folder)
             if not folder.has("instances.parquet"):
                 outcomes = {"train": fitted.outcomes(data.train), "test": fitted.outcomes(data.test)}
                 results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
@@ -143,17 +149,16 @@ class Pipeline:
                 folder.write("display.npz", lambda path: _save_arrays(path, dict(data.display)))
             if not folder.has("problem.json"):
                 described = {
-                    "id": self.job.problem.id,
-                    "config": dict(self.job.problem.config),
-                    "seed": self.job.problem.seed,
+                    "id": job.problem.id,
+                    "config": dict(job.problem.config),
+                    "seed": job.problem.seed,
                     "fingerprint": data.fingerprint(),
                     "notes": list(data.notes),
                     "versions": versions(),
                     "checksums": _others(folder.checksums()) | _below(folder, "checkpoints"),
                 }
                 folder.write_json("problem.json", described)
-        self.__dict__["fitted"] = fitted
-        return []
+        return fitted
 
     def _make_truth(self) -> list[str]:
         if self.truth is None:
@@ -163,7 +168,9 @@ class Pipeline:
 
     def _estimate(self) -> list[str]:
         name = self.job.estimator_name
-        influence = self._measure(name, self.job.estimator)
+        found = self._found(name, self.job.estimator, trainings=self.job.perspective.seeds)
+        asked = self.job.run(self.fitted, frozenset(), name, self.job.bank())
+        influence = self.job.perspective.look(found, asked)
         return results.save_influence(self.folder, influence, self.job.problem.data, self.job.settings["output_dtype"])
 
     def _evaluate(self) -> list[str]:
@@ -226,25 +233,34 @@ class Pipeline:
             return all(folders[place].has(Path(name).name) for place, name in zip(places, listed, strict=True))
 
     def _measure(self, name: str, estimator: Estimator, entry: str | None = None) -> Influence:
-        bank = self.job.bank()
-        run = self.job.run(self.fitted, estimator.requires, name, bank)
+        return self._found(name, estimator, entry)[0]
+
+    def _found(self, name: str, estimator: Estimator, entry: str | None = None, trainings: int = 1) -> list[Influence]:
+        """What an estimator finds under the problem's own training and others of the same data; their cost together."""
+        found, banks, warnings = [], [], []
         log.info("estimator %s", name)
-        interrupts.check()
         with measured() as spent:
-            influence = estimator.estimate(run)
+            for number in range(trainings):
+                interrupts.check()
+                job = self.job.trained_again(number)
+                fitted = self._trained_problem(job) if number else self.fitted
+                banks.append(job.bank())
+                run = job.run(fitted, estimator.requires, name, banks[-1])
+                found.append(estimator.estimate(run))
+                warnings += run.warnings
         cost = {
             "seconds": round(spent.seconds, 3),
             "peak_mb": round(spent.peak_mb, 1),
-            "trainings": bank.requested,
-            "trained_now": bank.trained,
+            "trainings": sum(bank.requested for bank in banks),
+            "trained_now": sum(bank.trained for bank in banks),
         }
         earlier = self.manifest.values["cost"].get(entry or name)
-        if earlier and bank.requested and not bank.trained:
+        if earlier and cost["trainings"] and not cost["trained_now"]:
             cost = earlier  # read from the bank: what it took to fill it stands
         self.manifest.values["cost"][entry or name] = cost
-        for sentence in run.warnings:
+        for sentence in dict.fromkeys(warnings):
             self.manifest.warn(f"{name}: {sentence}")
-        return influence
+        return found
 
     def _judge(self, name: str, influence: Influence) -> pd.DataFrame:
         tables = []

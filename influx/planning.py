@@ -101,11 +101,16 @@ class Pace:
 
 @runtime_checkable
 class Paced(Protocol):
-    """A learner that can time itself and knows the sizes of its net."""
+    """A learner that can time itself."""
 
     def pace(self, problem: Problem) -> Pace:
-        """Train a few steps on a few instances and scale up; takes a fraction of a second, writes nothing."""
+        """Train a little and scale up; takes a fraction of a second, writes nothing."""
         ...
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """A learner of nets, which knows their sizes."""
 
     def net_shape(self, problem: Problem) -> NetShape:
         """Sizes, from the untrained module."""

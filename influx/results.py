@@ -13,6 +13,7 @@ from influx.influence import Influence
 from influx.problem import Data, Split
 from influx.store import Folder
 
+SIGMAS = 2.0  # beyond which a difference is taken to be there
 COPY_ROWS = 4096  # rows converted at a time, so that a large matrix is never in memory twice
 
 
@@ -101,16 +102,21 @@ def self_influence_table(influence: Influence, train: Split) -> pd.DataFrame:
 
 
 def ranking_table(influence: Influence, truth: Influence | None, data: Data, top: int) -> pd.DataFrame:
-    """Top and bottom ``top`` training instances per test instance; ties go to the earlier row."""
+    """Top and bottom ``top`` training instances per test instance; ties go to the earlier row.
+
+    With standard errors, also whether an instance's sign and its place among the top are beyond them.
+    """
     values, k = influence.values, min(top, len(data.train))
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for start in range(0, values.shape[1], 256):
         columns = np.arange(start, min(start + 256, values.shape[1]))
         block = np.asarray(values[:, columns], dtype=np.float64)
         for role, ordered in (("proponent", -block), ("opponent", block)):
-            order = np.argsort(ordered, axis=0, kind="stable")[:k]  # (k, columns); NaN sorts last
-            blocks.append(_ranked(influence, truth, data, columns, order, role))
-    table = pd.concat(blocks, ignore_index=True)
+            order = np.argsort(ordered, axis=0, kind="stable")[: k + 1]  # (k + 1, columns); NaN sorts last
+            blocks.append(_ranked(influence, truth, data, columns, order[:k], role))
+            if influence.stderr is not None:
+                blocks[-1] |= _certain(block, influence.stderr[:, columns], order, k)
+    table = pd.concat([pd.DataFrame(block) for block in blocks], ignore_index=True)
     table = table[table["influence"].notna()]
     role_order = table["role"].map({"proponent": 0, "opponent": 1})
     position = table.pop("position")
@@ -124,7 +130,7 @@ def _ranked(
     columns: NDArray[np.int64],
     order: NDArray[np.int64],
     role: str,
-) -> pd.DataFrame:
+) -> dict[str, Any]:
     rows = order.T.ravel()
     repeated = np.repeat(columns, len(order))
     table = {
@@ -139,7 +145,23 @@ def _ranked(
         table["stderr"] = influence.stderr[rows, repeated]
     if truth is not None:
         table["truth"] = truth.values[rows, repeated]
-    return pd.DataFrame(table)
+    return table
+
+
+def _certain(
+    values: NDArray[Any], stderr: NDArray[Any], order: NDArray[np.int64], k: int
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether the sign of each ranked value, and its place among the top k, is beyond two standard errors.
+
+    For the place, it is compared with the first that is not among them; errors count as independent.
+    """
+    error = np.asarray(stderr, dtype=np.float64)
+    found, its = (np.take_along_axis(a, order, axis=0) for a in (values, error))
+    sign = np.abs(found[:k]) > SIGMAS * its[:k]
+    if len(order) <= k:  # everything is among the top k
+        return {"sign_certain": sign.T.ravel(), "place_certain": np.ones(sign.size, dtype=bool)}
+    place = np.abs(found[:k] - found[k]) > SIGMAS * np.hypot(its[:k], its[k])
+    return {"sign_certain": sign.T.ravel(), "place_certain": place.T.ravel()}
 
 
 def instances_table(data: Data, outcomes: dict[str, Any]) -> pd.DataFrame:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from influx.engines.path import Path
     from influx.engines.retrain import Bank
     from influx.engines.unrolled import Unroller
+    from influx.learners.linear.fitted import LinearModel
     from influx.learners.torch.fitted import TorchFitted
 
 
@@ -195,6 +196,16 @@ class Run:
         self._use(Need.RETRAIN)
         recipe = getattr(self.fitted, "recipe", None)
         return str(recipe.removal_noise) if recipe is not None else ""
+
+    @property
+    def linear_model(self) -> LinearModel:
+        """The fitted linear model with its design matrix and curvature."""
+        self._use(Need.LINEAR_MODEL)
+        from influx.learners.linear.fitted import LinearFitted
+
+        if not isinstance(self.fitted, LinearFitted):
+            raise IncompatibleError(f"{self.who} needs model=ridge or model=logistic; choose one of them")
+        return self.fitted.model
 
     def head(self) -> Literal["head"]:
         """Selects the parameters of the last linear layer."""

@@ -29,7 +29,7 @@ from influx.engines.retrain import Bank
 from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.training import Training
-from influx.models.logistic import Logistic
+from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.problem import Data, Problem
 from influx.store import Folder
@@ -49,12 +49,12 @@ def cases() -> dict[str, Case]:
     """The three problems and the ratio that each must reach."""
     training = Training(epochs=20, batch_size=50, checkpoints=1)
 
-    def learner(model: MLP | Logistic) -> TorchLearner:
+    def learner(model: MLP | Linear) -> TorchLearner:
         return TorchLearner(model=model, optimizer=SGD(lr=0.05, momentum=0.9), training=training)
 
     return {
         "small": Case("MLP 64-32-10, tanh", learner(MLP(width=32)), 1000, 40),
-        "logistic": Case("logistic regression 64-10", learner(Logistic()), 1000, 20),
+        "logistic": Case("logistic regression 64-10", learner(Linear()), 1000, 20),
         "wide": Case("MLP 64-256-128-10, tanh", learner(MLP(width=[256, 128])), 200, 3),
     }
 

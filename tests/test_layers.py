@@ -30,7 +30,7 @@ INFRASTRUCTURE = {"retrain", "executor"}  # engines that make problems; the othe
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "hydra", "omegaconf", "rich"}
 ONLY_IN = {
     "rich": {"reporting"},
-    "sklearn": {"datasets", "learners", "models"},
+    "sklearn": {"datasets", "learners", "models", "engines"},
     "torchvision": {"datasets", "learners", "models"},
     "hydra": {"config", "commands"},
     "omegaconf": {"config", "commands"},

@@ -104,7 +104,8 @@ class Outlook:
     def _done(self) -> set[str]:
         """Stages that a run would skip: those complete before the first that is not (training stands apart)."""
         trained, folder = self._folder("problems", self.job.problem.id), self._folder("runs", self.job.name)
-        done = {"train"} if trained.has("problem.json") and trained.has("trajectory.npz") else set()
+        listed = trained.read_json("problem.json")["checksums"] if trained.has("problem.json") else {}
+        done = {"train"} if listed and all((trained / name).is_file() for name in listed) else set()
         if self.job.settings["overwrite"]:
             return done
         recorded = read_manifest(folder.path).get("stages", {})
@@ -140,10 +141,10 @@ class Outlook:
     @cached_property
     def shape(self) -> NetShape | None:
         """Sizes of the net, if it is one."""
-        from influx.planning import Paced
+        from influx.planning import Shaped
 
         learner = self.job.problem.learner
-        return learner.net_shape(self.job.problem) if isinstance(learner, Paced) else None
+        return learner.net_shape(self.job.problem) if isinstance(learner, Shaped) else None
 
     @cached_property
     def bank(self) -> Bank:
@@ -171,7 +172,13 @@ class Outlook:
 
     def _estimate(self) -> dict[str, Any]:
         work = self._work(self.job.estimator_name, self.job.estimator, self._truth_rows)
-        return self._measured("estimate", [work], self._matrix_mb)
+        row, others = self._measured("estimate", [work], self._matrix_mb), self.job.perspective.seeds - 1
+        if others:  # nothing of theirs is taken to be there
+            models = sum(len(design) for design in work.trainings)
+            each = self.pace.training + self.rates.seconds(work) + models * self.pace.model
+            row["seconds"] += others * each
+            row["formula"] = f"{others + 1} trainings of the problem, each: {row['formula']}"
+        return row
 
     def _evaluate(self) -> dict[str, Any]:
         """Each metric once per estimator shown; their trainings once."""

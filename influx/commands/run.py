@@ -92,6 +92,7 @@ def show(folder: Path) -> None:
     console, record = progress.console(), RunRecord.load(folder)
     console.print(tables.verdict(record))
     console.print()
+    console.print(tables.perspective(record))
     console.print(tables.a_few(record))
     console.print()
     again = f"influx show {shlex.quote(str(folder))} --test {record.spread(1)[0]}"

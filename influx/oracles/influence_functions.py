@@ -13,7 +13,6 @@ from torch.func import functional_call
 
 from influx.learners.torch.optimizers import SGD
 from influx.models.linear import Linear
-from influx.models.logistic import Logistic
 from influx.models.mlp import MLP
 from influx.oracles import plain
 from influx.oracles.comparison import Comparison, compare
@@ -38,7 +37,7 @@ def ridge_problem(below: Path, **settings: Any) -> tuple[Toy, Refit]:
 
 def logistic_problem(below: Path, **settings: Any) -> tuple[Toy, Refit]:
     """Softmax regression on the iris data at its optimum, and Newton's method."""
-    toy = converged(below, bundled("iris", 30, 8), Logistic(), DECAY, **settings)
+    toy = converged(below, bundled("iris", 30, 8), Linear(), DECAY, **settings)
     x, x_test = plain.with_ones(toy.train.x), plain.with_ones(toy.test.x)
     start = plain.softmax_refit(x, toy.train.y, np.ones(len(x)), DECAY, np.zeros((3, x.shape[1])))
 

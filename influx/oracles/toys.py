@@ -18,11 +18,10 @@ from influx.datasets.bundled import Bundled
 from influx.engines.retrain import Bank
 from influx.influence import Influence
 from influx.instantiate import build
-from influx.learners.torch.fitted import TorchFitted
 from influx.learners.torch.learner import NetFactory, TorchLearner
 from influx.learners.torch.optimizers import SGD, Optimizer
 from influx.learners.torch.training import Training
-from influx.problem import Data, Problem, Split, TaskName
+from influx.problem import Data, Learner, Problem, Split, TaskName
 from influx.run import Estimator, Run
 from influx.store import Folder
 
@@ -32,7 +31,7 @@ class Toy:
     """A problem with its trained model, and plain readings of what training wrote."""
 
     problem: Problem
-    fitted: TorchFitted
+    fitted: Any  # TorchFitted, or what another learner makes
     folder: Path
 
     @property
@@ -114,6 +113,13 @@ def train(below: Path, data: Data, model: NetFactory, optimizer: Optimizer | Non
     problem = Problem(data=data, learner=learner, seed=seed, config=config)
     folder = below / problem.id
     return Toy(problem=problem, fitted=learner.fit(data, seed, Folder(folder)), folder=folder)
+
+
+def learned(below: Path, data: Data, learner: Learner) -> Toy:
+    """What another learner makes of the data, in a folder of its own below ``below``."""
+    problem = Problem(data=data, learner=learner, seed=0, config={"model": repr(learner)})
+    folder = below / problem.id
+    return Toy(problem=problem, fitted=learner.fit(data, 0, Folder(folder)), folder=folder)
 
 
 def converged(below: Path, data: Data, model: NetFactory, weight_decay: float, **settings: Any) -> Toy:

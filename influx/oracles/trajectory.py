@@ -152,7 +152,7 @@ def gas(below: Path) -> Iterator[Comparison]:
     values = toy.estimate("gas").values
     total = sum(checkpoint_weights(toy).values())
     yield Comparison("|values| at most the sum of weights (excess)", float(np.abs(values).max() / total - 1), 1e-12)
-    recipe = replace(toy.fitted.recipe, task=_Scaled(toy.fitted.task, 1e3))  # type: ignore[arg-type]
+    recipe = replace(toy.fitted.recipe, task=_Scaled(toy.fitted.task, 1e3))
     scaled = replace(toy, fitted=replace(toy.fitted, recipe=recipe)).estimate("gas").values
     yield compare("the same after scaling every risk", scaled, values, 1e-13)
     data = table("regression")

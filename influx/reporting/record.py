@@ -148,6 +148,24 @@ class RunRecord:
         return {axis: _positions(table) for axis, table in (("train", self.train), ("test", self.test))}
 
     @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Further tables of the estimator by name; ``perspective``, what was asked for, comes first."""
+        listed = self._estimate.get("tables", [])
+        names = sorted(map(str, listed), key=lambda name: (name != "perspective", name))
+        return {name: reading.read_parquet(self.folder / f"{name}.parquet", ()) for name in names}
+
+    @cached_property
+    def perspective_note(self) -> str:
+        """What the table ``perspective`` shows."""
+        report = self._estimate.get("report", {})
+        return str(report.get("perspective", "")) if isinstance(report, Mapping) else ""
+
+    @cached_property
+    def _estimate(self) -> dict[str, Any]:
+        path = self.folder / "estimate.json"
+        return reading.read_json(path) if path.is_file() else {}
+
+    @cached_property
     def truth_rows(self) -> NDArray[np.int64]:
         """Training rows with at least one ground-truth value, read in blocks."""
         if self.truth is None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.record import RunRecord
+from influx.reporting.text import clean
 from influx.reporting.verdict import Row, Score, Verdict, verdict_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+END_ROWS = 10  # of a long table, shown from either end
 
 
 def table(caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Markup]) -> Markup:
@@ -145,6 +151,46 @@ def notes(record: RunRecord) -> Markup:
     """What was done to the data and other remarks."""
     found = record.sentences("notes")
     return tag("section", text("h2", "Notes"), bullets(found)) if found else Markup("")
+
+
+def perspective(record: RunRecord) -> Markup:
+    """What was asked for, where that is not the matrix itself."""
+    found = record.tables.get("perspective")
+    if found is None:
+        return Markup("")
+    title = f"Perspective: {record.choice('perspective').replace('_', ' ')}"
+    return tag("section", text("h2", title), text("p", record.perspective_note), _frame("perspective", found))
+
+
+def tables(record: RunRecord) -> Markup:
+    """Further results of the estimator, to open."""
+    found = {name: frame for name, frame in record.tables.items() if name != "perspective"}
+    if not found:
+        return Markup("")
+    parts = [
+        details(f"{name.replace('_', ' ')} ({len(frame):,} rows)", _frame(name, frame)) for name, frame in found.items()
+    ]
+    return tag("section", text("h2", "Further results"), *parts)
+
+
+def _frame(name: str, frame: pd.DataFrame) -> Markup:
+    """The first and last rows of a table; all of them are in the run's folder."""
+    whole = len(frame) <= 2 * END_ROWS
+    ends = frame if whole else frame.iloc[[*range(END_ROWS), *range(len(frame) - END_ROWS, len(frame))]]
+    numeric = [frame[column].dtype.kind in "fiu" for column in frame.columns]
+    headings = [(str(c).replace("_", " "), "number" if n else "") for c, n in zip(frame.columns, numeric, strict=True)]
+    rows = []
+    for values in ends.itertuples(index=False, name=None):
+        cells = [text("td", _shown(v), class_="number" if n else None) for v, n in zip(values, numeric, strict=True)]
+        rows.append(tag("tr", *cells))
+    caption = f"{name}.parquet" if whole else f"{name}.parquet: first and last {END_ROWS} of {len(frame):,} rows"
+    return table(caption, headings, rows)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return ("yes" if value else "no") if isinstance(value, bool) else clean(value)
 
 
 def details(summary: str, content: Markup) -> Markup:

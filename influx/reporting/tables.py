@@ -203,6 +203,20 @@ def a_few(record: RunRecord, count: int = 3, top: int = 3) -> RenderableType:
     return Grid(["test instance", "proponents: train id, label", "opponents: train id, label"], rows)
 
 
+def perspective(record: RunRecord, top: int = 5) -> RenderableType:
+    """The first and last rows of what was asked for, where that is not the matrix itself."""
+    table = record.tables.get("perspective")
+    if table is None:
+        return Text()
+    head = Text.assemble(
+        ("perspective ", "bold"), f"{record.choice('perspective')}: {text.clean(record.perspective_note)}"
+    )
+    ends = table if len(table) <= 2 * top else table.iloc[[*range(top), *range(len(table) - top, len(table))]]
+    columns = [str(c) for c in table.columns]
+    rows = [dict(zip(columns, values, strict=True)) for values in ends.itertuples(index=False, name=None)]
+    return Group(head, Text(), listing(rows, columns), Text())
+
+
 def _one_line(near: Neighbour) -> str:
     return f"{text.signed(near.influence):>8} {near.train_id}, {text.shortened(text.clean(near.label), LABEL)}"
 

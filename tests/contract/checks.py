@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import pickle
 import pkgutil
 import random
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ import pytest
 import torch
 
 import influx.engines
+import influx.learners.linear
 import influx.learners.torch
 from influx import results
 from influx.errors import IncompatibleError, UndeclaredNeed
 from influx.influence import Influence
+from influx.learners.torch.fitted import TorchFitted
 from influx.oracles.toys import Toy
 from influx.problem import Split
 from influx.run import Estimator, refuse_missing
@@ -90,7 +93,7 @@ def permuted_training_instances_permute_rows(estimator: Estimator, make: Maker) 
     moved = measure(estimator, toy.with_data(replace(toy.problem.data, train=toy.train.take(order))))
     expected = measure(estimator, toy)
     alike(moved.values, expected.values[order])
-    alike(own(moved), own(expected)[order])
+    alike(own(moved), own_at(expected, order))
 
 
 def equal_instances_score_alike(estimator: Estimator, make: Maker) -> None:
@@ -98,7 +101,7 @@ def equal_instances_score_alike(estimator: Estimator, make: Maker) -> None:
     first, second = twins(toy.train)
     influence = measure(estimator, toy)
     alike(influence.values[first], influence.values[second])
-    alike(own(influence)[[first]], own(influence)[[second]])
+    alike(own_at(influence, [first]), own_at(influence, [second]))
 
 
 def it_uses_what_it_declares_and_nothing_else(estimator: Estimator, make: Maker) -> None:
@@ -162,6 +165,12 @@ def own(influence: Influence) -> np.ndarray:
     return np.array([]) if influence.self_influence is None else influence.self_influence
 
 
+def own_at(influence: Influence, rows: np.ndarray | list[int]) -> np.ndarray:
+    """Self-influence of some rows, empty where there is none."""
+    mine = own(influence)
+    return mine[rows] if len(mine) else mine
+
+
 def alike(found: np.ndarray, expected: np.ndarray) -> None:
     size = np.abs(expected).max(initial=0.0)
     assert found.shape == expected.shape
@@ -181,18 +190,26 @@ def twins(split: Split) -> tuple[int, int]:
 def surroundings(toy: Toy) -> dict[str, object]:
     """Everything an estimator must leave alone."""
     state = np.random.get_state()
-    kept = ("checkpoints", "trajectory.npz")
+    kept = ("checkpoints", "trajectory.npz", "linear.npz")
     files = [p for p in sorted(toy.folder.rglob("*")) if p.is_file() and p.relative_to(toy.folder).parts[0] in kept]
-    module = toy.fitted.model()
     return {
         "data": toy.problem.data.fingerprint(),
         "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
-        "model": {k: v.numpy().tobytes() for k, v in module.state_dict().items()},
-        "inputs": toy.fitted.recipe.x.numpy().tobytes() + toy.fitted.recipe.y.numpy().tobytes(),
+        "fitted": net(toy) if isinstance(toy.fitted, TorchFitted) else pickle.dumps(toy.fitted.outcomes(toy.train)),
         "torch": torch.get_rng_state().numpy().tobytes(),
         "numpy": (state[1].tobytes(), state[2:]),
         "python": random.getstate(),
-        "modes": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), module.training),
+        "modes": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
+    }
+
+
+def net(toy: Toy) -> dict[str, object]:
+    """The trained module and the tensors that it was trained on."""
+    module = toy.fitted.model()
+    return {
+        "model": {k: v.numpy().tobytes() for k, v in module.state_dict().items()},
+        "inputs": toy.fitted.recipe.x.numpy().tobytes() + toy.fitted.recipe.y.numpy().tobytes(),
+        "training": module.training,
     }
 
 
@@ -200,7 +217,7 @@ def surroundings(toy: Toy) -> dict[str, object]:
 def small_blocks() -> Iterator[None]:
     """Every module-level ``*_BYTES`` of engines and learners becomes 1, every ``*_CHUNK`` 3."""
     with pytest.MonkeyPatch.context() as patch:
-        for package in (influx.engines, influx.learners.torch):
+        for package in (influx.engines, influx.learners.linear, influx.learners.torch):
             for found in pkgutil.iter_modules(package.__path__):
                 module = importlib.import_module(f"{package.__name__}.{found.name}")
                 for constant in vars(module).copy():

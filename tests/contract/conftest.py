@@ -14,14 +14,17 @@ from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
+from influx.problem import Learner
 from tests.contract.checks import Maker
 
 
-def small(below: Path, **settings: object) -> Toy:
+def small(below: Path, learner: Learner | None = None, **settings: object) -> Toy:
     """A network trained in full batches, so that the order of instances has no say, with twins in the data."""
     data = toys.table(n_train=9, n_test=4)
     rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 3])
     data = replace(data, train=replace(data.train, x=data.train.x[rows], y=data.train.y[rows]))
+    if learner is not None:  # one without settings of training
+        return toys.learned(below, data, learner)
     given = {"optimizer": SGD(lr=0.3, momentum=0.5, weight_decay=0.01), "batch_size": len(rows), "epochs": 4}
     return toys.train(below, data, MLP(width=4), **given | settings)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from influx.learners.linear.logistic import Logistic
 from influx.learners.torch.optimizers import Adam
+from influx.needs import Need
+from influx.problem import Learner
 
 NOISE = "draws numbers for positions, not for instances"
+SAMPLED = "sampled: equal instances are in different subsets"
 
 # estimator -> check (a function of checks.py) -> reason
 EXEMPT: dict[str, dict[str, str]] = {
@@ -17,10 +21,22 @@ EXEMPT: dict[str, dict[str, str]] = {
         "permuted_training_instances_permute_rows": NOISE,
         "equal_instances_score_alike": NOISE,
     },
+    "downsampling": {"equal_instances_score_alike": SAMPLED},
+    "banzhaf": {"equal_instances_score_alike": SAMPLED},
+    "ame": {"equal_instances_score_alike": SAMPLED},
+    "datamodels": {"equal_instances_score_alike": SAMPLED},
+    "c_score": {"equal_instances_score_alike": SAMPLED},
+    "data_oob": {"equal_instances_score_alike": SAMPLED},
+    "tmc_shapley": {"equal_instances_score_alike": SAMPLED},
+    "beta_shapley": {"equal_instances_score_alike": SAMPLED},
+    "g_shapley": {"equal_instances_score_alike": SAMPLED},
 }
 
 # estimator -> settings of the toy's training, for those that take no other
 TRAININGS: dict[str, dict[str, Any]] = {"tracin_adam": {"optimizer": Adam(lr=0.05, weight_decay=0.01)}}
+
+# need -> learner of the toy for estimators with that need, which nets do not serve
+LEARNERS: dict[Need, Learner] = {Need.LINEAR_MODEL: Logistic(weight_decay=0.05)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class Agreement:
 CURVATURE = "ignores curvature and depends on the checkpoints; the sign is what must hold"
 FALL = "divides the fall of the risk over the training; the sign is what must hold"
 NO_EFFECT = "one number per training instance: the same for every test instance"
+COALITIONS = "an average over training sets of all sizes, on which leave-one-out has no say; these have many players"
+PARTS = "the effect in training sets of part of the size, from a sample of them"
 AGREEMENT: dict[str, Agreement] = {
     "random": Agreement(ridge=None, logistic=None, reason="noise"),
     "loss": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
@@ -65,5 +83,26 @@ AGREEMENT: dict[str, Agreement] = {
         logistic=(0.7, 0.85),
         size=False,
         reason="without curvature no step takes back what an earlier one did; the sign is what must hold",
+    ),
+    "shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "tmc_shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "beta_shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "shapley_interaction": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "shapley_taylor": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "g_shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "downsampling": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
+    "banzhaf": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
+    "ame": Agreement(
+        ridge=None, logistic=(0.7, 0.8), size=False, reason="keeps the few largest effects, for some tests none"
+    ),
+    "datamodels": Agreement(ridge=(0.9, 0.95), size=False, reason=PARTS),
+    "c_score": Agreement(ridge=(0.7, 0.9), logistic=(0.8, 0.93), size=False, reason=PARTS),
+    "data_oob": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
+    "group_loo": Agreement(
+        ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason="instances share the effect of their group equally"
+    ),
+    "knn_loo": Agreement(ridge=None, logistic=None, reason="zero for all but the nearest instances"),
+    "knn_shapley": Agreement(
+        ridge=(0.3, 0.6), logistic=(0.7, 0.7), reason="the utility of a surrogate; labels near by are what agrees"
     ),
 }

@@ -17,7 +17,7 @@ from influx.oracles.toys import estimator_named
 from influx.run import Estimator
 from influx.verification import oracle_of
 from tests.contract.checks import CHECKS, Maker, measure
-from tests.contract.exemptions import AGREEMENT, EXEMPT, TRAININGS
+from tests.contract.exemptions import AGREEMENT, EXEMPT, LEARNERS, TRAININGS
 
 NAMES = choices_of("estimator")
 PARTS = ("Estimates", "Needs", "Cost", "Source")
@@ -25,6 +25,12 @@ PARTS = ("Estimates", "Needs", "Cost", "Source")
 
 def exempt(name: str, check: Callable[..., None]) -> bool:
     return check.__name__ in EXEMPT.get(name, {})
+
+
+def suited(name: str, make: Maker) -> Maker:
+    """A maker of problems that the estimator can take."""
+    learners = [LEARNERS[need] for need in estimator_named(name).requires if need in LEARNERS]
+    return partial(make, **TRAININGS.get(name, {}), **({"learner": learners[0]} if learners else {}))
 
 
 KEPT = [(name, check) for name, check in product(NAMES, CHECKS) if not exempt(name, check)]
@@ -37,13 +43,13 @@ def readable(value: object) -> str:
 
 @pytest.mark.parametrize(("name", "check"), KEPT, ids=readable)
 def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
-    check(estimator_named(name), partial(make, **TRAININGS.get(name, {})))
+    check(estimator_named(name), suited(name, make))
 
 
 @pytest.mark.parametrize(("name", "check"), EXCUSED, ids=readable)
 def test_an_exemption_is_needed(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
     with pytest.raises(AssertionError):
-        check(estimator_named(name), partial(make, **TRAININGS.get(name, {})))
+        check(estimator_named(name), suited(name, make))
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -12,7 +12,7 @@ import torch
 from influx.engines.similarity import weighted_checkpoints
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
-from influx.models.logistic import Logistic
+from influx.models.linear import Linear
 from influx.oracles import plain, toys
 from influx.oracles.toys import Toy, estimator_named
 from influx.problem import Checkpoint
@@ -33,7 +33,7 @@ def estimated(toy: Toy, name: str, **settings: Any) -> tuple[Influence, list[str
 
 @pytest.mark.parametrize("name", ["tracincp", "tracin_last"])
 def test_calibrated_weights_of_plain_sgd_are_in_loss_units(name: str, tmp_path: Path) -> None:
-    toy = toys.train(tmp_path, toys.table(), Logistic(), SGD(lr=0.1, weight_decay=0.01))
+    toy = toys.train(tmp_path, toys.table(), Linear(), SGD(lr=0.1, weight_decay=0.01))
     influence, warnings = estimated(toy, name, weight="calibrated")
     assert (influence.scale, warnings) == ("loss", [])
     assert estimated(toy, name, weight="paper")[0].scale == "rank"
@@ -44,14 +44,14 @@ def test_calibrated_weights_of_plain_sgd_are_in_loss_units(name: str, tmp_path: 
 def test_steps_unlike_sgd_give_ranks_and_a_warning(
     name: str, optimizer: Optimizer, settings: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    toy = toys.train(tmp_path, toys.table(), Logistic(), optimizer, epochs=1, **settings)
+    toy = toys.train(tmp_path, toys.table(), Linear(), optimizer, epochs=1, **settings)
     influence, warnings = estimated(toy, name, weight="calibrated")
     assert influence.scale == "rank"
     assert [why in warning for warning in warnings] == [True]
 
 
 def test_influence_functions_away_from_a_minimum_say_so(tmp_path: Path) -> None:
-    toy = toys.train(tmp_path, toys.table(), Logistic(), SGD(lr=0.1, weight_decay=0.05), epochs=1)
+    toy = toys.train(tmp_path, toys.table(), Linear(), SGD(lr=0.1, weight_decay=0.05), epochs=1)
     influence, warnings = estimated(toy, "if_exact")
     assert ["not at a minimum" in warning for warning in warnings] == [True]
     gradient = plain.gradients(toy, toy.fitted.model(), toy.train).mean(0)
@@ -60,7 +60,7 @@ def test_influence_functions_away_from_a_minimum_say_so(tmp_path: Path) -> None:
 
 
 def test_influence_functions_at_a_minimum_do_not_warn(tmp_path: Path) -> None:
-    toy = toys.converged(tmp_path, toys.table(), Logistic(), weight_decay=0.05)
+    toy = toys.converged(tmp_path, toys.table(), Linear(), weight_decay=0.05)
     influence, warnings = estimated(toy, "if_exact")
     assert warnings == []
     assert influence.report["gradient_norm"] < 1e-6
@@ -70,7 +70,7 @@ def test_influence_functions_at_a_minimum_do_not_warn(tmp_path: Path) -> None:
 def test_influence_functions_warn_of_decoupled_weight_decay(
     weight_decay: float, expected: bool, tmp_path: Path
 ) -> None:
-    toy = toys.train(tmp_path, toys.table(), Logistic(), AdamW(lr=0.01, weight_decay=weight_decay))
+    toy = toys.train(tmp_path, toys.table(), Linear(), AdamW(lr=0.01, weight_decay=weight_decay))
     _, warnings = estimated(toy, "if_exact", damping=0.1)
     assert any("decoupled" in warning for warning in warnings) is expected
 

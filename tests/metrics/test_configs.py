@@ -15,7 +15,7 @@ from influx.metrics.ranking import Ranking
 from influx.needs import Need
 
 FOLDER = Path(__file__).parents[2] / "conf" / "metric"
-BUILT = ("agreement", "ceiling", "lds", "mislabel", "ranking")
+BUILT = ("agreement", "ceiling", "lds", "mislabel", "ranking", "unfairness")
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -26,7 +26,7 @@ def test_yaml_lists_every_field_with_its_default(name):
     metric = getattr(importlib.import_module(module), class_name)
     assert config == {field.name: field.default for field in dataclasses.fields(metric)}
     assert metric(**config) == metric()
-    assert metric.requires == (frozenset({Need.RETRAIN}) if name == "lds" else frozenset())
+    assert metric.requires == (frozenset({Need.RETRAIN}) if name in ("lds", "unfairness") else frozenset())
 
 
 @pytest.mark.parametrize("name", BUILT)

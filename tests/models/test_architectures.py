@@ -11,7 +11,6 @@ from torch import nn
 from influx.models.cnn import CNN
 from influx.models.layers import ACTIVATIONS, group_norm
 from influx.models.linear import Linear
-from influx.models.logistic import Logistic
 from influx.models.mlp import MLP
 from influx.models.resnet9 import ResNet9
 
@@ -25,7 +24,6 @@ def count(network: nn.Module) -> int:
     [
         (Linear(), 20 * 3 + 3),
         (Linear(bias=False), 20 * 3),
-        (Logistic(), 20 * 3 + 3),
         (MLP(), 20 * 32 + 32 + 32 * 3 + 3),
         (MLP(bias=False), 20 * 32 + 32 * 3),
         (MLP(width=8, depth=3, dropout=0.5), 20 * 8 + 8 + 2 * (8 * 8 + 8) + 8 * 3 + 3),

@@ -17,8 +17,10 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 SMALL = {"resnet9": {"width": 0.125}, "torchvision": {"architecture": "squeezenet1_1"}}  # quick to build
 CONVOLUTIONAL = ["cnn", "resnet9", "torchvision"]
-LINEAR_HEAD = [name for name in NAMES if name != "torchvision"]
-FLAT = [name for name in NAMES if name not in CONVOLUTIONAL]
+LEARNERS = ["logistic", "ridge"]  # solve for an optimum themselves, without a net
+NETS = [name for name in NAMES if name not in LEARNERS]
+LINEAR_HEAD = [name for name in NETS if name != "torchvision"]
+FLAT = [name for name in NETS if name not in CONVOLUTIONAL]
 
 
 def settings(name: str) -> dict[str, Any]:
@@ -43,7 +45,8 @@ def test_yaml_lists_every_field_with_its_default(name: str) -> None:
 def test_yaml_opens_with_a_summary_and_is_named_after_its_module(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ") and text[2].isupper()
-    assert settings(name)["_target_"].split(".")[:-1] == ["influx", "models", name]
+    where = ["learners", "linear"] if name in LEARNERS else ["models"]
+    assert settings(name)["_target_"].split(".")[:-1] == ["influx", *where, name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,20 +57,20 @@ def test_fields_cannot_be_changed_after_construction(name: str) -> None:
         setattr(default, field, None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_one_logit_per_class(name: str, make_data: Any) -> None:
     data = make_data((3, 32, 32), classes=4)
     network = model(name).build(data)
     assert network(torch.from_numpy(data.train.x)).shape == (6, 4)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "logistic"])
+@pytest.mark.parametrize("name", NETS)
 def test_regression_has_one_output(name: str, make_data: Any) -> None:
     data = make_data((1, 32, 32), task="regression")
     assert model(name).build(data)(torch.from_numpy(data.train.x)).shape == (6, 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_the_global_seed_decides_the_initialisation(name: str, make_data: Any) -> None:
     data = make_data((1, 32, 32))
     networks = []
@@ -78,7 +81,7 @@ def test_the_global_seed_decides_the_initialisation(name: str, make_data: Any) -
     assert not torch.equal(networks[0], networks[2])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_instances_do_not_influence_each_other_in_evaluation(name: str, make_data: Any) -> None:
     data = make_data((1, 32, 32))
     network = model(name).build(data).eval()
@@ -94,13 +97,13 @@ def test_the_last_layer_is_linear(name: str, make_data: Any) -> None:
     assert isinstance(leaves[-1], nn.Linear)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_no_layer_works_in_place(name: str, make_data: Any) -> None:
     network = model(name).build(make_data((1, 32, 32)))
     assert not any(getattr(layer, "inplace", False) for layer in network.modules())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_models_are_returned_in_training_mode(name: str, make_data: Any) -> None:
     assert all(layer.training for layer in model(name).build(make_data((1, 32, 32))).modules())
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from influx.errors import ConfigError, IncompatibleError
+from influx.learners.linear.logistic import Logistic
 from influx.models.cnn import CNN
 from influx.models.linear import Linear
-from influx.models.logistic import Logistic
 from influx.models.mlp import MLP
 from influx.models.resnet9 import ResNet9
 from influx.models.torchvision import Torchvision
@@ -19,7 +19,6 @@ from influx.models.torchvision import Torchvision
     ("model", "settings", "named"),
     [
         (Linear, {"bias": "yes"}, "model.bias"),
-        (Logistic, {"bias": 1}, "model.bias"),
         (MLP, {"width": 0}, "model.width"),
         (MLP, {"width": True}, "model.width"),
         (MLP, {"width": []}, "model.width"),
@@ -73,15 +72,15 @@ def test_image_models_refuse_tables(model: Any, make_data: Any) -> None:
         model.build(make_data((64,)))
 
 
-@pytest.mark.parametrize("model", [Linear(), Logistic(), MLP(), CNN(), ResNet9(), Torchvision()])
+@pytest.mark.parametrize("model", [Linear(), MLP(), CNN(), ResNet9(), Torchvision()])
 def test_text_is_refused(model: Any, make_data: Any) -> None:
     with pytest.raises(IncompatibleError, match=r"model=\w+ .*dataset=noise"):
         model.build(make_data((7,), kind="text"))
 
 
 def test_logistic_refuses_regression(make_data: Any) -> None:
-    with pytest.raises(IncompatibleError, match=r"model=logistic.*dataset=noise.*model=linear"):
-        Logistic().build(make_data((4,), task="regression"))
+    with pytest.raises(IncompatibleError, match=r"model=logistic.*dataset=noise.*model=ridge"):
+        Logistic().check(make_data((4,), task="regression"))
 
 
 def test_images_too_small_to_be_halved_are_refused(make_data: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,8 @@ from torch.nn.functional import normalize
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.run import Card, Run
+
+NOTE = "the cosine of an instance's features with themselves is 1, so self-influence cannot rank instances"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class FeatureSimilarity:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NOTE}
     scale: ClassVar[Scale] = "rank"
     card: ClassVar[Card] = Card(
         family="baseline",
@@ -47,5 +51,4 @@ class FeatureSimilarity:
         values = (left @ right.T).cpu().numpy()
         if self.signed and run.problem.data.task == "classification":
             values *= np.where(run.train.y[:, None] == run.test.y[None, :], 1.0, -1.0)
-        note = "the cosine of an instance's features with themselves is 1, so self-influence cannot rank instances"
-        return run.influence(values, scale="rank", self_influence=np.ones(len(run.train)), self_influence_note=note)
+        return run.influence(values, scale="rank", self_influence=np.ones(len(run.train)), self_influence_note=NOTE)

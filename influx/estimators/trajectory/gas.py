@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class GAS(Checkpointed):
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NOTE}
     scale: ClassVar[Scale] = "rank"
     card: ClassVar[Card] = Card(
         family="trajectory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,7 @@ class LayerwiseGAS(Checkpointed):
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NOTE}
     scale: ClassVar[Scale] = "rank"
     card: ClassVar[Card] = Card(
         family="trajectory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,8 @@ from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Card, Run
+
+NOTE = "the cosine of a gradient with itself is 1: self-influence only counts visits and cannot rank instances"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class RenormalisedTracIn(Stepwise):
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.TRAJECTORY, Need.GRADIENTS})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NOTE}
     scale: ClassVar[Scale] = "rank"
     card: ClassVar[Card] = Card(
         family="trajectory",
@@ -53,5 +57,4 @@ class RenormalisedTracIn(Stepwise):
 
     def estimate(self, run: Run) -> Influence:
         """Gradient cosines at every visit."""
-        note = "the cosine of a gradient with itself is 1: self-influence only counts visits and cannot rank instances"
-        return self.visited(run, every=self.every, unit=True, note=note)
+        return self.visited(run, every=self.every, unit=True, note=NOTE)

@@ -1,0 +1,130 @@
+"""Interaction of pairs of players from random permutations: adjacent pairs, or all of them.
+
+A pair's interaction at S is v(S + i + j) - v(S + i) - v(S + j) + v(S).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.engines.coalitions import pairs_of
+from influx.engines.games import Array, Game
+from influx.engines.moments import Moments, Scattered
+from influx.engines.permutations import ends, together, with_mean
+
+PAIRS_BYTES = 512 << 20  # of the sums for all pairs and columns; beyond them, only of their mean over columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """Players' values (players, m + 1) and pairs' interactions (pairs, m + 1), in the order of ``coalitions.pairs_of``.
+
+    The last column is the mean over the columns of the game; of pairs it is the only one when the others would not fit
+    in memory. Standard errors are NaN where there are none.
+    """
+
+    values: Array
+    stderr: Array
+    pairs: Array
+    pairs_stderr: Array
+    visits: NDArray[np.int64]
+    coalitions: int
+
+
+def numbered(players: int) -> NDArray[np.int64]:
+    """``(players, players)`` which pair two players are; -1 on the diagonal."""
+    numbers = np.full((players, players), -1)
+    first, second = pairs_of(players)
+    numbers[first, second] = numbers[second, first] = np.arange(len(first))
+    return numbers
+
+
+def adjacent_coalitions(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """``(P, 2 (n - 1), n)`` the first q = 1, …, n - 1 players; then the first q - 1 and the one at position q."""
+    rank, q = np.argsort(orders, axis=1)[:, None, :], np.arange(1, orders.shape[1])[None, :, None]
+    return np.concatenate([rank < q, (rank < q - 1) | (rank == q)], axis=1)
+
+
+def taylor_coalitions(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """``(P, n (n + 1) / 2, n)`` the first a players and the one at position b, for all 0 ≤ a ≤ b < n."""
+    rank = np.argsort(orders, axis=1)[:, None, :]
+    a, b = np.triu_indices(orders.shape[1])
+    return np.asarray((rank < a[None, :, None]) | (rank == b[None, :, None]))
+
+
+def adjacent(game: Game, orders: NDArray[np.int64]) -> Interactions:
+    """Shapley values from marginals, and the interaction index from neighbours in each permutation.
+
+    Neighbours i, j after S: S has a uniformly distributed size from 0 to n - 2, which is the weight of the index.
+    A permutation takes 2 (n - 1) coalitions and shows n - 1 pairs.
+    """
+    n = game.players
+    (empty, full), number = ends(game), numbered(n)
+    columns = _columns(n, len(empty))
+    singles, cells = Moments.of(n, len(empty)), Scattered.of(n * (n - 1) // 2, len(range(len(empty))[columns]))
+    asked = 2
+    for part in together(orders, 2 * n * len(empty)):
+        found = with_mean(game.values(adjacent_coalitions(part).reshape(-1, n))).reshape(len(part), 2, n - 1, -1)
+        asked += 2 * len(part) * (n - 1)
+        shape = (len(part), 1, len(empty))
+        prefixes = np.concatenate([np.broadcast_to(empty, shape), found[:, 0], np.broadcast_to(full, shape)], axis=1)
+        rows = np.empty((len(part), n, len(empty)))
+        rows[np.arange(len(part))[:, None], part] = np.diff(prefixes, axis=1)
+        singles.add(rows)
+        deltas = prefixes[:, 2:] - prefixes[:, 1:-1] - found[:, 1] + prefixes[:, :-2]
+        cells.add(number[part[:, :-1], part[:, 1:]].ravel(), deltas.reshape(-1, len(empty))[:, columns])
+    return Interactions(
+        values=singles.mean,
+        stderr=singles.stderr,
+        pairs=cells.values,
+        pairs_stderr=cells.stderr,
+        visits=cells.count,
+        coalitions=asked,
+    )
+
+
+def taylor(game: Game, orders: NDArray[np.int64]) -> Interactions:
+    """The Shapley-Taylor index of order 2: every pair at the players before the first of it (Sundararajan et al. 2020).
+
+    Values of players are v(i) - v(∅) and half of their pairs' indices. A permutation takes n (n + 1) / 2 coalitions
+    and shows all pairs.
+    """
+    n = game.players
+    (empty, _), number = ends(game), numbered(n)
+    columns = _columns(n, len(empty))
+    at = np.full((n, n), -1)
+    at[np.triu_indices(n)] = np.arange(n * (n + 1) // 2)
+    low, high = pairs_of(n)
+    singles, cells = Moments.of(n, len(empty)), Moments.of(len(low), len(range(len(empty))[columns]))
+    asked = 2
+    for part in together(orders, n * (n + 1) * len(empty)):
+        found = with_mean(game.values(taylor_coalitions(part).reshape(-1, n))).reshape(len(part), at.max() + 1, -1)
+        asked += found.shape[0] * found.shape[1]
+        before = np.concatenate(
+            [np.broadcast_to(empty, (len(part), 1, len(empty))), found[:, np.diag(at)[:-1]]], axis=1
+        )
+        deltas = found[:, at[low + 1, high]] - found[:, at[low, low]] - found[:, at[low, high]] + before[:, low]
+        rows, row = np.empty((len(part), n, len(empty))), np.arange(len(part))[:, None]
+        rows[row, part] = found[:, at[0]] - empty
+        for side in (low, high):
+            np.add.at(rows, (row, part[:, side]), deltas / 2)
+        singles.add(rows)
+        placed = np.empty((*deltas.shape[:2], cells.mean.shape[1]))
+        placed[row, number[part[:, low], part[:, high]]] = deltas[:, :, columns]
+        cells.add(placed)
+    return Interactions(
+        values=singles.mean,
+        stderr=singles.stderr,
+        pairs=cells.mean,
+        pairs_stderr=cells.stderr,
+        visits=np.full(len(low), len(orders)),
+        coalitions=asked,
+    )
+
+
+def _columns(players: int, columns: int) -> slice:
+    """All columns, or the last alone."""
+    return slice(None) if 8 * players * (players - 1) * columns <= PAIRS_BYTES else slice(-1, None)

@@ -1,0 +1,123 @@
+"""Banzhaf values: effects in a random half of the training set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from influx.engines import sampled, subsets
+from influx.engines.contrasts import contrast, joint_table, scale_of
+from influx.engines.regressed import own_table, regression_of
+from influx.engines.regressions import least_squares
+from influx.engines.risks import Target
+from influx.errors import ConfigError
+from influx.influence import Influence, Scale
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.problem import Design
+from influx.run import Card, Run
+
+Rule = Literal["msr", "ols"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Banzhaf:
+    """Data Banzhaf values: the mean effect of an instance over all subsets of the others, each as likely.
+
+    Estimates: 2^-(n-1) Σ over subsets S of the others of L(z_j; θ_S) - L(z_j; θ_{S∪i}); positive for proponents.
+        Effects in half of the training set (with ``p``: p n of it), in loss units with target=loss.
+    Needs: retraining.
+    Cost: K trainings on subsets; 4 K n m operations; rule=ols also n² K + n³ and n² numbers.
+    Source: Banzhaf 1965; Wang & Jia 2023; survey Eq. (27). rule=msr is their maximum sample reuse, the difference of
+        mean risks without and with i, with Welch's standard error. rule=ols regresses risks on membership, which
+        has the same expectation and less variance, with HC3 standard errors; it needs K > n + 1.
+
+    Attributes:
+        models: K, subsets to train on.
+        p: probability of an instance to be in a subset; 0.5 is the Banzhaf value, others are weighted ones.
+        rule: msr (difference of means) or ols (least squares).
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
+        target: what is measured on an instance: loss, margin (its negative) or zero_one.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence (by difference of
+            means) is at most this; null trains all.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
+    scale: ClassVar[Scale] = "loss"
+    card: ClassVar[Card] = Card(
+        family="retraining",
+        full="K T + K n m",
+        incremental="K + K n",
+        storage="K (n + m) + n m",
+        assumptions="none",
+        groups="no",
+        paper="Wang & Jia 2023",
+    )
+
+    models: int = 1000
+    p: float = 0.5
+    rule: Rule = "msr"
+    seeds: int = 1
+    target: Target = "loss"
+    target_stderr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        if not 0 < self.p < 1:
+            raise ConfigError(f"estimator.p must be between 0 and 1, got {self.p}; change it")
+        if self.rule not in get_args(Rule):
+            raise ConfigError(f"estimator.rule must be msr or ols, got {self.rule!r}; change it")
+
+    def estimate(self, run: Run) -> Influence:
+        """Train on the subsets and compare, or regress."""
+        design, label = self.design(run), "retraining on subsets"
+        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, label=label)
+        report = sampled.described(used, pools, self.target, self.seeds) | {"rule": self.rule}
+        if self.rule == "msr":
+            return contrast(run, pools, self.target, report=report)
+        m = len(run.test)
+        sample = regression_of(run, design.rows(slice(0, used)), self.target, label, own=True)
+        slopes, stderr = least_squares(sample)
+        own, own_stderr = -np.diag(slopes[:, m + 1 :]), np.diag(stderr[:, m + 1 :])
+        return run.influence(
+            -slopes[:, :m],
+            scale=scale_of(self.target),
+            stderr=stderr[:, :m],
+            self_influence=own,
+            tables={
+                "joint": joint_table(run.train.ids, -slopes[:, :m], -slopes[:, m], stderr[:, m]),
+                "memorization": own_table(run.train.ids, own, own_stderr),
+            },
+            report=report,
+        )
+
+    def plan(self, prospect: Prospect) -> Work:
+        """The same trainings as ``estimate``."""
+        n, m, design = len(prospect.train), len(prospect.test), self.design(prospect)
+        work = sampled.sampling_work(design, n, m, 1, f"{self.models} trainings on {self.p} of {n}")
+        if self.rule == "ols":
+            products = Work(
+                flops=2 * (6.0 * self.models * n * (2 * n + m) + 4.0 * n**3),
+                bytes=8.0 * (6.0 * n * n + 4.0 * n * (n + m)) + 1.0 * self.models * n,
+                formula=f"least squares of {n} + {m} outcomes on {n} instances",
+            )
+            work = work + products
+        return work
+
+    def design(self, run: Run | Prospect) -> Design:
+        """The subsets.
+
+        Raises:
+            ConfigError: too few hold or lack an instance, or they are too few for least squares.
+        """
+        masks = subsets.bernoulli(run.train.ids, self.p, self.models, run.rng("subsets"))
+        sampled.check_counts(sampled.sides_of(masks > 0), run.problem.data, self.target)
+        if self.rule == "ols" and self.models <= len(run.train) + 1:
+            raise ConfigError(
+                f"estimator.rule=ols needs more models than {len(run.train) + 1}, the training instances and 1, "
+                f"got estimator.models={self.models}; raise it or use estimator.rule=msr"
+            )
+        return subsets.turns(masks, self.seeds)

@@ -1,0 +1,117 @@
+"""What estimators over sampled subsets share: designs that extend, turns of seeds, early stops, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from influx.engines.retrain import row_keys
+from influx.errors import ConfigError
+from influx.learners.torch.optimizers import SGD
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.oracles.toys import Toy, estimator_named
+from influx.planning import Prospect
+
+NAMES = ["ame", "banzhaf", "data_oob", "datamodels", "downsampling"]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return toys.train(tmp_path, toys.table(), MLP(width=4), SGD(lr=0.3), batch_size=9)
+
+
+def trainings(toy: Toy, name: str, **settings: Any) -> list[str]:
+    """Keys of the models that an estimator plans to train."""
+    estimator: Any = estimator_named(name, settings)
+    work = estimator.plan(Prospect(problem=toy.problem, who=name))
+    return [key for design in work.trainings for key in row_keys(design)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_models_begin_with_the_same_and_give_what_they_give_alone(name: str, toy: Toy, tmp_path: Path) -> None:
+    assert trainings(toy, name, models=400)[:240] == trainings(toy, name, models=240)
+    toy.estimate(name, models=240)
+    extended = toy.estimate(name, models=400)
+    alone = toys.train(tmp_path / "alone", toys.table(), MLP(width=4), SGD(lr=0.3), batch_size=9)
+    expected = alone.estimate(name, models=400)
+    assert extended.stderr is not None and expected.stderr is not None
+    assert np.allclose(extended.values, expected.values, atol=1e-12)
+    assert np.allclose(extended.stderr, expected.stderr, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "c_score", "group_loo"])
+def test_the_plan_names_the_models_that_are_trained(name: str, toy: Toy) -> None:
+    settings = {"target": "loss", **({"seeds": 3} if name == "group_loo" else {})}
+    estimator: Any = estimator_named(name, settings)
+    run = toy.run(estimator, name)
+    estimator.estimate(run)
+    assert run.bank.trained == len(set(trainings(toy, name, **settings)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds_take_turns(name: str, toy: Toy) -> None:
+    estimator: Any = estimator_named(name, {"models": 240, "seeds": 3})
+    (design,) = estimator.plan(Prospect(problem=toy.problem, who=name)).trainings
+    assert np.bincount(design.init).tolist() == [80, 80, 80] and (design.init == design.order).all()
+    report = toy.estimate(name, models=240, seeds=3).report
+    assert "randomness of training;" in report["stderr_holds"] and "no randomness" not in report["stderr_holds"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_stops_when_the_joint_influence_is_precise(name: str, toy: Toy) -> None:
+    loose = toy.estimate(name, models=500, target_stderr=1e3)
+    strict = toy.estimate(name, models=500, target_stderr=1e-9)
+    first = 200 if name == "ame" else 100  # among 100 models, 25 at each density are too few for some instance
+    assert (loose.report["models"], strict.report["models"]) == (first, 500)
+    assert np.allclose(loose.values, toy.estimate(name, models=first).values, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_few_models_are_refused(name: str, toy: Toy) -> None:
+    rare = {"banzhaf": {"p": 0.02}, "data_oob": {"fraction": 9.0}, "datamodels": {"alpha": 0.02}}
+    rare["downsampling"] = {"fraction": 0.12}
+    with pytest.raises(ConfigError, match=r"2 without it.* raise estimator\.models"):
+        toy.estimate(name, models=40 if name == "datamodels" else 20, **rare.get(name, {}))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "c_score", "group_loo"])
+@pytest.mark.parametrize(("setting", "value"), [("seeds", 0), ("target", "accuracy")])
+def test_settings_out_of_range_are_refused_by_name(name: str, setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting} must be"):
+        estimator_named(name, {setting: value})
+
+
+@pytest.mark.parametrize("name", [*NAMES, "c_score", "group_loo"])
+def test_a_target_for_classes_is_refused_for_regression(name: str, tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table("regression"), MLP(width=4), SGD(lr=0.05))
+    with pytest.raises(ConfigError, match=r"estimator\.target=zero_one"):
+        toy.estimate(name, target="zero_one")
+
+
+@pytest.mark.parametrize("name", ["downsampling", "banzhaf", "data_oob", "c_score"])
+def test_only_losses_are_in_loss_units(name: str, toy: Toy) -> None:
+    assert [toy.estimate(name, target=t).scale for t in ("loss", "margin", "zero_one")] == ["loss", "rank", "rank"]
+
+
+@pytest.mark.parametrize("name", ["downsampling", "banzhaf", "data_oob"])
+def test_joint_influence_is_the_mean_of_columns(name: str, toy: Toy) -> None:
+    found = toy.estimate(name)
+    assert np.allclose(found.tables["joint"]["influence"], found.values.mean(axis=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "c_score"])
+def test_a_wrong_label_beside_a_test_instance_harms_it(name: str, tmp_path: Path) -> None:
+    """Test instance 0 is repeated in training: once with its label and once with another."""
+    from dataclasses import replace
+
+    data = toys.table(n_train=18)
+    x, y = data.train.x.copy(), data.train.y.copy()
+    x[:2], y[0], y[1] = data.test.x[0], data.test.y[0], (data.test.y[0] + 1) % 3
+    data = replace(data, train=replace(data.train, x=x, y=y))
+    toy = toys.train(tmp_path, data, MLP(width=4), SGD(lr=0.5), batch_size=18, epochs=30)
+    column = toy.estimate(name, **({"rule": "ipw"} if name == "ame" else {})).values[:, 0]
+    assert column[0] > column.mean() and column[1] < min(column.mean(), 0)
