@@ -23,6 +23,7 @@ class Work:
 
     Attributes:
         trainings: designs to look up in the retraining bank, or to train.
+        more_trainings: trainings beside them that are too many to list.
         gradients: per-instance gradients.
         flops: floating-point operations in products of matrices (single precision; double precision counts twice).
         numbers: numbers read or written outside products, pass by pass.
@@ -33,6 +34,7 @@ class Work:
     """
 
     trainings: tuple[Design, ...] = ()
+    more_trainings: float = 0.0
     gradients: float = 0.0
     flops: float = 0.0
     numbers: float = 0.0
@@ -45,6 +47,7 @@ class Work:
         """One after the other."""
         return Work(
             trainings=(*self.trainings, *other.trainings),
+            more_trainings=self.more_trainings + other.more_trainings,
             gradients=self.gradients + other.gradients,
             flops=self.flops + other.flops,
             numbers=self.numbers + other.numbers,
@@ -153,6 +156,10 @@ class Prospect:
     def rng(self, purpose: str) -> np.random.Generator:
         """Randomness for a named purpose, as ``Run.rng``."""
         return stream(self.problem.seed, f"{self.who}/{purpose}")
+
+    def drawn(self, what: str) -> np.random.Generator:
+        """Randomness of subsets or groups, as ``Run.drawn``."""
+        return stream(self.problem.seed, f"draws/{what}")
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from influx.influence import Influence
 from influx.problem import Data, Split
 from influx.store import Folder
 
-SIGMAS = 2.0  # beyond which a difference is taken to be there
+LEVEL = 0.95  # of the intervals that must leave out zero for a difference to count as there
 COPY_ROWS = 4096  # rows converted at a time, so that a large matrix is never in memory twice
 
 
@@ -104,10 +104,11 @@ def self_influence_table(influence: Influence, train: Split) -> pd.DataFrame:
 def ranking_table(influence: Influence, truth: Influence | None, data: Data, top: int) -> pd.DataFrame:
     """Top and bottom ``top`` training instances per test instance; ties go to the earlier row.
 
-    With standard errors, also whether an instance's sign and its place among the top are beyond them.
+    With standard errors, also whether an instance's sign and its place among the top are beyond the error at 95%.
     """
     values, k = influence.values, min(top, len(data.train))
     blocks: list[dict[str, Any]] = []
+    beyond = _quantile(influence)
     for start in range(0, values.shape[1], 256):
         columns = np.arange(start, min(start + 256, values.shape[1]))
         block = np.asarray(values[:, columns], dtype=np.float64)
@@ -115,7 +116,7 @@ def ranking_table(influence: Influence, truth: Influence | None, data: Data, top
             order = np.argsort(ordered, axis=0, kind="stable")[: k + 1]  # (k + 1, columns); NaN sorts last
             blocks.append(_ranked(influence, truth, data, columns, order[:k], role))
             if influence.stderr is not None:
-                blocks[-1] |= _certain(block, influence.stderr[:, columns], order, k)
+                blocks[-1] |= _certain(block, beyond * influence.stderr[:, columns], order, k)
     table = pd.concat([pd.DataFrame(block) for block in blocks], ignore_index=True)
     table = table[table["influence"].notna()]
     role_order = table["role"].map({"proponent": 0, "opponent": 1})
@@ -149,19 +150,28 @@ def _ranked(
 
 
 def _certain(
-    values: NDArray[Any], stderr: NDArray[Any], order: NDArray[np.int64], k: int
+    values: NDArray[Any], reach: NDArray[Any], order: NDArray[np.int64], k: int
 ) -> dict[str, NDArray[np.bool_]]:
-    """Whether the sign of each ranked value, and its place among the top k, is beyond two standard errors.
+    """Whether the sign of each ranked value, and its place among the top k, is beyond the ``reach`` of its error.
 
     For the place, it is compared with the first that is not among them; errors count as independent.
     """
-    error = np.asarray(stderr, dtype=np.float64)
+    error = np.asarray(reach, dtype=np.float64)
     found, its = (np.take_along_axis(a, order, axis=0) for a in (values, error))
-    sign = np.abs(found[:k]) > SIGMAS * its[:k]
+    sign = np.abs(found[:k]) > its[:k]
     if len(order) <= k:  # everything is among the top k
         return {"sign_certain": sign.T.ravel(), "place_certain": np.ones(sign.size, dtype=bool)}
-    place = np.abs(found[:k] - found[k]) > SIGMAS * np.hypot(its[:k], its[k])
+    place = np.abs(found[:k] - found[k]) > np.hypot(its[:k], its[k])
     return {"sign_certain": sign.T.ravel(), "place_certain": place.T.ravel()}
+
+
+def _quantile(influence: Influence) -> float:
+    """Standard errors on either side in a 95% interval: normal, or Student's where the error has few degrees."""
+    from scipy.stats import norm, t
+
+    degrees = influence.report.get("stderr_degrees")
+    found = norm.ppf((1 + LEVEL) / 2) if degrees is None else t.ppf((1 + LEVEL) / 2, degrees)
+    return float(found)
 
 
 def instances_table(data: Data, outcomes: dict[str, Any]) -> pd.DataFrame:

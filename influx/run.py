@@ -130,6 +130,10 @@ class Run:
         """Randomness for a named purpose; depends on the seed and the name alone."""
         return stream(self.problem.seed, f"{self.who}/{purpose}")
 
+    def drawn(self, what: str) -> np.random.Generator:
+        """Randomness of subsets or groups, by what is drawn: whoever asks for the same draws gets the same ones."""
+        return stream(self.problem.seed, f"draws/{what}")
+
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance under the trained model."""
         return self.fitted.outcomes(split)

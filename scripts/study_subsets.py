@@ -70,10 +70,11 @@ ESTIMATORS = {
 NETS = {"g_shapley"}
 LINEAR = {"cooks_distance", "influence_sketching"}
 SAMPLED = ("banzhaf", "tmc_shapley", "beta_shapley")
+SHORT = 0.3  # seconds below which fixed costs decide, and a ratio says nothing
 SHOWN = {
     "mislabel_auroc_sum": "AUROC sum",
     "mislabel_auroc_self": "AUROC self",
-    "spearman_mean": "Spearman with LOO",
+    "spearman": "Spearman with LOO",
     "lds": "LDS",
 }
 
@@ -117,8 +118,9 @@ def stability(name: str, settings: list[str], prepared: Path, seeds: int) -> flo
     job = assemble(compose([*settings, f"estimator={name}", f"paths.outputs={prepared}", "baselines=[]"]))
     fitted = job.problem.learner.fit(job.problem.data, job.problem.seed, job.problem_folder)
     for seed in range(seeds):
-        run = job.run(fitted, job.estimator.requires, f"{name}/{seed}", job.bank())
-        found.append(np.asarray(job.estimator.estimate(replace(run)).values).mean(axis=1))
+        run = job.run(fitted, job.estimator.requires, name, job.bank())
+        drawn = replace(run, problem=replace(run.problem, seed=seed))  # the bank keeps the problem's own seed
+        found.append(np.asarray(job.estimator.estimate(drawn).values).mean(axis=1))
     return float(np.mean([spearmanr(a, b).statistic for a, b in combinations(found, 2)]))
 
 
@@ -142,7 +144,8 @@ def main() -> None:
         for name in names:
             settings = [*common, *ESTIMATORS[name]]
             row = measured(name, settings, prepared)
-            times = (f"{row.seconds:.1f}", f"{row.foreseen:.1f}", f"{row.foreseen / max(row.seconds, 1e-3):.2f}")
+            ratio = "short" if max(row.seconds, row.foreseen) < SHORT else f"{row.foreseen / row.seconds:.2f}"
+            times = (f"{row.seconds:.2f}", f"{row.foreseen:.2f}", ratio)
             cells = [name, *row.numbers, f"{row.trainings:,}", row.foreseen_trainings, *times]
             print(" | ".join(cells), flush=True)
             table.add_row(*cells)

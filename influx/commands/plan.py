@@ -174,7 +174,7 @@ class Outlook:
         work = self._work(self.job.estimator_name, self.job.estimator, self._truth_rows)
         row, others = self._measured("estimate", [work], self._matrix_mb), self.job.perspective.seeds - 1
         if others:  # nothing of theirs is taken to be there
-            models = sum(len(design) for design in work.trainings)
+            models = sum(len(design) for design in work.trainings) + work.more_trainings
             each = self.pace.training + self.rates.seconds(work) + models * self.pace.model
             row["seconds"] += others * each
             row["formula"] = f"{others + 1} trainings of the problem, each: {row['formula']}"
@@ -225,10 +225,8 @@ class Outlook:
         from influx.planning import total
 
         work = total(works)
-        asked = missing = 0
-        for design in work.trainings:
-            asked += len(design)
-            missing += self._claim(design)
+        counted = [self._missing(each) for each in works]
+        missing, asked = (round(sum(numbers)) for numbers in zip((0, 0), *counted, strict=True))
         problem, first = self.job.problem, FIRST_GRADIENTS if work.gradients and not self.warm else 0.0
         self.warm = self.warm or bool(work.gradients)
         instances = len(problem.train) + len(problem.test)
@@ -242,6 +240,13 @@ class Outlook:
         disk_mb += missing * (instances * FIELDS_BYTES + len(problem.train) / 8 + 60) / 1e6
         state = "in part" if missing < asked else "to do"
         return _row(stage, state, ", ".join(parts), seconds, _peak_mb() + work.bytes / 1e6, disk_mb, formula)
+
+    def _missing(self, work: Work) -> tuple[float, float]:
+        """Trainings to do and asked for; those that are not listed are taken to be missing as often as the others."""
+        listed = sum(len(design) for design in work.trainings)
+        missing = sum(self._claim(design) for design in work.trainings)
+        share = missing / listed if listed else 1.0
+        return missing + share * work.more_trainings, listed + work.more_trainings
 
     def _claim(self, design: Any) -> int:
         """Trainings of a design that neither the bank nor an earlier stage has; they are this stage's now."""

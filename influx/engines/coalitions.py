@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from influx.engines.games import Array, Coalitions, Game
 
-POWERSET_CHUNK = 2048  # coalitions that are valued at a time
+POWERSET_BYTES = 16 << 20  # of the coefficients of coalitions that are valued at a time
+POWERSET_LEAST = 256  # coalitions that are, whatever they take
 
 
 def log_binomial(n: int, k: int) -> float:
@@ -23,19 +24,29 @@ def shapley_weights(players: int) -> Array:
     return np.exp([-log_binomial(players - 1, size) for size in range(players)]) / players
 
 
-def beta_weights(players: int, alpha: float, beta: float) -> Array:
-    """``(players,)`` weights of the Beta(alpha, beta) semivalue: B(s + beta, n - 1 - s + alpha) / B(alpha, beta)."""
-    constant = lgamma(alpha + beta) - lgamma(alpha) - lgamma(beta) - lgamma(players - 1 + alpha + beta)
-    return np.exp([constant + lgamma(size + beta) + lgamma(players - 1 - size + alpha) for size in range(players)])
+def log_beta_weights(players: int, alpha: float, beta: float) -> Array:
+    """``(players,)`` logarithms of the weights of the Beta(alpha, beta) semivalue.
 
-
-def of_positions(weights: Array) -> Array:
-    """``(players,)`` factors of the marginals at each position of a uniform permutation, which make them ``weights``.
-
-    n C(n - 1, s) w_s; their mean is 1, and all are 1 for the Shapley value.
+    The weights are B(s + beta, n - 1 - s + alpha) / B(alpha, beta).
     """
-    players = len(weights)
-    return np.array([w * np.exp(log_binomial(players - 1, s)) for s, w in enumerate(weights)]) * players
+    constant = lgamma(alpha + beta) - lgamma(alpha) - lgamma(beta) - lgamma(players - 1 + alpha + beta)
+    return np.array([constant + lgamma(size + beta) + lgamma(players - 1 - size + alpha) for size in range(players)])
+
+
+def beta_weights(players: int, alpha: float, beta: float) -> Array:
+    """``(players,)`` weights of the Beta(alpha, beta) semivalue; 0 where they are too small for a number."""
+    return np.exp(log_beta_weights(players, alpha, beta))
+
+
+def of_positions(log_weights: Array) -> Array:
+    """``(players,)`` factors of the marginals at each position of a uniform permutation, which weigh them.
+
+    n C(n - 1, s) w_s, from logarithms because w_s itself is too small for a number above a thousand players; their mean
+    is 1, and all are 1 for the Shapley value.
+    """
+    players = len(log_weights)
+    log_counts = np.array([log_binomial(players - 1, size) for size in range(players)])
+    return np.asarray(np.exp(log_weights + log_counts + np.log(players)))
 
 
 def interaction_weights(players: int) -> Array:
@@ -53,16 +64,43 @@ def weights_of_nobody(players: int) -> Array:
     return np.asarray(np.eye(1, players)[0])
 
 
-def pairs_of(players: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def all_pairs(players: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and second players of all pairs, in the order of ``interactions``."""
     first, second = np.triu_indices(players, 1)
     return first.astype(np.int64), second.astype(np.int64)
 
 
+def expected_distinct(permutations: int, by_size: Array) -> float:
+    """Expected number of different coalitions among those of random permutations.
+
+    Args:
+        permutations: how many.
+        by_size: ``(players + 1,)`` how many coalitions of each size one permutation has, all different. By symmetry
+            each is uniform among all of its size.
+    """
+    players, total = len(by_size) - 1, 0.0
+    for size in np.flatnonzero(by_size).tolist():
+        log_count = log_binomial(players, size)
+        asked = permutations * float(by_size[size])
+        if log_count > np.log(asked) + 25:
+            total += asked
+        elif by_size[size] >= round(np.exp(log_count)):
+            total += round(np.exp(log_count))
+        else:
+            total -= np.exp(log_count) * np.expm1(permutations * np.log1p(-by_size[size] / np.exp(log_count)))
+    return float(total)
+
+
+def powerset_part(players: int) -> int:
+    """How many coalitions come at a time."""
+    return max(POWERSET_BYTES // (8 * players * (players + 1)), POWERSET_LEAST)
+
+
 def powerset(players: int) -> Iterator[Coalitions]:
     """All coalitions (K, players), some at a time; the k-th holds the players whose bit is set in k."""
-    for start in range(0, 1 << players, POWERSET_CHUNK):
-        numbers = np.arange(start, min(start + POWERSET_CHUNK, 1 << players))
+    size = powerset_part(players)
+    for start in range(0, 1 << players, size):
+        numbers = np.arange(start, min(start + size, 1 << players))
         yield (numbers[:, None] >> np.arange(players) & 1).astype(bool)
 
 
@@ -100,7 +138,7 @@ def _marginal(coalitions: Coalitions, weights: Array) -> Array:
 
 
 def _of_pairs(coalitions: Coalitions, weights: Array) -> Array:
-    first, second = pairs_of(coalitions.shape[1])
+    first, second = all_pairs(coalitions.shape[1])
     inside = coalitions[:, first].astype(np.int64) + coalitions[:, second]
     sign = 1.0 - 2.0 * (inside == 1)
     return np.asarray(sign * weights[coalitions.sum(axis=1)[:, None] - inside])
@@ -112,7 +150,9 @@ def kernel_weights(players: int, sizes: NDArray[np.int64]) -> Array:
     return np.asarray((players - 1) / (counts * sizes * (players - sizes)))
 
 
-def least_squares(coalitions: Coalitions, values: Array, weights: Array, empty: Array, full: Array) -> Array:
+def constrained_least_squares(
+    coalitions: Coalitions, values: Array, weights: Array, empty: Array, full: Array
+) -> Array:
     """``(players, m)`` additive game nearest to ``values`` (K, m), agreeing with ``empty`` and ``full`` (m,).
 
     The last player is eliminated by v(∅) + Σ φ = v(D); with the kernel's weights this is KernelSHAP (Lundberg & Lee

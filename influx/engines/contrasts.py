@@ -174,11 +174,11 @@ def joint_table(ids: NDArray[np.int64], values: Array, joint: NDArray[Any], stde
     return pd.DataFrame({"train_id": ids} | columns)
 
 
-def memorization_table(ids: NDArray[np.int64], own: Difference) -> pd.DataFrame:
+def memorization_table(ids: NDArray[np.int64], own: Array, stderr: Array) -> pd.DataFrame:
     """Influence of each training instance on itself with its standard error."""
     import pandas as pd
 
-    return pd.DataFrame({"train_id": ids, "influence": own.values.ravel(), "stderr": own.stderr.ravel()})
+    return pd.DataFrame({"train_id": ids, "influence": own.ravel(), "stderr": stderr.ravel()})
 
 
 def pairs_of(pools: list[Pool], part: str, paired: bool = False) -> list[tuple[Sums, Sums]]:
@@ -207,7 +207,7 @@ def contrast(
     )
     found = {
         "joint": joint_table(run.train.ids, pointwise.values, joint.values, joint.stderr),
-        "memorization": memorization_table(run.train.ids, own),
+        "memorization": memorization_table(run.train.ids, own.values, own.stderr),
     }
     return run.influence(
         pointwise.values,

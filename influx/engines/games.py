@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Coalitions = NDArray[np.bool_]
 EMPTY = ("init_model", "uniform")
+WEIGHTS_BYTES = 128 << 20  # of the instance weights of coalitions trained in one call, with copies
+FEWEST = 256  # coalitions in one call, whatever they take
 
 
 class Game(Protocol):
@@ -61,7 +63,7 @@ class RetrainingGame:
     Attributes:
         bank: where models are trained.
         target: the risk.
-        members: ``(players, n_train)`` which instances a player brings.
+        members: ``(players, n_train)`` which instances a player brings; None when every instance is a player.
         seeds: initialisations and orders whose values are averaged.
         empty_value: the risk after training on nothing: a number, ``uniform``, or ``init_model``: that of the untrained
             net. The bank's training with all weights 0 would shrink it by weight decay; for learners that are no nets
@@ -70,20 +72,27 @@ class RetrainingGame:
 
     bank: Bank
     target: Target
-    members: Coalitions
+    members: Coalitions | None = None
     seeds: tuple[int, ...] = (0,)
     empty_value: str | float = "init_model"
 
     @property
     def players(self) -> int:
         """How many there are."""
-        return len(self.members)
+        return len(self.bank.problem.train) if self.members is None else len(self.members)
 
     def values(self, coalitions: Coalitions) -> Array:
         """``(K, m)`` values; equal coalitions are trained once."""
-        weights = weights_of(coalitions, self.members)
-        _, kept, back = np.unique(np.packbits(weights, axis=1), axis=0, return_index=True, return_inverse=True)
-        weights, test = weights[kept], self.bank.problem.test
+        kept, back = distinct(coalitions)
+        found = np.empty((len(kept), len(self.bank.problem.test)))
+        size = max(WEIGHTS_BYTES // (4 * len(self.bank.problem.train) * len(self.seeds)), FEWEST)
+        for start in range(0, len(kept), size):
+            part = slice(start, start + size)
+            found[part] = self._trained(weights_of(coalitions[kept[part]], self.members))
+        return found[back]
+
+    def _trained(self, weights: NDArray[np.uint8]) -> Array:
+        test = self.bank.problem.test
         found = np.zeros((len(weights), len(test)))
         trained = weights.any(axis=1)
         if not trained.all():
@@ -92,7 +101,7 @@ class RetrainingGame:
             design, row_of = designed(weights[trained], self.seeds), np.repeat(np.flatnonzero(trained), len(self.seeds))
             for rows, _, outcomes in self.bank.parts(design, "retraining coalitions"):
                 np.add.at(found, row_of[rows], -risks(outcomes, test, self.target) / len(self.seeds))
-        return found[back.reshape(-1)]
+        return found
 
     @cached_property
     def empty(self) -> Array:
@@ -106,18 +115,25 @@ class RetrainingGame:
         return -np.asarray(np.mean(start, axis=0))
 
 
-def weights_of(coalitions: Coalitions, members: Coalitions) -> NDArray[np.uint8]:
+def weights_of(coalitions: Coalitions, members: Coalitions | None) -> NDArray[np.uint8]:
     """``(K, n_train)`` instance weights of coalitions: those of its members, and of instances that nobody brings."""
-    if members.shape[0] == members.shape[1] and np.array_equal(members, np.eye(len(members), dtype=bool)):
-        return coalitions.astype(np.uint8)  # a product with the unit matrix would take n times as long
+    if members is None:
+        return np.ascontiguousarray(coalitions).view(np.uint8)
     brought = np.minimum(coalitions.astype(np.float32) @ members.astype(np.float32), 1).astype(np.uint8)
     return brought | (~members.any(axis=0)).astype(np.uint8)
+
+
+def distinct(masks: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of 0 and 1 that are different from one another, and for every row the place of its equal among them."""
+    packed = np.packbits(masks, axis=1)
+    _, kept, back = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    return kept.astype(np.int64), back.reshape(-1).astype(np.int64)
 
 
 def designed(weights: NDArray[np.uint8], seeds: tuple[int, ...]) -> Design:
     """Each row of ``weights`` trained under each seed, one after the other."""
     numbers = np.tile(np.array(seeds, dtype=np.int64), len(weights))
-    repeated = np.repeat(weights, len(seeds), axis=0)
+    repeated = weights if len(seeds) == 1 else np.repeat(weights, len(seeds), axis=0)
     return Design(weights=repeated, init=numbers, order=numbers.copy(), loss_norm="subset")
 
 

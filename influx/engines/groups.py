@@ -30,7 +30,7 @@ class Groups:
         return len(self.names)
 
 
-def groups_of(run: Run | Prospect, by: str, count: int, size: int) -> Groups:
+def groups_of(run: Run | Prospect, by: str, count: int, size: int, setting: str = "estimator") -> Groups:
     """The groups that settings name.
 
     Args:
@@ -39,6 +39,7 @@ def groups_of(run: Run | Prospect, by: str, count: int, size: int) -> Groups:
             ``random`` (drawn without regard to anything), or the path of a csv file with columns train_id and group.
         count: number of groups for cluster, random and quantiles.
         size: instances per random group.
+        setting: whose settings these are, for messages.
 
     Raises:
         ConfigError: the settings do not name groups.
@@ -49,19 +50,25 @@ def groups_of(run: Run | Prospect, by: str, count: int, size: int) -> Groups:
         return _by_label(run, count)
     n = len(run.train)
     if not 1 <= count <= n:
-        raise ConfigError(f"group_count must be between 1 and {n}, the training instances, got {count}; change it")
+        raise ConfigError(
+            f"{setting}.group_count must be between 1 and {n}, the training instances, got {count}; change it"
+        )
     if by == "cluster":
         return _clusters(run, count)
     if not 1 <= size <= n:
-        raise ConfigError(f"group_size must be between 1 and {n}, the training instances, got {size}; change it")
+        raise ConfigError(
+            f"{setting}.group_size must be between 1 and {n}, the training instances, got {size}; change it"
+        )
     from influx.engines.subsets import fixed_size
 
-    masks = fixed_size(run.train.ids, size, count, run.rng("groups"))
+    masks = fixed_size(run.train.ids, size, count, run.drawn("groups"))
     return Groups(tuple(f"random {number}" for number in range(count)), masks.astype(bool))
 
 
 def _numbered(numbers: NDArray[np.int64], names: list[str]) -> Groups:
-    return Groups(tuple(names), numbers[None, :] == np.arange(len(names))[:, None])
+    members = numbers[None, :] == np.arange(len(names))[:, None]
+    some = members.any(axis=1)  # ties leave quantiles, and copies leave clusters, without instances
+    return Groups(tuple(name for name, found in zip(names, some, strict=True) if found), members[some])
 
 
 def _by_label(run: Run | Prospect, count: int) -> Groups:
@@ -80,7 +87,7 @@ def _clusters(run: Run | Prospect, count: int) -> Groups:
 
     x = np.asarray(run.train.x, dtype=np.float64).reshape(len(run.train), -1)
     order = np.argsort(run.train.ids, kind="stable")  # the same groups in whatever order instances come
-    seed = int(run.rng("groups").integers(1 << 31))
+    seed = int(run.drawn("groups").integers(1 << 31))
     found = np.empty(len(x), dtype=np.int64)
     found[order] = KMeans(count, n_init=4, random_state=seed).fit(x[order]).labels_
     return _numbered(found, [f"cluster {number}" for number in range(count)])

@@ -16,6 +16,7 @@ l > r + 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -208,6 +209,11 @@ class Surrogate:
     features: Features = "penultimate"
     metric: Metric = "l2"
     own: bool = False
+
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        """Perspectives without an answer, with the reason."""
+        return {} if self.own else {"memorization": "the value of each instance for itself needs estimator.own=true"}
 
     def __post_init__(self) -> None:
         """Check ranges; features of the data need no model."""

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.engines.coalitions import pairs_of
+from influx.engines.coalitions import all_pairs
 from influx.engines.games import Array, Game
 from influx.engines.moments import Moments, Scattered
-from influx.engines.permutations import ends, together, with_mean
+from influx.engines.permutations import bytes_of, ends, together, with_mean
 
 PAIRS_BYTES = 512 << 20  # of the sums for all pairs and columns; beyond them, only of their mean over columns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interactions:
-    """Players' values (players, m + 1) and pairs' interactions (pairs, m + 1), in the order of ``coalitions.pairs_of``.
+    """Players' values (players, m + 1) and pairs' interactions (pairs, m + 1), in the order of ``all_pairs``.
 
     The last column is the mean over the columns of the game; of pairs it is the only one when the others would not fit
     in memory. Standard errors are NaN where there are none.
@@ -37,21 +37,25 @@ class Interactions:
 def numbered(players: int) -> NDArray[np.int64]:
     """``(players, players)`` which pair two players are; -1 on the diagonal."""
     numbers = np.full((players, players), -1)
-    first, second = pairs_of(players)
+    first, second = all_pairs(players)
     numbers[first, second] = numbers[second, first] = np.arange(len(first))
     return numbers
 
 
-def adjacent_coalitions(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """``(P, 2 (n - 1), n)`` the first q = 1, …, n - 1 players; then the first q - 1 and the one at position q."""
-    rank, q = np.argsort(orders, axis=1)[:, None, :], np.arange(1, orders.shape[1])[None, :, None]
+def adjacent_coalitions(orders: NDArray[np.int64], most: int | None = None) -> NDArray[np.bool_]:
+    """``(P, 2 (n - 1), n)`` the first q = 1, …, n - 1 players; then the first q - 1 and the one at position q.
+
+    ``most``: of how many at least, if not of all.
+    """
+    last = orders.shape[1] if most is None else min(most // 2 + 2, orders.shape[1])
+    rank, q = np.argsort(orders, axis=1)[:, None, :], np.arange(1, last)[None, :, None]
     return np.concatenate([rank < q, (rank < q - 1) | (rank == q)], axis=1)
 
 
-def taylor_coalitions(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """``(P, n (n + 1) / 2, n)`` the first a players and the one at position b, for all 0 ≤ a ≤ b < n."""
+def taylor_coalitions(orders: NDArray[np.int64], most: int | None = None) -> NDArray[np.bool_]:
+    """``(P, n (n + 1) / 2, n)`` the first a players and the one at position b, for 0 ≤ a ≤ b < n; ``most`` of them."""
     rank = np.argsort(orders, axis=1)[:, None, :]
-    a, b = np.triu_indices(orders.shape[1])
+    a, b = (place[:most] for place in np.triu_indices(orders.shape[1]))
     return np.asarray((rank < a[None, :, None]) | (rank == b[None, :, None]))
 
 
@@ -66,7 +70,7 @@ def adjacent(game: Game, orders: NDArray[np.int64]) -> Interactions:
     columns = _columns(n, len(empty))
     singles, cells = Moments.of(n, len(empty)), Scattered.of(n * (n - 1) // 2, len(range(len(empty))[columns]))
     asked = 2
-    for part in together(orders, 2 * n * len(empty)):
+    for part in together(orders, adjacent_bytes(n, len(empty))):
         found = with_mean(game.values(adjacent_coalitions(part).reshape(-1, n))).reshape(len(part), 2, n - 1, -1)
         asked += 2 * len(part) * (n - 1)
         shape = (len(part), 1, len(empty))
@@ -97,10 +101,10 @@ def taylor(game: Game, orders: NDArray[np.int64]) -> Interactions:
     columns = _columns(n, len(empty))
     at = np.full((n, n), -1)
     at[np.triu_indices(n)] = np.arange(n * (n + 1) // 2)
-    low, high = pairs_of(n)
+    low, high = all_pairs(n)
     singles, cells = Moments.of(n, len(empty)), Moments.of(len(low), len(range(len(empty))[columns]))
     asked = 2
-    for part in together(orders, n * (n + 1) * len(empty)):
+    for part in together(orders, taylor_bytes(n, len(empty))):
         found = with_mean(game.values(taylor_coalitions(part).reshape(-1, n))).reshape(len(part), at.max() + 1, -1)
         asked += found.shape[0] * found.shape[1]
         before = np.concatenate(
@@ -123,6 +127,37 @@ def taylor(game: Game, orders: NDArray[np.int64]) -> Interactions:
         visits=np.full(len(low), len(orders)),
         coalitions=asked,
     )
+
+
+def adjacent_bytes(players: int, columns: int) -> int:
+    """What ``adjacent`` takes for a permutation: values as they come, with their mean, in order, and differences."""
+    return bytes_of(10 * players * columns, 2 * players, players)
+
+
+def taylor_bytes(players: int, columns: int) -> int:
+    """What ``taylor`` takes for a permutation: values as they come, with their mean, differences and their order."""
+    pairs = players * (players + 1) // 2
+    return bytes_of(8 * pairs * columns, pairs, players)
+
+
+def adjacent_by_size(players: int) -> Array:
+    """``(players + 1,)`` coalitions of each size of one permutation, everybody included."""
+    counts = np.full(players + 1, 2.0)
+    counts[[0, -1]] = 0, 1
+    return counts
+
+
+def taylor_by_size(players: int) -> Array:
+    """``(players + 1,)`` coalitions of each size of one permutation."""
+    counts = np.arange(players + 1, 0, -1, dtype=np.float64)
+    counts[0] = 0
+    return counts
+
+
+def kept_numbers(players: int, columns: int) -> int:
+    """Means and spreads of players and pairs that are kept for all permutations."""
+    pairs = players * (players - 1) // 2
+    return 2 * players * columns + 2 * pairs * (columns if _columns(players, columns).start is None else 1)
 
 
 def _columns(players: int, columns: int) -> slice:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,48 +15,11 @@ from numpy.typing import NDArray
 from influx.engines import subsets
 from influx.engines.games import Array, Game
 from influx.engines.moments import Moments
+from influx.engines.stopping import Stop, draws_of, relative_error
 from influx.errors import ConfigError
 
-Rule = Literal["budget", "stderr", "paper", "gelman_rubin", "any"]
-ROWS_BYTES = 256 << 20  # marginals of the permutations that are walked together
-FEWEST = 8  # walked together whatever they take
-CHAINS = 10  # of the Gelman-Rubin statistic
-CHAIN_DRAWS = 50  # below which the statistic is small whatever happens, by its factor (N - 1) / N
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """When to stop: looked at after every ``every`` permutations, on values averaged over the columns.
-
-    Attributes:
-        rule: budget (never before all permutations), stderr, paper, gelman_rubin, or any of stderr and paper.
-        every: permutations from one look to the next.
-        target: stderr stops when the largest standard error is below this part of the range of the values.
-        change: paper stops when no mean of the last ``window`` permutations differs from the newest one by more than
-            this, relative to each value and averaged over players (Ghorbani & Zou 2019).
-        window: permutations that the rule of the paper looks back on.
-        ratio: gelman_rubin stops when the largest potential scale reduction of ten chains, of 50 draws each at least,
-            is below this.
-    """
-
-    rule: Rule
-    every: int
-    target: float = 0.1
-    change: float = 0.05
-    window: int = 100
-    ratio: float = 1.05
-
-    def reached(self, rows: Array, units: int) -> str:
-        """The rule that stops after the rows (permutations, players), each ``units`` of which are one draw; or ""."""
-        draws = draws_of(rows, units)
-        wanted = ("stderr", "paper") if self.rule == "any" else (self.rule,)
-        if "stderr" in wanted and relative_error(draws) < self.target:
-            return "stderr"
-        if "paper" in wanted and len(rows) >= self.window and recent_change(rows, self.window) < self.change:
-            return "paper"
-        if "gelman_rubin" in wanted and gelman_rubin(draws) < self.ratio:
-            return "gelman_rubin"
-        return ""
+ROWS_BYTES = 256 << 20  # of the permutations that are walked together: their results, or their coalitions
+FEWEST = 2  # draws that are walked together whatever they take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,41 +81,66 @@ def sampled(
         block: prefixes of each permutation valued together; None is a tenth of the players, at least 4.
         truncation: None is none.
     """
-    walk = Walk(game, position_weights, block or max(-(-game.players // 10), 4), truncation or Truncation())
-    found = gathered(walk, orders, game.players * walk.columns, stop, 2 if antithetic else 1)
+    length = block_of(block, game.players)
+    walk = Walk(game, position_weights, length, truncation or Truncation())
+    found = gathered(walk, orders, walk_bytes(game.players, walk.columns, length), stop, 2 if antithetic else 1)
     return replace(found, coalitions=walk.coalitions, walked=walk.steps / (found.permutations * game.players))
 
 
 def gathered(
-    walk: Callable[[NDArray[np.int64]], Array], orders: NDArray[np.int64], numbers: int, stop: Stop, units: int
+    walk: Callable[[NDArray[np.int64]], Array], orders: NDArray[np.int64], each: int, stop: Stop, units: int
 ) -> Sampled:
-    """Means of the rows (P, players, m + 1) that ``walk`` makes of permutations, ``numbers`` for each, until ``stop``.
+    """Means of the rows (P, players, m + 1) that ``walk`` makes of permutations, ``each`` in bytes, until ``stop``.
 
     ``units`` successive permutations are one independent draw.
     """
-    moments, rows, reason = None, np.empty((0, orders.shape[1])), ""
-    for group in np.split(orders, range(stop.every, len(orders), stop.every)):
-        for part in together(group, numbers):
+    moments, rows, walked, reason = None, np.empty(orders.shape), 0, ""
+    every = len(orders) if stop.rule == "budget" else stop.every
+    for group in np.split(orders, range(every, len(orders), every)):
+        for part in together(group, each, units):
             found = walk(part)
-            rows = np.concatenate([rows, found[:, :, -1]])
+            rows[walked : walked + len(part)] = found[:, :, -1]
+            walked += len(part)
             moments = moments or Moments.of(*found.shape[1:])
             moments.add(found.reshape(-1, units, *found.shape[1:]).mean(axis=1))
-        reason = stop.reached(rows, units)
+        reason = stop.reached(rows[:walked], units) if walked < len(orders) else ""
         if reason:
             break
     assert moments is not None
+    rows = rows[:walked]
     return Sampled(
         values=moments.mean,
         stderr=moments.stderr,
-        permutations=len(rows),
+        permutations=walked,
         stopped=reason or "budget",
         relative_stderr=relative_error(draws_of(rows, units)),
     )
 
 
-def together(orders: NDArray[np.int64], numbers: int) -> Iterator[NDArray[np.int64]]:
-    """Permutations in even batches whose results, ``numbers`` each, fit in memory."""
-    size = max(ROWS_BYTES // (8 * numbers) // 2 * 2, FEWEST)
+def block_of(block: int | None, players: int) -> int:
+    """Prefixes of each permutation valued together; None is a tenth of the players, at least 4."""
+    return block or max(-(-players // 10), 4)
+
+
+def bytes_of(results: int, coalitions: int, players: int) -> int:
+    """What a permutation takes: numbers of its results, or coalitions that are valued at once, with copies of them."""
+    return max(8 * results, 4 * coalitions * players)
+
+
+def walk_bytes(players: int, columns: int, block: int) -> int:
+    """What a permutation takes in ``Walk`` and in the means over them: marginals with copies, and values of a block."""
+    inside = min(block, players)
+    return bytes_of((3 * players + 4 * inside) * columns, inside, players)
+
+
+def at_once(count: int, each: int, units: int = 1) -> int:
+    """How many of ``count`` permutations, each of so many bytes, are walked together: a multiple of ``units``."""
+    return min(max(ROWS_BYTES // each // units, FEWEST) * units, count)
+
+
+def together(orders: NDArray[np.int64], each: int, units: int = 1) -> Iterator[NDArray[np.int64]]:
+    """Permutations in batches that fit in memory, ``each`` in bytes; ``units`` of them are never apart."""
+    size = at_once(len(orders), each, units)
     for start in range(0, len(orders), size):
         yield orders[start : start + size]
 
@@ -229,41 +217,16 @@ def ends(game: Game) -> tuple[Array, Array]:
     return empty, full
 
 
-def prefixes_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """``(P, players, players)`` the first 1, 2, … players of each permutation."""
-    return np.argsort(orders, axis=1)[:, None, :] <= np.arange(orders.shape[1])[None, :, None]
+def prefixes_of(orders: NDArray[np.int64], most: int | None = None) -> NDArray[np.bool_]:
+    """``(P, players, players)`` the first 1, 2, … players of each permutation; ``most`` of them."""
+    return np.argsort(orders, axis=1)[:, None, :] <= np.arange(orders.shape[1])[None, :most, None]
 
 
-def draws_of(rows: Array, units: int) -> Array:
-    """Independent draws (draws, players): means of ``units`` successive rows."""
-    return np.asarray(rows.reshape(-1, units, rows.shape[1]).mean(axis=1))
-
-
-def relative_error(draws: Array) -> float:
-    """Largest standard error of the mean of rows (draws, players), relative to the range of the means."""
-    if len(draws) < 2:
-        return np.inf
-    mean = draws.mean(axis=0)
-    error = draws.std(axis=0, ddof=1).max() / np.sqrt(len(draws))
-    return float(error / max(np.ptp(mean), np.finfo(float).tiny))
-
-
-def recent_change(rows: Array, window: int) -> float:
-    """How far the running means of the last ``window`` rows were from the newest: the worst mean relative change."""
-    running = (np.cumsum(rows, axis=0) / np.arange(1, len(rows) + 1)[:, None])[-window:]
-    return float((np.abs(running - running[-1]) / (np.abs(running[-1]) + 1e-12)).mean(axis=1).max())
-
-
-def gelman_rubin(draws: Array) -> float:
-    """Largest √((N - 1)/N + B/(N W)) over players of ten chains of N successive draws; infinite for few."""
-    length = len(draws) // CHAINS
-    if length < CHAIN_DRAWS:
-        return np.inf
-    chains = draws[: length * CHAINS].reshape(CHAINS, length, -1)
-    within = chains.var(axis=1, ddof=1).mean(axis=0)
-    between = length * chains.mean(axis=1).var(axis=0, ddof=1)
-    ratio = np.divide(between, length * within, out=np.zeros_like(between), where=within > 0)
-    return float(np.sqrt((length - 1) / length + ratio).max())
+def prefixes_by_size(players: int) -> Array:
+    """``(players + 1,)`` prefixes of each size of one permutation."""
+    counts = np.ones(players + 1)
+    counts[0] = 0
+    return counts
 
 
 def check_permutations(permutations: int, antithetic: bool, every: int) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from influx.engines.coalitions import pairs_of
-from influx.engines.games import Array, RetrainingGame, check_empty_value, designed, weights_of
+from influx.engines.coalitions import all_pairs
+from influx.engines.contrasts import joint_table
+from influx.engines.game_plans import Scheme, every_coalition, permuted
+from influx.engines.games import Array, RetrainingGame, check_empty_value
 from influx.engines.groups import Groups, groups_of
-from influx.engines.permutations import prefixes_of
 from influx.engines.risks import Target, check_target
 from influx.errors import ConfigError
 from influx.influence import Influence
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 EXACT = 14  # players above which all coalitions are too many
 TABLE_ROWS = 1_000_000  # of a table with a row per test instance; a larger one is left out
-PLANNED_BYTES = 256 << 20  # of the coalitions that a plan looks up
+APART = "the draw of test instances is apart, in table joint"
+NO_SELF = "players are valued by the risks of test instances alone"
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,14 @@ class Players:
     """Training instances, or groups of them.
 
     Attributes:
-        members: ``(players, n_train)`` which instances each brings.
+        members: ``(players, n_train)`` which instances each brings; None when every instance is a player.
         names: for tables: ids of instances, or names of groups.
         ids: numbers in whose order players draw.
-        grouped: whether they are groups.
     """
 
-    members: NDArray[np.bool_]
+    members: NDArray[np.bool_] | None
     names: NDArray[Any]
     ids: NDArray[np.int64]
-    grouped: bool
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,7 +51,7 @@ class Players:
 
         NaN for instances in no group.
         """
-        if not self.grouped:
+        if self.members is None:
             return values
         share = self.members / np.maximum(self.members.sum(axis=1, keepdims=True), 1)
         spread = np.asarray(share.T @ values)
@@ -62,6 +62,8 @@ class Players:
 @dataclass(frozen=True, kw_only=True)
 class Cooperative:
     """Settings of the game in which training instances, or groups of them, cooperate."""
+
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NO_SELF}
 
     target: Target = "loss"
     seeds: int = 1
@@ -85,12 +87,11 @@ class Cooperative:
         """
         check_target(self.target, run.problem.data)
         check_empty_value(self.empty_value, run.problem.data)
-        n = len(run.train)
         if self.groups is None:
-            found = Players(np.eye(n, dtype=bool), run.train.ids, run.train.ids, False)
+            found = Players(None, run.train.ids, run.train.ids)
         else:
             groups: Groups = groups_of(run, self.groups, self.group_count, self.group_size)
-            found = Players(groups.members, np.array(groups.names), np.arange(len(groups)), True)
+            found = Players(groups.members, np.array(groups.names), np.arange(len(groups)))
         if len(found) < 2:
             raise ConfigError("a game needs at least 2 players, got 1; change estimator.groups or the data")
         return found
@@ -121,34 +122,22 @@ class Cooperative:
             empty_value=self.empty_value,
         )
 
-    def trainings(self, players: Players, coalitions: NDArray[np.bool_], m: int, formula: str) -> Work:
-        """Work of a plan: those of the coalitions (K, players) in which somebody trains."""
-        weights = np.unique(weights_of(coalitions, players.members), axis=0)
-        weights = weights[weights.any(axis=1)]
-        n = weights.shape[1]
-        return Work(
-            trainings=(designed(weights, tuple(range(self.seeds))),),
-            flops=4.0 * len(coalitions) * len(players) * m,
-            numbers=4.0 * len(coalitions) * m,
-            bytes=8.0 * (2 * n * m + min(len(coalitions), 2048) * (m + n)),
-            formula=formula,
-        )
+    def all_coalitions(self, prospect: Prospect, players: Players, rows: int) -> Work:
+        """Work of a plan: all coalitions under each seed, summed with ``rows`` coefficients each."""
+        n, m = len(prospect.train), len(prospect.test)
+        return every_coalition(len(players), players.members, n, m, tuple(range(self.seeds)), rows)
 
     def walked(
         self,
+        prospect: Prospect,
         players: Players,
-        orders: NDArray[np.int64],
-        m: int,
-        coalitions: Callable[[NDArray[np.int64]], NDArray[np.bool_]] = prefixes_of,
+        draw: Callable[[int], NDArray[np.int64]],
+        count: int,
+        scheme: Scheme,
     ) -> Work:
-        """Work of a plan: coalitions of permutations (P, players); of the first ones where all are too many to list."""
-        each = coalitions(orders[:1]).shape[1]
-        listed = max(PLANNED_BYTES // (each * players.members.shape[1] * self.seeds), 1)
-        formula = f"at most {len(orders)} permutations x {each} coalitions x {self.seeds} seeds"
-        if listed < len(orders):
-            formula += f", of which those of {listed} are counted"
-        asked = coalitions(orders[:listed]).reshape(-1, len(players))
-        return self.trainings(players, np.concatenate([asked, np.ones_like(asked[:1])]), m, formula)
+        """Work of a plan: the coalitions of ``count`` permutations (P, players), which begin as ``draw`` says."""
+        n, m = len(prospect.train), len(prospect.test)
+        return permuted(draw, count, players.members, n, m, tuple(range(self.seeds)), scheme)
 
     def result(
         self,
@@ -160,9 +149,16 @@ class Cooperative:
         report: Mapping[str, Any],
         replicates: Sequence[Array] = (),
     ) -> Influence:
-        """Influence of instances from values of players (players, m + 1), the last column their mean, and tables."""
-        told = dict(tables)
-        if players.grouped:
+        """Influence of instances from values of players (players, m + 1), the last column their mean, and tables.
+
+        ``stderr`` is from several seeds, unless the report says otherwise.
+        """
+        told, said = dict(tables), dict(report)
+        if stderr is not None:
+            joint, error = players.spread(values), players.spread(stderr)
+            told["joint"] = joint_table(run.train.ids, joint[:, :-1], joint[:, -1], error[:, -1])
+            said = {"stderr_holds": f"randomness of training ({self.seeds} seeds); {APART}"} | said
+        if players.members is not None:
             sizes = players.members.sum(axis=1)
             told |= tabulated("groups", {"group": players.names, "size": sizes}, values, stderr, run.test.ids)
         return run.influence(
@@ -171,11 +167,17 @@ class Cooperative:
             scale="loss" if self.target == "loss" else "rank",
             replicates=tuple(players.spread(each[:, :-1]) for each in replicates),
             tables=told,
-            report={"players": len(players), "seeds": self.seeds, "empty_value": self.empty_value} | dict(report),
+            report={"players": len(players), "seeds": self.seeds, "empty_value": self.empty_value} | said,
         )
 
 
-def averaged(parts: Sequence[Array]) -> tuple[Array, Array | None]:
+def holds(what: str, seeds: int) -> str:
+    """What a standard error from draws holds, and what it does not."""
+    same = "one seed" if seeds == 1 else f"the same {seeds} seeds in every coalition"
+    return f"draw of {what}, no randomness of training ({same}); {APART}"
+
+
+def over_seeds(parts: Sequence[Array]) -> tuple[Array, Array | None]:
     """Mean over seeds, and its standard error where there are several."""
     if len(parts) == 1:
         return parts[0], None
@@ -186,7 +188,7 @@ def pair_tables(
     players: Players, values: Array, stderr: Array | None, test_ids: NDArray[np.int64]
 ) -> dict[str, pd.DataFrame]:
     """Tables of interactions (pairs, m + 1)."""
-    first, second = pairs_of(len(players))
+    first, second = all_pairs(len(players))
     names = {"first": players.names[first], "second": players.names[second]}
     return tabulated("interactions", names, values, stderr, test_ids)
 

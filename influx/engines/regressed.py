@@ -15,8 +15,6 @@ from influx.engines.sampled import blocks
 from influx.problem import Design
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from influx.run import Run
 
 
@@ -48,18 +46,12 @@ def regression_of(
     )
 
 
-def own_table(ids: NDArray[np.int64], own: Array, stderr: Array) -> pd.DataFrame:
-    """Influence of each training instance on itself with its standard error."""
-    import pandas as pd
-
-    return pd.DataFrame({"train_id": ids, "influence": own, "stderr": stderr})
-
-
 def rank_correlations(predicted: Array, observed: Array) -> Array:
-    """``(c,)`` Spearman correlation of each column over models; NaN where one is constant."""
+    """``(c,)`` Spearman correlation over models, by column: 0 for a constant prediction, NaN for a constant outcome."""
     from scipy.stats import rankdata
 
     left, right = (rankdata(values, axis=0) for values in (predicted, observed))
     left, right = left - left.mean(axis=0), right - right.mean(axis=0)
     size = np.sqrt((left**2).sum(axis=0) * (right**2).sum(axis=0))
-    return np.asarray((left * right).sum(axis=0) / np.where(size > 0, size, np.nan))
+    found = (left * right).sum(axis=0) / np.where(size > 0, size, 1)
+    return np.asarray(np.where((right != 0).any(axis=0), found, np.nan))

@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 Features = Callable[[NDArray[np.int64]], Array]  # rows -> (rows, n)
 Reader = Callable[[slice], Iterator[tuple[NDArray[np.int64], Array]]]  # range of models -> rows, outcomes, by block
 TOLERANCE = 1e-9  # of the conditions of optimality, relative to the penalty that sets all coefficients to 0
+CHOOSING = 1e-4  # the same while a penalty is chosen by errors on other models
+PARTS = 20  # of the models, of which the jackknife leaves one out at a time
 STEPS = 5000
 LOOK_EVERY = 5  # steps between looks at the conditions
 
@@ -120,16 +122,24 @@ def least_squares(sample: Sample) -> tuple[Array, Array]:
     return slopes, np.sqrt(square)
 
 
-def lasso(gram: Array, cross: Array, penalty: Array, start: Array | None = None) -> Array:
+def lasso(
+    gram: Array,
+    cross: Array,
+    penalty: Array,
+    start: Array | None = None,
+    tolerance: float = TOLERANCE,
+    step: float | None = None,
+) -> Array:
     """Minimisers (n, c) of bᵀ gram b / 2 - crossᵀ b + penalty |b|₁, one column per outcome.
 
     Accelerated proximal gradient steps for all columns at once; a column restarts its momentum when it overshoots.
+    ``step`` is ``stride(gram)``, where it is known.
     """
-    step = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
+    step = stride(gram) if step is None else step
     slopes = np.zeros_like(cross) if start is None else start
     ahead, momentum = slopes, np.ones(cross.shape[1])
     for number in range(STEPS):
-        if number % LOOK_EVERY == 0 and violation(gram, cross, penalty, slopes) <= TOLERANCE:
+        if number % LOOK_EVERY == 0 and violation(gram, cross, penalty, slopes) <= tolerance:
             break
         moved = ahead - step * (gram @ ahead - cross)
         found = np.sign(moved) * np.maximum(np.abs(moved) - step * penalty, 0)
@@ -138,6 +148,11 @@ def lasso(gram: Array, cross: Array, penalty: Array, start: Array | None = None)
         ahead = found + (momentum - 1) / further * (found - slopes)
         slopes, momentum = found, further
     return slopes
+
+
+def stride(gram: Array) -> float:
+    """The longest step that cannot diverge."""
+    return 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
 
 
 def violation(gram: Array, cross: Array, penalty: Array, slopes: Array) -> float:
@@ -179,10 +194,11 @@ def penalties(cross: Array, count: int, ratio: float) -> Array:
 
 
 def path(sums: Products, penalty: Array) -> Iterator[Array]:
-    """Slopes at each penalty (count, c), each started from the one before."""
-    slopes = None
+    """Slopes at each penalty (count, c), each started from the one before; close enough to choose a penalty by."""
+    slopes, gram, cross = None, sums.xx / sums.count, sums.xy / sums.count
+    step = stride(gram)
     for each in penalty:
-        slopes = lasso(sums.xx / sums.count, sums.xy / sums.count, each, slopes)
+        slopes = lasso(gram, cross, each, slopes, CHOOSING, step)
         yield slopes
 
 
@@ -207,15 +223,19 @@ def cross_validated(sample: Sample, centre: Centres, sums: Products, folds: list
 
 
 def jackknife(
-    sample: Sample, centre: Centres, sums: Products, folds: list[slice], slopes: Array, fit: Callable[[Products], Array]
+    sample: Sample, centre: Centres, sums: Products, slopes: Array, fit: Callable[[Products], Array], parts: int = PARTS
 ) -> Array:
     """Standard error of ``slopes`` by leaving out one range of models at a time; ``fit`` turns sums into slopes."""
     first, second = np.zeros_like(slopes), np.zeros_like(slopes)
+    folds = ranges(len(sample), min(parts, len(sample)))
     for fold in folds:
         moved = fit(sums - products(sample, centre, fold)) - slopes
         first, second = first + moved, second + moved * moved
     count = len(folds)
     return np.asarray(np.sqrt(np.maximum(second - first * first / count, 0) * (count - 1) / count))
+
+
+CONDITIONAL = "at the chosen penalty: the choice of the penalty and of the instances, and the shrinkage, are not in it"
 
 
 def check_path(folds: int, path: int, path_ratio: float, models: int) -> None:
@@ -234,10 +254,11 @@ def check_path(folds: int, path: int, path_ratio: float, models: int) -> None:
         raise ConfigError(f"estimator.path_ratio must be between 0 and 1, got {path_ratio}; change it")
 
 
-def lasso_work(models: int, n: int, outcomes: int, folds: int, fits: int) -> Work:
-    """Products over three passes, and fits of about 30 steps each."""
+def lasso_work(models: int, n: int, outcomes: int, folds: int, fits: int, groups: int = 1) -> Work:
+    """Products over six passes, and fits of about 30 steps each, of a product and a dozen passes over the slopes."""
     return Work(
-        flops=2 * (3 * 2.0 * models * n * (n + outcomes) + fits * 30 * 2.0 * n * n * outcomes),
-        bytes=8.0 * (4.0 * n * n + 8.0 * n * outcomes),
+        numbers=fits * 30 * 12.0 * n * outcomes,
+        flops=2 * (6 * 2.0 * models * n * (n + outcomes) + fits * 30 * 2.0 * n * n * outcomes),
+        bytes=8.0 * (4.0 * n * n + (8.0 + 2.0 * groups) * n * outcomes),
         formula=f"{fits + folds} LASSO fits of {outcomes} outcomes on {n} instances",
     )

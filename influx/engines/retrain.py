@@ -29,15 +29,20 @@ SPLITS = ("train", "test")
 
 @dataclass
 class Bank:
-    """Retrained models of one problem. ``requested`` and ``trained`` count models since it was opened."""
+    """Retrained models of one problem. ``requested`` and ``trained`` count different models since it was opened."""
 
     problem: Problem
     folder: Folder
     executor: Executor = field(default_factory=Local)
-    requested: int = 0
     trained: int = 0
     _where: dict[str, tuple[str, int]] = field(default_factory=dict)
     _indexed: set[str] = field(default_factory=set)
+    _requested: set[str] = field(default_factory=set)
+
+    @property
+    def requested(self) -> int:
+        """Different models asked for, trained now or read."""
+        return len(self._requested)
 
     def outcomes(self, design: Design, label: str = "retraining") -> tuple[Outcomes, Outcomes]:
         """Outcomes on train ``(K, n_train)`` and test ``(K, n_test)`` of every training in ``design``.
@@ -70,7 +75,7 @@ class Bank:
         keys = row_keys(design)
         with self.folder.locked(what="retraining bank"):
             self.folder.sweep_temporaries()
-            self.requested += len(design)
+            self._requested.update(keys)
             wanted = np.arange(len(design))
             while len(wanted):  # a block that turns out to be unreadable is set aside and its rows are trained again
                 missing = self.missing(design, keys)

@@ -34,6 +34,7 @@ def gather(
     strata: NDArray[np.int64] | None,
     target: Target,
     until: float | None = None,
+    least: int = 0,
     *,
     label: str,
     paired: bool = False,
@@ -41,12 +42,12 @@ def gather(
     """Train the design, or as much of it as is needed; one pool per stratum, and the number of models.
 
     With ``until``, models are trained in stages until the median standard error of the influence on the mean over
-    test instances is at most ``until``. ``paired`` as in ``pairs_of``.
+    test instances is at most ``until``, and they are ``least`` or more. ``paired`` as in ``pairs_of``.
     """
     group = np.zeros(len(design), np.int64) if strata is None else strata
     pools = [Pool(len(run.train), len(run.test), run.zeros) for _ in range(int(group.max()) + 1)]
     used = 0
-    for end in _stages(len(design), until):
+    for end in _stages(len(design), until, least):
         for part, tests, train in blocks(run, design.rows(slice(used, end)), target, label):
             rows = used + part
             for number, pool in enumerate(pools):
@@ -61,8 +62,8 @@ def gather(
     return pools, used
 
 
-def _stages(models: int, until: float | None) -> Iterator[int]:
-    end = models if until is None else min(FIRST_STAGE, models)
+def _stages(models: int, until: float | None, least: int) -> Iterator[int]:
+    end = models if until is None else min(max(FIRST_STAGE, least), models)
     while end < models:
         yield end
         end = min(2 * end, models)
@@ -118,17 +119,27 @@ def sides_of(masks: NDArray[np.bool_], strata: NDArray[np.int64] | None = None) 
     return np.stack([p.sum(axis=0) for p in parts]), np.stack([(~p).sum(axis=0) for p in parts])
 
 
-def described(used: int, pools: list[Pool], target: Target, seeds: int, paired: bool = False) -> dict[str, Any]:
+def described(used: int, pools: list[Pool], target: Target, design: Design, paired: bool = False) -> dict[str, Any]:
     """What the report says of a sample of models."""
     fewest_in, fewest_out = fewest_of(pools, paired)
-    training = "randomness of training" if seeds > 1 else "no randomness of training (one seed)"
+    apart = "the draw of test instances is apart, in table joint"
     return {
         "models": used,
         "fewest_models_with": fewest_in,
         "fewest_models_without": fewest_out,
         "target": target,
-        "stderr_holds": f"draw of subsets, {training}; the draw of test instances is apart, in table joint",
+        "stderr_holds": f"draw of subsets, {_training(design.init[:used])}; {apart}",
     }
+
+
+def _training(seed: NDArray[np.int64]) -> str:
+    """What of the randomness of training a standard error holds: models that share a seed err together."""
+    seeds = len(np.unique(seed))
+    if seeds == len(seed):
+        return "randomness of training (every model has its own seed)"
+    if seeds > 1:
+        return f"these {seeds} seeds of training, but not that other seeds would have other effects"
+    return "no randomness of training (one seed)"
 
 
 def sampling_work(design: Design, n: int, m: int, pools: int, formula: str) -> Work:

@@ -74,6 +74,12 @@ def permutations(ids: NDArray[np.int64], count: int, rng: np.random.Generator) -
     return np.stack([by_id[rng.permutation(len(ids))] for _ in range(count)]) if count else np.empty((0, len(ids)), int)
 
 
+def some(ids: NDArray[np.int64], rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most ``count`` of ``rows``, drawn among their ids, ascending; fewer are among more."""
+    by_id = rows[np.argsort(ids[rows], kind="stable")]
+    return np.sort(by_id[rng.permutation(len(by_id))[:count]])
+
+
 def placed(drawn: Masks, ids: NDArray[np.int64]) -> Masks:
     """Columns drawn for ascending ids, moved to where those ids are."""
     found = np.empty_like(drawn)

@@ -116,7 +116,7 @@ class Unfairness:
         rows = np.arange(len(run.train))
         if self.budget is None or self.budget >= len(rows):
             return rows
-        return np.sort(run.rng("removed").choice(rows, self.budget, replace=False))
+        return subsets.some(run.train.ids, rows, self.budget, run.drawn("removed"))
 
     @property
     def _norm(self) -> LossNorm:

@@ -52,18 +52,19 @@ def _on_itself(label: str, found: Influence, value: Array, error: Array) -> Iter
 def downsampling(below: Path) -> Iterator[Comparison]:
     """In and out means of models trained one at a time, for all three samplings."""
     toy, models = _toy(below), 40
-    masks = banks.of_sizes(toy, "downsampling/subsets", [6] * models)
+    masks = banks.of_sizes(toy, "draws/fixed/6", [6] * models)
     test, own = banks.outcomes(toy, masks)
     found = toy.estimate("downsampling", models=models, fraction=0.7)
     yield from _against("subsets of one size", found, *banks.gap(masks, _with_mean(test)))
     yield from _on_itself("subsets of one size", found, *banks.gap(masks, own))
 
-    masks = banks.by_chance(toy, "downsampling/subsets", [0.7] * models)
+    masks = banks.by_chance(toy, "draws/bernoulli/0.7", [0.7] * models)
     test, _ = banks.outcomes(toy, masks)
     found = toy.estimate("downsampling", models=models, sampling="bernoulli")
     yield from _against("independent instances", found, *banks.gap(masks, _with_mean(test)))
 
-    masks = banks.of_sizes(toy, "downsampling/subsets", [6, 5] * (models // 2))
+    halves = [banks.of_sizes(toy, f"draws/fixed/{size}", [size] * (models // 2)) for size in (6, 5)]
+    masks = np.stack(halves, axis=1).reshape(models, -1)
     test = _with_mean(banks.outcomes(toy, masks)[0])
     value, error = np.empty((2, len(toy.train), test.shape[1]))
     for i, j in np.ndindex(value.shape):
@@ -78,7 +79,7 @@ def downsampling(below: Path) -> Iterator[Comparison]:
 def banzhaf(below: Path) -> Iterator[Comparison]:
     """Differences of means, and the normal equations with their sandwich."""
     toy, models = _toy(below), 40
-    masks = banks.by_chance(toy, "banzhaf/subsets", [0.5] * models)
+    masks = banks.by_chance(toy, "draws/bernoulli/0.5", [0.5] * models)
     test, own = banks.outcomes(toy, masks)
     found = toy.estimate("banzhaf", models=models)
     yield from _against("difference of means", found, *banks.gap(masks, _with_mean(test)))
@@ -97,7 +98,9 @@ def ame(below: Path) -> Iterator[Comparison]:
     """Differences of means at each p, and LASSO by coordinate descent with cross-validation."""
     toy, models, ps = _toy(below), 60, np.array([0.3, 0.5, 0.7])
     order = stream(toy.problem.seed, "ame/densities").permuted(np.tile(np.arange(3), (models // 3, 1)), axis=1).ravel()
-    masks = banks.by_chance(toy, "ame/subsets", ps[order])
+    masks = np.empty((models, len(toy.train)), np.int64)
+    for k, p in enumerate(ps.tolist()):
+        masks[order == k] = banks.by_chance(toy, f"draws/bernoulli/{p}", [p] * int((order == k).sum()))
     test = _with_mean(banks.outcomes(toy, masks)[0])
     settings = {"models": models, "probabilities": ps.tolist(), "folds": 4, "path": 5, "path_ratio": 0.01}
     pairs = [banks.gap(masks[order == k], test[order == k]) for k in range(3)]
@@ -111,16 +114,23 @@ def ame(below: Path) -> Iterator[Comparison]:
     for k in range(3):
         x[order == k] -= x[order == k].mean(axis=0)
         y[order == k] -= y[order == k].mean(axis=0)
+    weigh = np.where(masks > 0, 1 / ps[order][:, None], -1 / (1 - ps[order][:, None]))
+    moment = 1 / (ps * (1 - ps)) / unit
     for post in (False, True):
         fits = [_cross_validated(x, column, 4, np.geomspace(1, 0.01, 5), post) for column in y.T]
-        found = toy.estimate("ame", post_ols=post, **settings)
-        value, error = (unit * np.column_stack(part) for part in zip(*fits, strict=True))
         label = "lasso, least squares on its support" if post else "lasso"
+        value, error = (unit * np.column_stack([fit[k] for fit in fits]) for k in (0, 1))
+        found = toy.estimate("ame", post_ols=post, debias=False, **settings)
         yield from _against(label, found, -value, error, SOLVED)
+        both = zip(y.T, fits, strict=True)
+        pairs = [_debiased(x, column, fit[2], 4, post, weigh, order, moment) for column, fit in both]
+        value, error = (np.column_stack(part) for part in zip(*pairs, strict=True))
+        found = toy.estimate("ame", post_ols=post, **settings)
+        yield from _against(f"{label}, debiased", found, -value, error, SOLVED)
 
 
-def _cross_validated(x: Array, y: Array, folds: int, ratios: Array, post: bool) -> tuple[Array, Array]:
-    """Slopes of one outcome at the penalty of the one-standard-error rule, and their jackknife error."""
+def _cross_validated(x: Array, y: Array, folds: int, ratios: Array, post: bool) -> tuple[Array, Array, float]:
+    """Slopes of one outcome at the penalty of the one-standard-error rule, their jackknife error, and the penalty."""
     parts = np.array_split(np.arange(len(x)), folds)
     penalties = np.abs(x.T @ y / len(x)).max() * ratios
     errors = np.empty((folds, len(penalties)))
@@ -132,49 +142,80 @@ def _cross_validated(x: Array, y: Array, folds: int, ratios: Array, post: bool) 
     mean, spread = errors.mean(axis=0), errors.std(axis=0, ddof=1) / np.sqrt(folds)
     best = int(np.argmin(mean))
     chosen = next(p for p, error in zip(penalties, mean, strict=True) if error <= mean[best] + spread[best])
-    return _jackknifed(x, y, parts, chosen, post)
+    return *_jackknifed(x, y, chosen, post), float(chosen)
 
 
-def _jackknifed(x: Array, y: Array, parts: list[NDArray[np.int64]], penalty: float, post: bool) -> tuple[Array, Array]:
-    support = np.flatnonzero(banks.lasso(x, y, penalty))
+def _fitted(x: Array, y: Array, penalty: float, support: NDArray[np.int64] | None) -> Array:
+    """LASSO, or least squares on a support."""
+    if support is None:
+        return banks.lasso(x, y, penalty)
+    slopes = np.zeros(x.shape[1])
+    slopes[support] = np.linalg.lstsq(x[:, support], y, rcond=None)[0]
+    return slopes
 
-    def fit(rows: NDArray[np.int64]) -> Array:
-        if not post:
-            return banks.lasso(x[rows], y[rows], penalty)
-        slopes = np.zeros(x.shape[1])
-        slopes[support] = np.linalg.lstsq(x[np.ix_(rows, support)], y[rows], rcond=None)[0]
-        return slopes
 
-    every = np.arange(len(x))
-    left = np.stack([fit(np.setdiff1d(every, part)) for part in parts])
-    count = len(parts)
-    return fit(every), np.sqrt((count - 1) / count * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+def _jackknifed(x: Array, y: Array, penalty: float, post: bool) -> tuple[Array, Array]:
+    """Slopes and their jackknife error over 20 parts, on the support of the whole."""
+    support = np.flatnonzero(banks.lasso(x, y, penalty)) if post else None
+    every, count = np.arange(len(x)), 20
+    rests = [np.setdiff1d(every, part) for part in np.array_split(every, count)]
+    left = np.stack([_fitted(x[rest], y[rest], penalty, support) for rest in rests])
+    error = np.sqrt((count - 1) / count * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    return _fitted(x, y, penalty, support), error
+
+
+def _debiased(
+    x: Array,
+    y: Array,
+    penalty: float,
+    folds: int,
+    post: bool,
+    weigh: Array,
+    group: NDArray[np.int64],
+    moment: Array,
+) -> tuple[Array, Array]:
+    """Mean over models of slopes from other folds and weighted residuals, and its standard error, group by group."""
+    every, each = np.arange(len(x)), np.empty_like(x)
+    for fold in np.array_split(every, folds):
+        rest = np.setdiff1d(every, fold)
+        support = np.flatnonzero(banks.lasso(x[rest], y[rest], penalty)) if post else None
+        slopes = _fitted(x[rest], y[rest], penalty, support)
+        for k in fold:
+            count = (group == group[k]).sum()
+            each[k] = moment[group[k]] * slopes + weigh[k] * (y[k] - x[k] @ slopes) * count / (count - 1)
+    parts = [each[group == g] for g in range(len(moment))]
+    variance = np.mean([part.var(axis=0, ddof=1) / len(part) for part in parts], axis=0) / len(parts)
+    return np.mean([part.mean(axis=0) for part in parts], axis=0), np.sqrt(variance)
 
 
 def datamodels(below: Path) -> Iterator[Comparison]:
     """LASSO by coordinate descent, its penalty from held-out models."""
     toy, models, ratios = _toy(below), 60, np.geomspace(1, 0.01, 5)
-    masks = banks.by_chance(toy, "datamodels/subsets", [0.5] * models)
+    masks = banks.by_chance(toy, "draws/bernoulli/0.5", [0.5] * models)
     test, cut = _with_mean(banks.outcomes(toy, masks)[0]), 48
-    value, error, facts = [], [], []
+    judge = cut + (models - cut) // 2
+    weigh, one = np.where(masks > 0, 2.0, -2.0), np.zeros(models, np.int64)  # one group
+    plain, corrected, facts = [], [], []
     for y in test.T:
         x_mean, y_mean = masks[:cut].mean(axis=0), y[:cut].mean()
         x, centred = masks[:cut] - x_mean, y[:cut] - y_mean
         tried = [banks.lasso(x, centred, p) for p in np.abs(x.T @ centred / cut).max() * ratios]
-        squares = [np.sum((y[cut:] - y_mean - (masks[cut:] - x_mean) @ slopes) ** 2) for slopes in tried]
-        best = int(np.argmin(squares))
-        penalty = np.abs(x.T @ centred / cut).max() * ratios[best]
-        whole, parts = masks - masks.mean(axis=0), np.array_split(np.arange(models), 10)
-        slopes, stderr = _jackknifed(whole, y - y.mean(), parts, penalty, post=False)
-        value.append(-slopes)
-        error.append(stderr)
-        r2 = 1 - squares[best] / np.sum((y[cut:] - y[cut:].mean()) ** 2)
-        facts.append([y.mean() - masks.mean(axis=0) @ slopes, r2, penalty])
+        residual = [y - y_mean - (masks - x_mean) @ slopes for slopes in tried]
+        best = int(np.argmin([np.sum(r[cut:judge] ** 2) for r in residual]))
+        penalty = float(np.abs(x.T @ centred / cut).max() * ratios[best])
+        whole, centred = masks - masks.mean(axis=0), y - y.mean()
+        plain.append(_jackknifed(whole, centred, penalty, post=False))
+        corrected.append(_debiased(whole, centred, penalty, 10, False, weigh, one, np.ones(1)))
+        r2 = 1 - np.sum(residual[best][judge:] ** 2) / np.sum((y[judge:] - y[judge:].mean()) ** 2)
+        facts.append([y.mean() - masks.mean(axis=0) @ plain[-1][0], r2, penalty])
     settings = {"models": models, "held_out": 0.2, "path": 5, "path_ratio": 0.01, "target": "loss"}
-    found = toy.estimate("datamodels", **settings)
-    yield from _against("lasso", found, np.column_stack(value), np.column_stack(error), SOLVED)
-    columns = found.tables["datamodels"][["intercept", "r2", "penalty"]]
-    yield compare("intercept, R² on held-out models and penalty", columns, np.array(facts)[:-1], SOLVED)
+    for label, pairs in (("lasso", plain), ("debiased", corrected)):
+        found = toy.estimate("datamodels", debias=label == "debiased", **settings)
+        value, error = (np.column_stack(part) for part in zip(*pairs, strict=True))
+        yield from _against(label, found, -value, error, SOLVED)
+        if label == "lasso":
+            columns = found.tables["datamodels"][["intercept", "r2", "penalty"]]
+            yield compare("intercept, R² on held-out models and penalty", columns, np.array(facts)[:-1], SOLVED)
 
 
 def c_score(below: Path) -> Iterator[Comparison]:
@@ -184,7 +225,7 @@ def c_score(below: Path) -> Iterator[Comparison]:
     score, error, weighted, total = np.zeros(n), np.zeros(n), np.zeros((n, m)), np.zeros((n, 1))
     on_test = np.zeros(m)
     for size in sizes:
-        masks = banks.of_sizes(toy, f"c_score/subsets of {size}", [size] * runs)
+        masks = banks.of_sizes(toy, f"draws/fixed/{size}", [size] * runs)
         test, own = banks.outcomes(toy, masks)
         on_test -= test.mean(axis=0) / len(sizes)
         for i in range(n):
@@ -205,7 +246,7 @@ def c_score(below: Path) -> Iterator[Comparison]:
 def data_oob(below: Path) -> Iterator[Comparison]:
     """Mean risks of bootstrap models that did not draw an instance."""
     toy, models = _toy(below), 40
-    counts = banks.drawn(toy, "data_oob/subsets", models)
+    counts = banks.drawn(toy, "draws/bootstrap", models)
     test, own = banks.outcomes(toy, counts)
     out = [own[counts[:, i] == 0, i] for i in range(len(toy.train))]
     found = toy.estimate("data_oob", models=models)

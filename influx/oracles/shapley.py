@@ -15,7 +15,7 @@ from scipy.special import beta as beta_function
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
-from influx.oracles import plain
+from influx.oracles import plain, players_other
 from influx.oracles.coalitions import Played, moebius, semivalue, shapley_value, single, subsets_without, together
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.plain import Array
@@ -26,9 +26,9 @@ from influx.streams import stream
 PLAYERS = 6
 
 
-def permutations(toy: Toy, who: str, count: int, antithetic: bool = False) -> list[list[int]]:
+def permutations(toy: Toy, count: int, antithetic: bool = False) -> list[list[int]]:
     """The orders that an estimator draws: of instances by ascending id, each followed by its reverse if antithetic."""
-    rng, rows = stream(toy.problem.seed, f"{who}/permutations"), np.argsort(toy.train.ids).tolist()
+    rng, rows = stream(toy.problem.seed, "draws/permutations"), np.argsort(toy.train.ids).tolist()
     drawn = []
     for _ in range(count // 2 if antithetic else count):
         order = [rows[k] for k in rng.permutation(len(rows))]
@@ -91,7 +91,7 @@ def tmc_shapley(below: Path) -> Iterator[Comparison]:
     for tolerance, antithetic in ((0.0, True), (0.4, True), (0.4, False)):
         settings = {"permutations": 20, "truncation": tolerance, "patience": 2, "stop": "budget"}
         found = toy.estimate("tmc_shapley", antithetic=antithetic, **settings)
-        orders = permutations(toy, "tmc_shapley", 20, antithetic)
+        orders = permutations(toy, 20, antithetic)
         rows = [walked(v, order, lambda q: 1.0, tolerance, 2) for order in orders]
         label = f"permutations, truncation={tolerance:g}, antithetic={str(antithetic).lower()}"
         yield from _mean_and_error(label, found, rows, 2 if antithetic else 1)
@@ -114,7 +114,7 @@ def beta_shapley(below: Path) -> Iterator[Comparison]:
             return n * comb(n - 1, q) * weight(q)
 
         found = toy.estimate("beta_shapley", alpha=a, beta=b, permutations=20, stop="budget")
-        rows = [walked(v, order, at, 0.0, 1) for order in permutations(toy, "beta_shapley", 20, antithetic=True)]
+        rows = [walked(v, order, at, 0.0, 1) for order in permutations(toy, 20, antithetic=True)]
         yield from _mean_and_error(f"permutations, alpha={a:g}, beta={b:g}", found, rows, 2)
         many = toy.estimate("beta_shapley", alpha=a, beta=b, permutations=4000, stop="budget", check_every=1000)
         assert many.stderr is not None
@@ -150,7 +150,7 @@ def shapley_interaction(below: Path) -> Iterator[Comparison]:
     yield compare("the matrix holds Shapley values", exact.values, shapley_value(v), EXACT)
     found = toy.estimate("shapley_interaction", estimator="permutation", permutations=60)
     seen: dict[tuple[int, int], list[Array]] = {pair: [] for pair in expected}
-    orders = permutations(toy, "shapley_interaction", 60)
+    orders = permutations(toy, 60)
     for order in orders:
         for q, (i, j) in enumerate(pairwise(order)):
             seen[min(i, j), max(i, j)].append(together(v, order[:q], i, j))
@@ -175,7 +175,7 @@ def shapley_taylor(below: Path) -> Iterator[Comparison]:
     yield compare("players with halves of pairs", exact.values, _with_halves(v, expected), EXACT)
     found = toy.estimate("shapley_taylor", estimator="permutation", permutations=20)
     rows, each = [], []
-    for order in permutations(toy, "shapley_taylor", 20):
+    for order in permutations(toy, 20):
         one = {(min(i, j), max(i, j)): together(v, order[: order.index(i)], i, j) for i, j in combinations(order, 2)}
         each.append(one)
         rows.append(_with_halves(v, one))
@@ -201,7 +201,7 @@ def g_shapley(below: Path) -> Iterator[Comparison]:
     toy = _toy(below)
     for batch, lr in ((1, None), (2, 0.05)):
         found = toy.estimate("g_shapley", batch_size=batch, lr=lr, permutations=8, stop="budget")
-        orders = permutations(toy, "g_shapley", 8)
+        orders = permutations(toy, 8)
         rows = [_pass(toy, order, batch, toy.learner.optimizer.lr if lr is None else lr) for order in orders]
         yield from _mean_and_error(f"torch.optim, batch_size={batch}", found, rows, 1)
 
@@ -227,4 +227,5 @@ ORACLES = {
     "shapley_interaction": shapley_interaction,
     "shapley_taylor": shapley_taylor,
     "g_shapley": g_shapley,
+    **players_other.ORACLES,
 }

@@ -16,9 +16,9 @@ from influx.run import Estimator, Run
 
 NOTE = (
     "mean over {seeds} trainings that differ in initialisation and batch order; stderr is that of the mean, from the "
-    "spread between trainings; resolved: more than two standard errors from zero"
+    "spread between trainings, the estimator's own sampling included; resolved: outside its 95% interval (Student's t)"
 )
-SIGMAS = 2.0
+LEVEL = 0.95  # of the intervals that leave out zero where an influence counts as resolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,15 @@ class Expected:
             reason = "this model's training has no randomness to average over"
             raise refuse("expected", who, reason, "choose a net such as model=mlp, or perspective=pointwise")
 
+    @property
+    def _quantile(self) -> float:
+        """Standard errors from zero at which an interval from so few trainings leaves it out."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + LEVEL) / 2, self.seeds - 1))
+
     def look(self, found: Sequence[Influence], run: Run) -> Influence:
-        """Means over trainings with their standard errors; the trainings stay as replicates."""
+        """Means over trainings with their standard errors; the trainings stay as replicates, tables of one do not."""
         values = [np.asarray(influence.values, dtype=np.float64) for influence in found]
         mean = sum(values[1:], values[0].copy()) / len(values)
         spread = sum((v - mean) ** 2 for v in values)
@@ -55,20 +62,16 @@ class Expected:
         joint = np.stack([averaged(v, np.arange(v.shape[1]))[0] for v in values])
         se = joint.std(axis=0, ddof=1) / np.sqrt(len(values))
         table = pd.DataFrame({"train_id": run.train.ids, "influence": joint.mean(axis=0), "stderr_seeds": se})
-        table["resolved"] = np.abs(table["influence"]) > SIGMAS * se
-        own = [influence.self_influence for influence in found]
-        resolved = float((np.abs(mean) > SIGMAS * error).mean())
+        table["resolved"] = np.abs(table["influence"]) > self._quantile * se
+        own = [influence.self_influence for influence in found if influence.self_influence is not None]
+        resolved = float((np.abs(mean) > self._quantile * error).mean())
         result = Influence(
             values=mean,
             scale=found[0].scale,
             stderr=error,
-            self_influence=None
-            if any(o is None for o in own)
-            else np.mean(np.stack([o for o in own if o is not None]), 0),
+            self_influence=None if len(own) < len(found) else np.mean(own, axis=0),
             self_influence_note=found[0].self_influence_note,
             replicates=tuple(values),
-            tables=found[0].tables,
-            report=dict(found[0].report)
-            | {"trainings averaged over": len(values), "share of pairs resolved": resolved},
+            report={"trainings": len(values), "stderr_degrees": len(values) - 1, "resolved_pairs": resolved},
         )
         return shown(result, ranked(table, "influence"), NOTE.format(seeds=len(values)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -50,14 +50,16 @@ class Group:
         if estimator.card.groups == "no":
             reason = "its influences of single instances do not add up to that of a group"
             raise refuse("group", who, reason)
-        groups_of(Prospect(problem=problem, who="perspective"), self.by, self.group_count, self.group_size)
+        groups_of(
+            Prospect(problem=problem, who="perspective"), self.by, self.group_count, self.group_size, "perspective"
+        )
 
     def look(self, found: Sequence[Influence], run: Run) -> Influence:
         """Groups with size and influence on the mean risk, then one row per group and test instance."""
         influence = found[0]
         if "groups" in influence.tables:
             return shown(influence, influence.tables["groups"], NOTE["exact"])
-        groups = groups_of(run, self.by, self.group_count, self.group_size)
+        groups = groups_of(run, self.by, self.group_count, self.group_size, "perspective")
         values = groups.members.astype(np.float64) @ np.asarray(influence.values, dtype=np.float64)
         mean, error = averaged(values, np.arange(values.shape[1]))
         size = groups.members.sum(axis=1)
@@ -67,11 +69,4 @@ class Group:
             return made
         g, m = values.shape
         long = {"group": np.repeat(groups.names, m), "test_id": np.tile(run.test.ids, g), "influence": values.ravel()}
-        return shown_with(made, "group_influence", pd.DataFrame(long))
-
-
-def shown_with(influence: Influence, name: str, table: pd.DataFrame) -> Influence:
-    """The result with one more table."""
-    from dataclasses import replace
-
-    return replace(influence, tables=dict(influence.tables) | {name: table})
+        return replace(made, tables=dict(made.tables) | {"group_influence": pd.DataFrame(long)})

@@ -11,6 +11,7 @@ import pytest
 
 from influx.commands.plan import Outlook, foresee
 from influx.config import compose
+from influx.engines import game_plans
 from influx.job import Job, assemble
 from influx.planning import Planned, Prospect, Work
 from influx.rates import Rates
@@ -146,3 +147,15 @@ def test_more_epochs_cost_proportionally_more(tmp_path: Path) -> None:
     costs = [assemble(compose([*TINY, f"training.epochs={epochs}"])).problem.learner.cost for epochs in (3, 30)]
     data = assemble(compose(list(TINY))).problem.data
     assert np.isclose(costs[1](data, 5).flops, 10 * costs[0](data, 5).flops)
+
+
+def test_trainings_that_are_too_many_to_list_are_counted(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [*TINY, f"paths.outputs={outputs}", "estimator=shapley_taylor", "estimator.estimator=permutation"]
+    whole = stages(asked)["estimate"]
+    monkeypatch.setattr(game_plans, "LOOKED_UP", 100)
+    part = stages(asked)["estimate"]
+    missing, of = (
+        [int(word.replace(",", "")) for word in row["work"].split() if word[0].isdigit()] for row in (whole, part)
+    )
+    assert np.allclose(missing, of, rtol=0.02) and missing[1] > 300
+    assert 0.5 < part["disk_mb"] / whole["disk_mb"] < 2

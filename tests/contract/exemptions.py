@@ -56,6 +56,7 @@ CURVATURE = "ignores curvature and depends on the checkpoints; the sign is what 
 FALL = "divides the fall of the risk over the training; the sign is what must hold"
 NO_EFFECT = "one number per training instance: the same for every test instance"
 COALITIONS = "an average over training sets of all sizes, on which leave-one-out has no say; these have many players"
+EXPLAINED = "compares explanations of one trained model, which say nothing of training without an instance"
 PARTS = "the effect in training sets of part of the size, from a sample of them"
 AGREEMENT: dict[str, Agreement] = {
     "random": Agreement(ridge=None, logistic=None, reason="noise"),
@@ -90,11 +91,11 @@ AGREEMENT: dict[str, Agreement] = {
     "shapley_interaction": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
     "shapley_taylor": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
     "g_shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
+    "shap": Agreement(ridge=None, logistic=None, reason=EXPLAINED),
+    "neuron_shapley": Agreement(ridge=None, logistic=None, reason=EXPLAINED),
     "downsampling": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
     "banzhaf": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
-    "ame": Agreement(
-        ridge=None, logistic=(0.7, 0.8), size=False, reason="keeps the few largest effects, for some tests none"
-    ),
+    "ame": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
     "datamodels": Agreement(ridge=(0.9, 0.95), size=False, reason=PARTS),
     "c_score": Agreement(ridge=(0.7, 0.9), logistic=(0.8, 0.93), size=False, reason=PARTS),
     "data_oob": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),

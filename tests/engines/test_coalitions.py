@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 
 from influx.engines import coalitions as exact
-from influx.engines.games import TableGame
+from influx.engines.games import TableGame, distinct
 from influx.engines.moments import Moments, Scattered
-from influx.engines.pairs import adjacent, taylor
+from influx.engines.pairs import (
+    adjacent,
+    adjacent_by_size,
+    adjacent_coalitions,
+    taylor,
+    taylor_by_size,
+    taylor_coalitions,
+)
 from influx.engines.permutations import (
-    Stop,
     Truncation,
     drawn,
-    gelman_rubin,
+    prefixes_by_size,
     prefixes_of,
-    recent_change,
-    relative_error,
     sampled,
 )
+from influx.engines.stopping import Stop
 
 NEVER = Stop(rule="budget", every=1000)
 SEMIVALUES = {
@@ -32,6 +37,11 @@ SEMIVALUES = {
     "beta(4, 1)": lambda n: exact.beta_weights(n, 4, 1),
     "beta(1, 16)": lambda n: exact.beta_weights(n, 1, 16),
 }
+
+
+def of_positions(weights: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return exact.of_positions(np.log(weights))
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def test_shapley_is_kernel_least_squares_over_all_coalitions() -> None:
     n, game = 5, random_game()
     inner = next(exact.powerset(n))[1:-1]
     weights = exact.kernel_weights(n, inner.sum(axis=1))
-    found = exact.least_squares(inner, game.values(inner), weights, game.table[0], game.table[-1])
+    found = exact.constrained_least_squares(inner, game.values(inner), weights, game.table[0], game.table[-1])
     assert np.allclose(found, exact.semivalues(game, exact.shapley_weights(n)), atol=1e-12)
 
 
@@ -127,14 +137,38 @@ def test_weights_of_all_coalitions_sum_to_one_and_those_of_positions_average_one
     for n in (2, 7, 300):
         weights = SEMIVALUES[name](n)
         assert np.isclose(sum(comb(n - 1, s) * float(w) for s, w in enumerate(weights)), 1)
-        assert np.isclose(exact.of_positions(weights).mean(), 1)
+        assert np.isclose(of_positions(weights).mean(), 1)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (4, 1), (1, 16), (0.5, 0.5)])
+def test_factors_of_positions_are_numbers_for_thousands_of_players(alpha: float, beta: float) -> None:
+    factors = exact.of_positions(exact.log_beta_weights(5000, alpha, beta))
+    assert np.isfinite(factors).all() and np.isclose(factors.mean(), 1, rtol=1e-8)
+    assert alpha != beta or alpha < 1 or np.allclose(factors, 1, rtol=1e-8)
+
+
+def test_the_expected_number_of_different_coalitions() -> None:
+    rng = np.random.default_rng(0)
+    for players, count in ((4, 3), (6, 200), (9, 40)):
+        for schemed, by_size in (
+            (prefixes_of, prefixes_by_size),
+            (adjacent_coalitions, adjacent_by_size),
+            (taylor_coalitions, taylor_by_size),
+        ):
+            found = []
+            for _ in range(50):
+                orders = drawn(np.arange(players), count, False, rng)
+                coalitions = np.concatenate([schemed(orders).reshape(-1, players), np.ones((1, players), bool)])
+                found.append(len(distinct(coalitions)[0]))
+            assert np.isclose(exact.expected_distinct(count, by_size(players)), np.mean(found), rtol=0.03)
+    assert np.isclose(exact.expected_distinct(1000, prefixes_by_size(2000)), 2e6, rtol=0.01)
 
 
 def test_beta_1_1_is_shapley_and_a_large_alpha_prefers_small_coalitions() -> None:
     assert np.allclose(exact.beta_weights(9, 1, 1), exact.shapley_weights(9), rtol=1e-12)
-    mass = exact.of_positions(exact.beta_weights(6, 16, 1)) / 6
+    mass = of_positions(exact.beta_weights(6, 16, 1)) / 6
     assert np.allclose(mass[:3], [0.762, 0.190, 0.040], atol=5e-4) and (np.diff(mass) < 0).all()
-    assert np.allclose(mass[::-1], exact.of_positions(exact.beta_weights(6, 1, 16)) / 6)
+    assert np.allclose(mass[::-1], of_positions(exact.beta_weights(6, 1, 16)) / 6)
 
 
 def test_beta_semivalues_mix_those_of_coin_flips() -> None:
@@ -202,7 +236,7 @@ def test_interactions_from_moebius_coefficients() -> None:
         (exact.taylor_weights(n), m / (size * (size - 1) / 2)),
     ):
         pairs = exact.with_interactions(game, exact.shapley_weights(n), weights)[1]
-        expected = [share[supersets(n, i, j) == 1].sum(axis=0) for i, j in zip(*exact.pairs_of(n), strict=True)]
+        expected = [share[supersets(n, i, j) == 1].sum(axis=0) for i, j in zip(*exact.all_pairs(n), strict=True)]
         assert np.allclose(pairs, expected, atol=1e-13)
 
 
@@ -230,7 +264,7 @@ def test_the_interaction_index_reduces_to_shapley_with_and_without_a_player() ->
 def test_interactions_of_a_unanimity_game() -> None:
     game = FunctionGame(5, lambda coalitions: coalitions[:, [0, 2, 3]].all(axis=1))
     pairs = exact.with_interactions(game, exact.shapley_weights(5), exact.interaction_weights(5))[1][:, 0]
-    inside = [{i, j} <= {0, 2, 3} for i, j in zip(*exact.pairs_of(5), strict=True)]
+    inside = [{i, j} <= {0, 2, 3} for i, j in zip(*exact.all_pairs(5), strict=True)]
     assert np.allclose(pairs, np.where(inside, 1 / 2, 0))
 
 
@@ -313,7 +347,7 @@ def coverage(weights: np.ndarray, antithetic: bool) -> np.ndarray:
     truth, hits = exact.semivalues(game, weights), []
     for _ in range(200):
         orders = drawn(np.arange(n), 120, antithetic, rng)
-        found = sampled(game, orders, exact.of_positions(weights), NEVER, antithetic=antithetic)
+        found = sampled(game, orders, of_positions(weights), NEVER, antithetic=antithetic)
         hits.append(np.abs(found.values[:, :-1] - truth) <= 1.96 * found.stderr[:, :-1])
     return np.mean(hits)
 
@@ -322,6 +356,24 @@ def coverage(weights: np.ndarray, antithetic: bool) -> np.ndarray:
 @pytest.mark.parametrize("name", ["shapley", "beta(4, 1)"])
 def test_intervals_of_sampled_values_hold_the_exact_value(name: str, antithetic: bool) -> None:
     assert 0.92 <= coverage(SEMIVALUES[name](5), antithetic) <= 0.98
+
+
+def saturating(players: int, columns: int = 4) -> FunctionGame:
+    """Half of the players are worth almost as much as all."""
+    worth = np.random.default_rng(0).uniform(0.5, 1.5, size=(players, columns))
+    return FunctionGame(players, lambda coalitions: 1 - np.exp(-0.7 * coalitions @ worth))
+
+
+def test_intervals_of_values_truncated_as_by_default_hold_the_exact_value() -> None:
+    n = 14
+    game, rng, hits, rule = saturating(n), np.random.default_rng(1), [], Truncation(tolerance=0.01, patience=6)
+    truth = exact.semivalues(game, exact.shapley_weights(n))
+    for _ in range(100):
+        orders = drawn(np.arange(n), 240, True, rng)
+        found = sampled(game, orders, np.ones(n), NEVER, antithetic=True, truncation=rule)
+        hits.append(np.abs(found.values[:, :-1] - truth) <= 1.96 * found.stderr[:, :-1])
+        assert 0.5 < found.walked < 0.99
+    assert 0.92 <= np.mean(hits) <= 0.98
 
 
 def test_intervals_of_sampled_interactions_hold_the_exact_value() -> None:
@@ -337,33 +389,6 @@ def test_intervals_of_sampled_interactions_hold_the_exact_value() -> None:
         z = [(p.pairs[:, :-1] - truth) / p.pairs_stderr[:, :-1] for p, truth in zip(pairs, truths, strict=True)]
         hits.append([(np.abs(each) <= 1.96).mean() for each in z])
     assert ((np.mean(hits, axis=0) >= 0.92) & (np.mean(hits, axis=0) <= 0.98)).all()
-
-
-# stopping
-
-
-def test_rules_stop_as_soon_as_they_hold() -> None:
-    game, orders = random_game(4), drawn(np.arange(4), 4000, False, np.random.default_rng(0))
-    for rule, setting in (("stderr", {"target": 0.05}), ("paper", {"change": 0.02}), ("gelman_rubin", {"ratio": 1.01})):
-        found = sampled(game, orders, np.ones(4), Stop(rule=rule, every=50, **setting))
-        assert found.stopped == rule and 100 <= found.permutations < 4000 and found.permutations % 50 == 0
-        shorter = sampled(game, orders[: found.permutations], np.ones(4), NEVER)
-        assert np.allclose(shorter.values, found.values, atol=1e-14)
-        earlier = Stop(rule=rule, every=found.permutations - 50, **setting)
-        assert sampled(game, orders[: found.permutations - 50], np.ones(4), earlier).stopped == "budget"
-
-
-def test_statistics_of_the_rules_by_hand() -> None:
-    rows = np.array([[1.0, 2.0], [3.0, 2.0], [2.0, 5.0]])
-    assert np.isclose(relative_error(rows), rows.std(axis=0, ddof=1).max() / np.sqrt(3) / 1.0)
-    running = np.array([[2.0, 2.0], [2.0, 3.0]])  # the last two
-    assert np.isclose(recent_change(rows, 2), (np.abs(running - running[-1]) / running[-1]).mean(axis=1).max())
-    assert gelman_rubin(rows) == np.inf
-    still = np.tile([[0.0], [1.0]], (250, 1))  # ten chains with the same mean: only (N - 1) / N is left
-    assert np.isclose(gelman_rubin(still), np.sqrt(49 / 50))
-    moving = still + np.repeat(np.arange(10.0), 50)[:, None]
-    within, between = 25 / 98, np.var(np.arange(10.0), ddof=1)
-    assert np.isclose(gelman_rubin(moving), np.sqrt(49 / 50 + between / within))
 
 
 # moments

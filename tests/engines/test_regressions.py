@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from sklearn.linear_model import Lasso
 
 from influx.engines import regressions
 from influx.engines.contrasts import difference
+from influx.engines.regressed import rank_correlations
 from influx.engines.regressions import Sample
 from influx.errors import ConfigError
 from tests.engines.table_games import C, N, marginals, number_of, powerset, summed, table
@@ -189,8 +191,7 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     def fit(part: regressions.Products) -> Array:
         return part.xy / part.count
 
-    folds = regressions.ranges(200, 200)
-    error = regressions.jackknife(found, centre, products, folds, fit(products), fit)
+    error = regressions.jackknife(found, centre, products, fit(products), fit, parts=200)
     assert error[0, 0] == pytest.approx((x * y).std(ddof=1) / np.sqrt(200), rel=1e-10)
 
 
@@ -201,3 +202,19 @@ def test_intervals_of_least_squares_hold_the_banzhaf_value(game: Array) -> None:
         slopes, stderr = regressions.least_squares(sample(masks, game[number_of(masks)]))
         hits.append(np.abs(-slopes - exact) < 1.96 * stderr)
     assert 0.92 <= np.mean(hits) <= 0.98
+
+
+def test_the_step_is_found_once_per_path(planted: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
+    products, calls, whole = sums_of(sample(*planted)), [], np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda gram: (calls.append(1), whole(gram))[1])
+    assert len(list(regressions.path(products, regressions.penalties(products.xy / products.count, 9, 0.1)))) == 9
+    assert len(calls) == 1
+
+
+def test_rank_correlations_of_a_constant_prediction_are_zero_and_of_a_constant_outcome_missing() -> None:
+    rng = np.random.default_rng(4)
+    left, right = rng.normal(size=(2, 20, 3))
+    left[:, 1], right[:, 2] = 1.0, 1.0
+    found = rank_correlations(left, right)
+    assert found[0] == pytest.approx(spearmanr(left[:, 0], right[:, 0]).statistic, abs=1e-12)
+    assert found[1] == 0 and np.isnan(found[2])

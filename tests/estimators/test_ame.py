@@ -39,16 +39,25 @@ def test_at_one_half_both_rules_are_banzhaf_values(toy: Toy) -> None:
 
 
 def test_intercepts_per_density_take_the_trend_with_size_out_of_the_noise(toy: Toy) -> None:
-    settings = {"post_ols": False, "models": 800}
+    settings = {"post_ols": False, "models": 800, "debias": False}
     errors = [toy.estimate("ame", p_dummies=p, **settings).stderr for p in (True, False)]
     assert errors[0].mean() < errors[1].mean()
 
 
 def test_least_squares_on_the_support_keeps_the_zeros_of_the_lasso(toy: Toy) -> None:
-    shrunk, plain = (toy.estimate("ame", post_ols=post, models=200) for post in (False, True))
+    shrunk, plain = (toy.estimate("ame", post_ols=post, models=200, debias=False) for post in (False, True))
     assert ((shrunk.values == 0) == (plain.values == 0)).all() and (shrunk.values == 0).any()
     assert np.abs(plain.values).sum() > np.abs(shrunk.values).sum()
     assert plain.report["lasso_violation"] < 1e-8
+
+
+def test_the_lasso_is_in_a_table_beside_debiased_values(toy: Toy) -> None:
+    lasso, corrected = (toy.estimate("ame", models=200, post_ols=False, debias=debias) for debias in (False, True))
+    table = corrected.tables["lasso"]
+    assert np.allclose(table["influence"], lasso.tables["joint"]["influence"], atol=1e-12)
+    assert (table["tests_that_keep_it"] == (lasso.values != 0).sum(axis=1)).all()
+    assert (lasso.values == 0).any() and (corrected.values != 0).all() and (corrected.stderr > 0).all()
+    assert "shrinkage" in lasso.report["stderr_holds"] and "shrinkage" not in corrected.report["stderr_holds"]
 
 
 @pytest.mark.parametrize(

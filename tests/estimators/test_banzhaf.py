@@ -12,7 +12,7 @@ from influx.errors import ConfigError
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
-from influx.oracles.toys import Toy
+from influx.oracles.toys import Toy, estimator_named
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,21 @@ def test_intervals_hold_the_exact_value(toy: Toy, exact: np.ndarray, rule: str) 
     found = toy.estimate("banzhaf", rule=rule, models=2000)
     assert found.stderr is not None
     z = (found.values - exact) / found.stderr
-    assert (np.abs(z) < 1.96).mean() > 0.8 and np.abs(z).max() < 4.5
+    assert (np.abs(z) < 1.96).mean() > 0.8 and np.abs(z).max() < 4.5  # one draw; coverage is in test_coverage
 
 
 def test_least_squares_has_less_error(toy: Toy, exact: np.ndarray) -> None:
     errors = {r: np.abs(toy.estimate("banzhaf", rule=r, models=300).values - exact).mean() for r in ("msr", "ols")}
     assert errors["ols"] < 0.8 * errors["msr"]
+
+
+def test_least_squares_on_few_models_warns(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(), MLP(width=4))
+    for models, warned in ((26, True), (27, False)):
+        estimator = estimator_named("banzhaf", {"rule": "ols", "models": models})
+        run = toy.run(estimator, "banzhaf")
+        estimator.estimate(run)
+        assert any("raise estimator.models to 27" in sentence for sentence in run.warnings) == warned
 
 
 def test_least_squares_needs_more_models_than_instances(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
+from tests.estimators.sampled_games import run_of
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,31 @@ def test_intercept_less_influences_predicts_the_risk_on_new_subsets(toy: Toy) ->
     assert np.allclose(table["lds"], lds, atol=0.12)
 
 
-def test_errors_are_as_large_as_the_spread_over_samples(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    estimator: Any = estimator_named("datamodels", {"target": "loss", "models": 300})
-    runs = [estimator.estimate(toy.run(estimator, f"sample {number}")) for number in range(12)]
-    spread = np.std([run.values for run in runs], axis=0, ddof=1).mean()
-    assert 0.7 < np.mean([run.stderr for run in runs]) / spread < 1.4
+def test_the_lasso_is_kept_and_its_error_says_what_it_lacks(toy: Toy) -> None:
+    lasso, corrected = (toy.estimate("datamodels", models=100, path=4, debias=debias) for debias in (False, True))
+    count = (lasso.values != 0).sum(axis=0)
+    for found in (lasso, corrected):
+        assert (found.tables["datamodels"]["nonzero"] == count).all()
+    assert (corrected.values != 0).all() and (corrected.stderr > 0).all()
+    assert "shrinkage" in lasso.report["stderr_holds"] and "shrinkage" not in corrected.report["stderr_holds"]
+
+
+def test_models_that_judge_the_fit_have_not_chosen_it() -> None:
+    """Other risks of the last half of the held-out models change R², not the penalty."""
+    estimator: Any = estimator_named("datamodels", {"models": 80, "held_out": 0.5, "debias": False, "target": "loss"})
+    effects = np.random.default_rng(0).normal(size=(40, 5))
+    masks = estimator.design(run_of(lambda weights: weights @ effects, 40, 0)).weights
+    judging = {row.tobytes() for row in masks[60:].astype(float)}
+
+    def tables(noise: float) -> Any:
+        def game(weights: np.ndarray) -> np.ndarray:
+            last = np.array([row.tobytes() in judging for row in weights])[:, None]
+            return weights @ effects + noise * last * np.sin(99 * weights @ effects)
+
+        return estimator.estimate(run_of(game, 40, 0)).tables["datamodels"]
+
+    clean, noisy = tables(0.0), tables(9.0)
+    assert (clean["penalty"] == noisy["penalty"]).all() and (clean["r2"] > noisy["r2"]).all()
 
 
 def test_held_out_models_must_be_some(toy: Toy) -> None:

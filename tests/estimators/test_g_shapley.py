@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from influx.engines.online import Online
+from influx.engines.permutations import gathered
+from influx.engines.stopping import Stop
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.torch.fitted import TorchFitted
+from influx.learners.torch.optimizers import SGD, Adam
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.models.resnet9 import ResNet9
@@ -95,6 +99,32 @@ def test_the_search_takes_the_rate_that_learns_most(toy: Toy) -> None:
     assert found.report["lr"] == 0.1
     own = toy.estimate("g_shapley", permutations=10, stop="budget")
     assert own.report["lr"] == toy.learner.optimizer.lr
+
+
+def test_a_rate_chosen_for_other_steps_is_warned_of(tmp_path: Path) -> None:
+    data = toys.table(n_train=6)
+    for place, (optimizer, settings, warned) in enumerate(
+        [(Adam(lr=0.05), {}, True), (Adam(lr=0.05), {"lr": 0.1}, False), (SGD(lr=0.1), {}, False)]
+    ):
+        toy = toys.train(tmp_path / str(place), data, MLP(width=3), optimizer)
+        estimator = estimator_named("g_shapley", {"permutations": 4, **settings})
+        run = toy.run(estimator, "g_shapley")
+        estimator.estimate(run)
+        assert [("Adam" in said and "estimator.lr=search" in said) for said in run.warnings] == [True] * warned
+
+
+def test_intervals_hold_the_mean_over_all_orders(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table("regression", n_train=5), Linear())
+    passes = online(toy)
+    every = passes.falls(np.array(list(itertools.permutations(range(5)))), 0.1)  # by the order of permutations
+    truth, rng, hits = every.mean(axis=0), np.random.default_rng(0), []
+    stop = Stop(rule="budget", every=10)
+    for _ in range(100):
+        found = gathered(
+            lambda part: passes.falls(part, 0.1), rng.permuted(np.tile(np.arange(5), (60, 1)), axis=1), 1 << 20, stop, 1
+        )
+        hits.append(np.abs(found.values - truth) <= 1.96 * found.stderr)
+    assert 0.91 <= np.mean(hits) <= 0.98
 
 
 def test_passes_that_diverge_say_so(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from influx.errors import ConfigError
+from influx.engines.groups import Groups, groups_of
+from influx.errors import ConfigError, IncompatibleError
+from influx.estimators.retraining import group_loo
 from influx.models.mlp import MLP
 from influx.oracles import toys
-from influx.oracles.toys import Toy
+from influx.oracles.toys import Toy, estimator_named
+from influx.perspectives.asked import refused_by
+from influx.planning import Prospect
 
 
 @pytest.fixture
@@ -70,6 +74,27 @@ def test_seeds_are_averaged_with_their_error(toy: Toy) -> None:
     assert found.stderr is not None
     assert np.allclose(found.stderr, parts.std(axis=0, ddof=1) / np.sqrt(3), atol=1e-12)
     assert found.tables["groups"]["stderr"].notna().all() and one.tables["groups"]["stderr"].isna().all()
+
+
+def test_a_group_without_instances_spoils_nothing(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = toy.estimate("group_loo")
+    groups = groups_of(toy.run(estimator_named("group_loo"), "group_loo"), "label", 1, 1)
+    more = Groups((*groups.names, "empty"), np.vstack([groups.members, np.zeros((1, 9), bool)]))
+    monkeypatch.setattr(group_loo, "groups_of", lambda *_: more)
+    found = toy.estimate("group_loo")
+    assert np.allclose(found.values, expected.values, atol=1e-12) and np.isfinite(found.values).all()
+    assert np.allclose(found.self_influence, expected.self_influence, atol=1e-12)
+
+
+def test_a_share_is_no_memorization(toy: Toy) -> None:
+    assert "share" in toy.estimate("group_loo").self_influence_note
+    with pytest.raises(IncompatibleError, match="share"):
+        refused_by(estimator_named("group_loo"), "memorization", "group_loo")
+
+
+def test_the_plan_counts_every_matrix_held_at_once(toy: Toy) -> None:
+    work = estimator_named("group_loo", {"seeds": 5}).plan(Prospect(problem=toy.problem, who="group_loo"))
+    assert work.bytes >= 4 * 5 * 8 * len(toy.train) * len(toy.test)
 
 
 @pytest.mark.parametrize("name", ["group_count", "group_size", "seeds"])

@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from influx.errors import ConfigError
+from influx.engines.players import Players
+from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
+from influx.perspectives.asked import refused_by
 from influx.planning import Prospect
 from influx.problem import Design
 
+GAMES = ("shapley", "tmc_shapley", "beta_shapley", "shapley_interaction", "shapley_taylor", "g_shapley")
 SAMPLED = {"permutations": 40, "stop": "budget"}
 
 
@@ -111,6 +114,77 @@ def test_the_plan_lists_the_trainings_that_the_run_asks_for(toy: Toy) -> None:
 def keys(design: Design) -> set[bytes]:
     rows = zip(design.weights, design.init, design.order, strict=True)
     return {bytes(row) + bytes([init, order]) for row, init, order in rows if row.any()}
+
+
+def test_permutations_are_the_same_for_all_who_draw_them(tmp_path: Path) -> None:
+    """So that one estimator's coalitions are in the bank for the next."""
+    toy = toys.train(tmp_path, toys.table(n_train=7), MLP(width=3))
+    settings = {"permutations": 6, "stop": "budget", "antithetic": False}
+    first = estimator_named("tmc_shapley", settings | {"truncation": 0.0})
+    first.estimate(toy.run(first, "one"))
+    for name, given in (
+        ("beta_shapley", settings),
+        ("beta_shapley", {"permutations": 2 * 6, "stop": "budget"}),  # with their reverses
+        ("shapley_interaction", {"estimator": "permutation", "permutations": 6}),
+        ("shapley_taylor", {"estimator": "permutation", "permutations": 6}),
+    ):
+        design = estimator_named(name, given).plan(Prospect(problem=toy.problem, who=name)).trainings[0]
+        bank = toy.run(first, "two").bank
+        found = len(design) - len(bank.missing(design))
+        assert found >= 6 * 6 * 0.8 and (found == len(design)) == (given is settings)
+
+
+def test_joint_values_have_both_errors(toy: Toy) -> None:
+    for name, settings in (
+        ("tmc_shapley", SAMPLED),
+        ("tmc_shapley", SAMPLED | {"groups": "label"}),
+        ("beta_shapley", SAMPLED),
+        ("shapley_interaction", {"estimator": "permutation"}),
+        ("shapley_taylor", {"estimator": "permutation"}),
+        ("g_shapley", SAMPLED),
+        ("shapley", {"seeds": 2}),
+    ):
+        found = toy.estimate(name, **settings)
+        joint, m = found.tables["joint"], found.values.shape[1]
+        assert np.allclose(joint["influence"], found.values.mean(axis=1), rtol=1e-10)
+        assert np.allclose(joint["stderr_test"], found.values.std(axis=1, ddof=1) / np.sqrt(m), rtol=1e-10)
+        assert (joint["stderr_design"] > 0).all()
+        assert (
+            joint["stderr_design"] <= found.stderr.mean(axis=1) * (1 + 1e-9)
+        ).all()  # of a mean: triangle inequality
+        assert "table joint" in found.report["stderr_holds"]
+
+
+def test_the_report_says_whether_the_error_holds_the_randomness_of_training(toy: Toy) -> None:
+    for settings, said in (({}, "no randomness of training (one seed)"), ({"seeds": 2}, "same 2 seeds")):
+        assert said in toy.estimate("tmc_shapley", **SAMPLED, **settings).report["stderr_holds"]
+    assert "stderr_holds" not in toy.estimate("shapley").report
+    assert "randomness of training (2 seeds)" in toy.estimate("shapley", seeds=2).report["stderr_holds"]
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_memorization_is_refused_before_any_work(name: str) -> None:
+    with pytest.raises(IncompatibleError, match=f"perspective=memorization does not fit estimator={name}: players"):
+        refused_by(estimator_named(name), "memorization", name)
+
+
+def test_defaults_walk_all_permutations_and_say_so(toy: Toy) -> None:
+    for name in ("tmc_shapley", "beta_shapley", "g_shapley"):
+        found = toy.estimate(name)
+        assert (found.report["stopped"], found.report["permutations"]) == ("budget", estimator_named(name).permutations)
+        early = toy.estimate(name, stop="stderr", target_stderr=10.0)
+        draw = 1 if name == "g_shapley" else 2
+        assert (early.report["stopped"], early.report["permutations"]) == ("stderr", 30 * draw)
+
+
+def test_instances_as_players_take_no_matrix_of_members(toy: Toy) -> None:
+    players = estimator_named("tmc_shapley").players(toy.run(estimator_named("tmc_shapley"), "x"))
+    assert players.members is None and len(players) == 6
+
+
+def test_an_empty_group_gives_nobody_anything() -> None:
+    players = Players(np.array([[True, True, False], [False, False, False]]), np.array(["a", "b"]), np.arange(2))
+    assert np.array_equal(players.spread(np.array([[4.0], [1.0]])), [[2.0], [2.0], [np.nan]], equal_nan=True)
 
 
 def test_interactions_by_permutation_are_close_to_the_exact_ones(toy: Toy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from influx.engines.retrain import Bank
+from influx.engines.retrain import Bank, row_keys
 from influx.errors import ConfigError
+from influx.estimators.retraining.loo import LeaveOneOut
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
 from influx.metrics.unfairness import NAMES, Unfairness, disagreement, wilson
@@ -19,7 +21,7 @@ from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
 from influx.planning import Prospect
-from influx.problem import Design
+from influx.problem import Design, Problem
 from influx.run import Run
 from influx.store import Folder
 
@@ -83,6 +85,22 @@ def test_of_some_removals_the_worst_is_a_lower_bound(toy: Toy) -> None:
     assert every.loc["unfairness_any", "note"] == "" and few.loc["unfairness_most", "n"] == 3
 
 
+def test_the_same_instances_are_left_out_in_whatever_order_they_come_and_by_leave_one_out(toy: Toy) -> None:
+    order = np.random.default_rng(1).permutation(len(toy.train))
+    split = toy.train
+    shuffled = replace(toy.problem.data, train=replace(split, x=split.x[order], y=split.y[order], ids=split.ids[order]))
+
+    def asked(problem: Problem) -> list[set[int]]:
+        """Ids that the metric and then the estimator leave out, 4 and 6 of them."""
+        metric = [Unfairness(budget=k)._removed(Prospect(problem=problem, who="unfairness")) for k in (4, 6)]
+        loo = [LeaveOneOut(budget=k).removed(Prospect(problem=problem, who="loo")) for k in (4, 6)]
+        return [set(problem.train.ids[rows].tolist()) for rows in metric + loo]
+
+    found = asked(toy.problem)
+    assert found == asked(replace(toy.problem, data=shuffled))
+    assert found[:2] == found[2:] and found[0] < found[1] and len(found[1]) == 6
+
+
 def test_regression_has_no_classes(tmp_path: Path) -> None:
     toy = toys.train(tmp_path, toys.table("regression"), MLP(width=3), SGD(lr=0.05))
     assert (measured(toy)["status"] == "not applicable").all()
@@ -94,7 +112,7 @@ def test_the_plan_names_the_models_that_are_trained(toy: Toy) -> None:
     metric.evaluate(NOTHING, run)
     assert run.bank.trained == 2 * 6 + 8  # of the 10 of the baseline, 2 are there
     planned = metric.plan(Prospect(problem=toy.problem, who="unfairness")).trainings
-    assert sum(len(design) for design in planned) == run.bank.requested
+    assert len({key for design in planned for key in row_keys(design)}) == run.bank.requested
     assert not any(len(run.bank.missing(design)) for design in planned)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 import influx
 from influx.config import choices_of, load_choice
+from influx.engines.groups import groups_of
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence
 from influx.instantiate import build
@@ -181,4 +183,34 @@ def test_expected_influence_is_the_mean_of_runs_of_other_trainings(tmp_path: Pat
     assert {"sign_certain", "place_certain"} <= set(two.ranking.columns) and "sign_certain" not in one.ranking.columns
     both = two.ranking.merge(one.ranking, on=["test_id", "role", "rank"])
     assert len(both) == len(two.ranking)
-    assert (two.ranking["sign_certain"] == (two.ranking["influence"].abs() > 2 * two.ranking["stderr"])).all()
+    beyond = t.ppf(0.975, 1) * two.ranking["stderr"]
+    assert (two.ranking["sign_certain"] == (two.ranking["influence"].abs() > beyond)).all()
+
+
+def test_what_passes_the_check_can_be_answered(toy: Toy) -> None:
+    """An estimator that is not refused gives what memorization needs."""
+    view = asked(toy, "memorization")
+    for name in choices_of("estimator"):
+        estimator = estimator_named(name)
+        if estimator.requires <= toy.learner.provides and name != "tracin_adam":
+            try:
+                view.check(name)
+            except IncompatibleError:
+                continue
+            found = estimator.estimate(toy.run(estimator, name))
+            assert found.self_influence is not None and not found.self_influence_note, name
+
+
+def test_without_effects_few_trainings_resolve_one_pair_in_twenty(toy: Toy) -> None:
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(200):
+        parts = [Influence(values=rng.normal(size=(9, 4))) for _ in range(3)]
+        shares.append(asked(toy, "expected", seeds=3).look(*parts).report["resolved_pairs"])
+    assert 0.04 < np.mean(shares) < 0.06
+
+
+def test_groups_without_instances_are_left_out(toy: Toy) -> None:
+    data = replace(toy.problem.data, task="regression", train=replace(toy.train, y=np.repeat(0.5, 9)))
+    groups = groups_of(toy.with_data(data).run(estimator_named("random"), "random"), "label", 4, 1)
+    assert len(groups) == 1 and groups.members.all()

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from influx.engines import sampled, subsets
-from influx.engines.contrasts import contrast, joint_table, scale_of
-from influx.engines.regressed import own_table, regression_of
+from influx.engines.contrasts import contrast, joint_table, memorization_table, scale_of
+from influx.engines.regressed import regression_of
 from influx.engines.regressions import least_squares
 from influx.engines.risks import Target
 from influx.errors import ConfigError
@@ -31,8 +31,9 @@ class Banzhaf:
     Needs: retraining.
     Cost: K trainings on subsets; 4 K n m operations; rule=ols also n² K + n³ and n² numbers.
     Source: Banzhaf 1965; Wang & Jia 2023; survey Eq. (27). rule=msr is their maximum sample reuse, the difference of
-        mean risks without and with i, with Welch's standard error. rule=ols regresses risks on membership, which
-        has the same expectation and less variance, with HC3 standard errors; it needs K > n + 1.
+        mean risks without and with i, with Welch's standard error. rule=ols regresses risks on membership, with HC3
+        standard errors. Its limit is the same; it has less variance when K is several times n, where it takes the
+        others' additive effects out, and more when K is near n. It needs K > n + 1 and warns below 3 n.
 
     Attributes:
         models: K, subsets to train on.
@@ -74,11 +75,17 @@ class Banzhaf:
     def estimate(self, run: Run) -> Influence:
         """Train on the subsets and compare, or regress."""
         design, label = self.design(run), "retraining on subsets"
-        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, label=label)
-        report = sampled.described(used, pools, self.target, self.seeds) | {"rule": self.rule}
+        least = len(run.train) + 2 if self.rule == "ols" else 0
+        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, least, label=label)
+        report = sampled.described(used, pools, self.target, design) | {"rule": self.rule}
         if self.rule == "msr":
             return contrast(run, pools, self.target, report=report)
-        m = len(run.test)
+        n, m = len(run.train), len(run.test)
+        if used < 3 * n:
+            run.warn(
+                f"least squares on {used} models is noisy for {n} training instances; raise estimator.models to "
+                f"{3 * n} or use estimator.rule=msr"
+            )
         sample = regression_of(run, design.rows(slice(0, used)), self.target, label, own=True)
         slopes, stderr = least_squares(sample)
         own, own_stderr = -np.diag(slopes[:, m + 1 :]), np.diag(stderr[:, m + 1 :])
@@ -89,7 +96,7 @@ class Banzhaf:
             self_influence=own,
             tables={
                 "joint": joint_table(run.train.ids, -slopes[:, :m], -slopes[:, m], stderr[:, m]),
-                "memorization": own_table(run.train.ids, own, own_stderr),
+                "memorization": memorization_table(run.train.ids, own, own_stderr),
             },
             report=report,
         )
@@ -113,7 +120,7 @@ class Banzhaf:
         Raises:
             ConfigError: too few hold or lack an instance, or they are too few for least squares.
         """
-        masks = subsets.bernoulli(run.train.ids, self.p, self.models, run.rng("subsets"))
+        masks = subsets.bernoulli(run.train.ids, self.p, self.models, run.drawn(f"bernoulli/{self.p}"))
         sampled.check_counts(sampled.sides_of(masks > 0), run.problem.data, self.target)
         if self.rule == "ols" and self.models <= len(run.train) + 1:
             raise ConfigError(

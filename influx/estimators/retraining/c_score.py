@@ -89,7 +89,7 @@ class CScore:
                 f"{lacking} consistencies lack a model that leaves the instance out at that size, and the C-scores "
                 "of these instances are missing; raise estimator.runs"
             )
-        report = sampled.described(used, pools, self.target, self.seeds)
+        report = sampled.described(used, pools, self.target, design)
         report |= {"sizes": ", ".join(map(str, sizes)), "runs": self.runs}
         tables = {"consistency": consistency, "c_score": _scores(consistency)}
         return contrast(run, pools, self.target, weights=weights, report=report, tables=tables)
@@ -120,7 +120,7 @@ class CScore:
         check_target(self.target, run.problem.data)
         n = len(run.train)
         sizes = sorted({min(max(round(share * n), 1), n - 1) for share in self.sizes})
-        masks = [subsets.fixed_size(run.train.ids, size, self.runs, run.rng(f"subsets of {size}")) for size in sizes]
+        masks = [subsets.fixed_size(run.train.ids, size, self.runs, run.drawn(f"fixed/{size}")) for size in sizes]
         turn: NDArray[np.int64] = np.tile(np.arange(self.runs, dtype=np.int64) % self.seeds, len(sizes))
         return Design(weights=np.concatenate(masks), init=turn, order=turn.copy(), loss_norm="subset"), sizes
 

@@ -69,12 +69,12 @@ class DataOOB:
         """Train on the bootstrap samples; values of training instances out of bag, and influence."""
         import pandas as pd
 
-        label = "retraining on bootstrap samples"
-        pools, used = sampled.gather(run, self.design(run), None, self.target, self.target_stderr, label=label)
+        design, label = self.design(run), "retraining on bootstrap samples"
+        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, label=label)
         count, mean, variance = (a.ravel() for a in pools[0].own.sides(slice(None))[1])
         values = {"value": -mean, "stderr": np.sqrt(variance / count), "models": count.astype(int)}
         table = pd.DataFrame({"train_id": run.train.ids} | values)
-        report = sampled.described(used, pools, self.target, self.seeds)
+        report = sampled.described(used, pools, self.target, design)
         return contrast(run, pools, self.target, report=report, tables={"data_oob": table})
 
     def plan(self, prospect: Prospect) -> Work:
@@ -89,6 +89,6 @@ class DataOOB:
             ConfigError: too few hold or lack an instance.
         """
         draws = max(round(self.fraction * len(run.train)), 1)
-        counts = subsets.bootstrap(run.train.ids, draws, self.models, run.rng("subsets"))
+        counts = subsets.bootstrap(run.train.ids, draws, self.models, run.drawn("bootstrap"))
         sampled.check_counts(sampled.sides_of(counts > 0), run.problem.data, self.target)
         return subsets.turns(counts, self.seeds)

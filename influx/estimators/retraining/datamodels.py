@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from influx.engines import regressions, sampled, subsets
 from influx.engines.contrasts import contrast, joint_table, scale_of
+from influx.engines.debiased import Effects, debiased
 from influx.engines.regressed import rank_correlations, regression_of
 from influx.engines.risks import Target
 from influx.errors import ConfigError
@@ -22,7 +24,8 @@ from influx.run import Card, Run
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDS = 10  # parts of the jackknife
+FOLDS = 10  # parts whose effects are debiased with fits on the others
+HELD_OUT = 6  # fewest held-out models: three to choose by, three to judge by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +36,26 @@ class Datamodels:
         L1 penalty on random subsets; positive for proponents. With target=margin (the paper's) only ranks; in loss
         units with target=loss.
     Needs: retraining.
-    Cost: K trainings on subsets; 6 K n (n + m) operations and ``path`` LASSO fits of n² m operations per step;
+    Cost: K trainings on subsets; 12 K n (n + m) operations and ``path`` LASSO fits of n² m operations per step;
         n² + n m numbers.
     Source: Ilyas et al. 2022. Subsets hold every instance with probability ``alpha``; the paper's subsets of one
         size leave a common shift of a test instance's weights undetermined. The penalty of each test instance is
-        the one with the least error on held-out models; then all models are fitted again. Table datamodels has the
-        intercept, and R² and the rank correlation (linear datamodeling score) on held-out models of the fit without
-        them. Standard errors are a jackknife over 10 parts of the models at the chosen penalty. Self-influence is
-        the difference of mean risks without and with an instance.
+        the one with the least error on half of the held-out models; then all models are fitted again. Debiased (not
+        in the paper; Zhang & Zhang 2014 with the design's known moments, cross-fitted as in Chernozhukov et al. 2018),
+        a weight is the mean over models of the LASSO's, fitted on other parts of the models, and of the residual
+        divided by ``alpha`` for members and by ``alpha`` - 1 for others: unbiased for any K, dense, with a standard
+        error that covers. Table datamodels has the intercept that goes with the values, and of the LASSO the penalty,
+        the number of weights that are not 0, and R² and the rank correlation (linear datamodeling score; 0 where the
+        prediction is constant) on the other half of the held-out models, of a fit without any of them. Self-influence
+        is the difference of mean risks without and with an instance.
 
     Attributes:
         alpha: probability of an instance to be in a subset.
         models: K, subsets to train on.
-        held_out: share of the models that choose the penalty.
+        held_out: share of the models that are held out: one half chooses the penalty, the other judges the fit.
+        debias: add to the LASSO what it lacks, so that intervals cover; false reports the LASSO's weights, whose
+            standard error is a jackknife over 20 parts of the models at the chosen penalty and holds neither the
+            choice of the penalty nor the shrinkage.
         path: penalties tried.
         path_ratio: smallest of them, relative to the one at which all weights are 0.
         seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
@@ -69,6 +79,7 @@ class Datamodels:
     alpha: float = 0.5
     models: int = 1000
     held_out: float = 0.1
+    debias: bool = True
     path: int = 50
     path_ratio: float = 0.001
     seeds: int = 1
@@ -81,15 +92,20 @@ class Datamodels:
         regressions.check_path(FOLDS, self.path, self.path_ratio, self.models)
         if not 0 < self.alpha < 1:
             raise ConfigError(f"estimator.alpha must be between 0 and 1, got {self.alpha}; change it")
-        if not (0 < self.held_out < 1 and 3 <= round(self.held_out * self.models) <= self.models - FOLDS):
+        if not 0 < self.held_out < 1 or self.models < self._least:
             raise ConfigError(
                 f"estimator.held_out={self.held_out} of {self.models} models leaves too few in or out; change it"
             )
 
+    @property
+    def _least(self) -> int:
+        """Fewest models of which enough are held out and enough are not."""
+        return max(2 * FOLDS, math.ceil(HELD_OUT / self.held_out), math.ceil(FOLDS / (1 - self.held_out)))
+
     def estimate(self, run: Run) -> Influence:
         """Train on the subsets, choose penalties on held-out models and fit all."""
         design, label = self.design(run), "retraining on subsets"
-        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, label=label)
+        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, self._least, label=label)
         simple = contrast(run, pools, self.target, report={})
         sample = regression_of(run, design.rows(slice(0, used)), self.target, label)
         penalty, r2, lds = self._choose(sample)
@@ -100,21 +116,27 @@ class Datamodels:
             return regressions.lasso(part.xx / part.count, part.xy / part.count, penalty, start)
 
         start = None
-        slopes = start = fit(sums)
-        stderr = regressions.jackknife(sample, centre, sums, regressions.ranges(used, FOLDS), slopes, fit)
-        m, missed = len(run.test), regressions.violation(sums.xx / used, sums.xy / used, penalty, slopes)
+        lasso = start = fit(sums)
+        m, missed = len(run.test), regressions.violation(sums.xx / used, sums.xy / used, penalty, lasso)
         if doubt := regressions.doubt(missed):
             run.warn(doubt)
+        if self.debias:
+            folds = regressions.ranges(used, FOLDS)
+            slopes, stderr = debiased(sample, centre, sums, folds, fit, self._known(sample))
+        else:
+            slopes, stderr = lasso, regressions.jackknife(sample, centre, sums, lasso, fit)
         intercept = centre.y[0] - centre.x[0] @ slopes
         chosen = {
             "intercept": intercept,
             "r2": r2,
             "lds": lds,
             "penalty": penalty,
-            "nonzero": (slopes != 0).sum(axis=0),
+            "nonzero": (lasso != 0).sum(axis=0),
         }
-        report = sampled.described(used, pools, self.target, self.seeds)
-        report |= {"held_out_r2": float(np.mean(r2[:m])), "held_out_lds": _mean(lds[:m]), "lasso_violation": missed}
+        report = sampled.described(used, pools, self.target, design)
+        report |= _mean("held_out_r2", r2[:m]) | _mean("held_out_lds", lds[:m]) | {"lasso_violation": missed}
+        if not self.debias:
+            report["stderr_holds"] += f"; {regressions.CONDITIONAL}"
         tables = {
             "joint": joint_table(run.train.ids, -slopes[:, :m], -slopes[:, m], stderr[:, m]),
             "memorization": simple.tables["memorization"],
@@ -130,12 +152,13 @@ class Datamodels:
         )
 
     def _choose(self, sample: regressions.Sample) -> tuple[NDArray[np.float64], ...]:
-        """Per outcome the penalty with the least error on the last models; R² and rank correlation there."""
-        cut = len(sample) - round(self.held_out * len(sample))
+        """Per outcome penalty with least error on half of the held-out models; R² and rank correlation on others."""
+        held = round(self.held_out * len(sample))
+        cut, half = len(sample) - held, held // 2
         centre = regressions.centres(sample, slice(0, cut))
         sums = regressions.products(sample, centre, slice(0, cut))
-        parts = [centre.of(sample, rows, y) for rows, y in sample.read(slice(cut, len(sample)))]
-        x, y = np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+        x, y = _centred(sample, centre, slice(cut, cut + half))
+        x_new, y_new = _centred(sample, centre, slice(cut + half, len(sample)))
         tried = regressions.penalties(sums.xy / sums.count, self.path, self.path_ratio)
         least, penalty, slopes = np.full(y.shape[1], np.inf), tried[0], np.zeros_like(sums.xy)
         for each, found in zip(tried, regressions.path(sums, tried), strict=True):
@@ -143,9 +166,19 @@ class Datamodels:
             better = error < least
             least = np.where(better, error, least)
             penalty, slopes = np.where(better, each, penalty), np.where(better, found, slopes)
-        spread = np.square(y - y.mean(axis=0)).sum(axis=0)
-        r2 = 1 - least / np.where(spread > 0, spread, np.nan)
-        return penalty, r2, rank_correlations(x @ slopes, y)
+        slopes = regressions.lasso(sums.xx / sums.count, sums.xy / sums.count, penalty, slopes)  # to its optimum
+        predicted, spread = x_new @ slopes, np.square(y_new - y_new.mean(axis=0)).sum(axis=0)
+        r2 = 1 - np.square(y_new - predicted).sum(axis=0) / np.where(spread > 0, spread, np.nan)
+        return penalty, r2, rank_correlations(predicted, y_new)
+
+    def _known(self, sample: regressions.Sample) -> Effects:
+        """What is known of subsets that hold every instance with probability ``alpha``."""
+        variance = self.alpha * (1 - self.alpha)
+        return Effects(
+            weigh=lambda rows: (sample.features(rows) - self.alpha) / variance,
+            product=np.ones(1),
+            group=sample.strata,
+        )
 
     def plan(self, prospect: Prospect) -> Work:
         """The same trainings as ``estimate``."""
@@ -160,14 +193,23 @@ class Datamodels:
         Raises:
             ConfigError: too few hold or lack an instance.
         """
-        masks = subsets.bernoulli(run.train.ids, self.alpha, self.models, run.rng("subsets"))
+        masks = subsets.bernoulli(run.train.ids, self.alpha, self.models, run.drawn(f"bernoulli/{self.alpha}"))
         sampled.check_counts(sampled.sides_of(masks > 0), run.problem.data, self.target)
         return subsets.turns(masks, self.seeds)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def _centred(
+    sample: regressions.Sample, centre: regressions.Centres, rows: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features and outcomes of a range of models, in the order in which they are read."""
+    parts = [centre.of(sample, part, y) for part, y in sample.read(rows)]
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def _mean(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """For the report; nothing where no test instance has a number."""
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else 0.0
+    return {name: float(finite.mean())} if len(finite) else {}
 
 
 def _table(ids: NDArray[np.int64], columns: dict[str, NDArray[np.float64]]) -> pd.DataFrame:

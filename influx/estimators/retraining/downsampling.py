@@ -86,7 +86,7 @@ class Downsampling:
         pools, used = sampled.gather(
             run, design, strata, self.target, self.target_stderr, label=label, paired=self._paired
         )
-        report = sampled.described(used, pools, self.target, self.seeds, self._paired)
+        report = sampled.described(used, pools, self.target, design, self._paired)
         report |= {"sampling": self.sampling, "offset": OFFSET[self.sampling]}
         return contrast(run, pools, self.target, paired=self._paired, report=report)
 
@@ -106,17 +106,20 @@ class Downsampling:
         Raises:
             ConfigError: subsets would be empty or whole, or too few hold or lack an instance.
         """
-        n, rng = len(run.train), run.rng("subsets")
+        n, ids = len(run.train), run.train.ids
         size, strata = round(self.fraction * n), np.zeros(self.models, np.int64)
         if self.sampling == "bernoulli":
-            masks = subsets.bernoulli(run.train.ids, self.fraction, self.models, rng)
+            masks = subsets.bernoulli(ids, self.fraction, self.models, run.drawn(f"bernoulli/{self.fraction}"))
         elif not 1 <= size - self._paired or size >= n:
             raise ConfigError(f"estimator.fraction={self.fraction} of {n} instances leaves none in or out; change it")
         elif self._paired:
             strata = np.arange(self.models) % 2
-            masks = subsets.fixed_size(run.train.ids, size - strata, self.models, rng)
+            masks = np.empty((self.models, n), np.uint8)
+            for less in (0, 1):
+                rng, count = run.drawn(f"fixed/{size - less}"), int((strata == less).sum())
+                masks[strata == less] = subsets.fixed_size(ids, size - less, count, rng)
         else:
-            masks = subsets.fixed_size(run.train.ids, size, self.models, rng)
+            masks = subsets.fixed_size(ids, size, self.models, run.drawn(f"fixed/{size}"))
         design = subsets.turns(masks, self.seeds)
         if self._paired:  # both sizes take every turn
             turn = np.arange(self.models, dtype=np.int64) // 2 % self.seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +23,7 @@ from influx.run import Card, Run
 if TYPE_CHECKING:
     import pandas as pd
 
+NOTE = "what an instance gets is its share of the effect of its group, not its own effect on itself"
 LONG_TABLE = 100_000  # rows of table group_influence; beyond, it is left out
 
 
@@ -49,6 +51,7 @@ class GroupLeaveOneOut:
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NOTE}
     scale: ClassVar[Scale] = "loss"
     card: ClassVar[Card] = Card(
         family="retraining",
@@ -81,7 +84,7 @@ class GroupLeaveOneOut:
         groups = self._groups(run)
         pairs = [self._one_seed(run, groups, seed) for seed in range(self.seeds)]
         tests, train = (np.stack(parts) for parts in zip(*pairs, strict=True))  # (seeds, groups, m), (seeds, groups, n)
-        share = groups.members / groups.members.sum(axis=1, keepdims=True)  # (groups, n)
+        share = groups.members / np.maximum(groups.members.sum(axis=1, keepdims=True), 1)  # (groups, n)
         nowhere = groups.members.sum(axis=0) == 0
         spread = [self._shared(share, nowhere, seed) for seed in tests]
         own = np.where(nowhere, np.nan, (share * train.mean(axis=0)).sum(axis=0))
@@ -92,6 +95,7 @@ class GroupLeaveOneOut:
             scale="loss" if self.target == "loss" else "rank",
             stderr=self._error(np.stack(spread)) if self.seeds > 1 else None,
             self_influence=own,
+            self_influence_note=NOTE,
             replicates=tuple(spread),
             tables=self._tables(run, groups, tests),
             report=report | {"seeds": self.seeds, "protocol": f"leave-one-group-out, loss_norm={self._norm}"},
@@ -104,7 +108,7 @@ class GroupLeaveOneOut:
         return Work(
             trainings=designs,
             flops=4.0 * self.seeds * len(groups) * n * m,
-            bytes=self.seeds * 8.0 * (n * m + len(groups) * (n + m)),
+            bytes=self.seeds * 8.0 * (4.0 * n * m + 2.0 * len(groups) * (n + m)),
             formula=f"{self.seeds} x ({len(groups)} groups + 1) trainings",
         )
 

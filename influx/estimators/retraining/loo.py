@@ -101,7 +101,7 @@ class LeaveOneOut:
 
     def _again(self, run: Run | Prospect, removed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows removed again under a second seed, ascending."""
-        return np.sort(run.rng("ceiling").permutation(removed)[: self.ceiling_budget])
+        return subsets.some(run.train.ids, removed, self.ceiling_budget, run.drawn("removed again"))
 
     def removed(self, run: Run | Prospect) -> NDArray[np.int64]:
         """Rows of the training split to remove, ascending.
@@ -118,7 +118,7 @@ class LeaveOneOut:
                 )
             rows = np.flatnonzero(np.isin(run.train.ids, self.indices))
         if self.budget is not None and self.budget < len(rows):
-            rows = np.sort(run.rng("budget").choice(rows, self.budget, replace=False))
+            rows = subsets.some(run.train.ids, rows, self.budget, run.drawn("removed"))
         return rows
 
     @property

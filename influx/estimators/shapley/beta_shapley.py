@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from influx.engines.coalitions import beta_weights, of_positions
-from influx.engines.permutations import CHAIN_DRAWS, CHAINS, Stop, check_permutations, drawn, sampled
-from influx.engines.players import Cooperative
+from influx.engines.coalitions import log_beta_weights, of_positions
+from influx.engines.game_plans import prefixes
+from influx.engines.permutations import check_permutations, drawn, sampled
+from influx.engines.players import Cooperative, holds
+from influx.engines.stopping import CHAIN_DRAWS, CHAINS, Stop
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -40,10 +42,11 @@ class BetaShapley(Cooperative):
         permutations: how many at most.
         antithetic: walk each permutation also backwards; the mean of both is then the unit of the standard error.
         block: prefixes of a permutation trained together; null is a tenth of the players, at least 4.
-        stop: budget (after all permutations), stderr or gelman_rubin.
+        stop: budget (after all permutations), stderr or gelman_rubin. Rules look at the mean over test instances, so
+            that the values for one depend on the others; set more permutations with them.
         check_every: permutations from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances.
+            the mean over test instances; after 30 draws at least (permutations, or antithetic pairs).
         gr_threshold: gelman_rubin stops when the statistic of ten chains of draws is below this, after 500 draws at
             least (permutations, or antithetic pairs).
     """
@@ -65,8 +68,8 @@ class BetaShapley(Cooperative):
     permutations: int = 100
     antithetic: bool = True
     block: int | None = None
-    stop: Literal["budget", "stderr", "gelman_rubin"] = "stderr"
-    check_every: int = 100
+    stop: Literal["budget", "stderr", "gelman_rubin"] = "budget"
+    check_every: int = 10
     target_stderr: float = 0.1
     gr_threshold: float = 1.05
 
@@ -92,20 +95,26 @@ class BetaShapley(Cooperative):
     def plan(self, prospect: Prospect) -> Work:
         """All prefixes of all permutations: the stopping rule can only save some."""
         players = self.players(prospect)
-        orders = drawn(players.ids, self.permutations, self.antithetic, prospect.rng("permutations"))
-        return self.walked(players, orders, len(prospect.test))
+        rng = prospect.drawn("permutations")
+        scheme = prefixes(len(players), len(prospect.test) + 1, self.block, self.antithetic)
+        return self.walked(
+            prospect,
+            players,
+            lambda count: drawn(players.ids, count, self.antithetic, rng),
+            self.permutations,
+            scheme,
+        )
 
     def estimate(self, run: Run) -> Influence:
         """Walk permutations until the rule stops."""
         players = self.players(run)
         found = sampled(
             self.game(run, players),
-            drawn(players.ids, self.permutations, self.antithetic, run.rng("permutations")),
-            of_positions(beta_weights(len(players), self.alpha, self.beta)),
+            drawn(players.ids, self.permutations, self.antithetic, run.drawn("permutations")),
+            of_positions(log_beta_weights(len(players), self.alpha, self.beta)),
             Stop(rule=self.stop, every=self.check_every, target=self.target_stderr, ratio=self.gr_threshold),
             antithetic=self.antithetic,
             block=self.block,
         )
-        return self.result(
-            run, players, found.values, found.stderr, {}, {"coalitions": found.coalitions} | found.report
-        )
+        report = {"coalitions": found.coalitions, "stderr_holds": holds("permutations", self.seeds)}
+        return self.result(run, players, found.values, found.stderr, {}, report | found.report)

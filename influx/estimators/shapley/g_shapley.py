@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.engines import subsets
+from influx.engines.contrasts import joint_table
 from influx.engines.games import Array
 from influx.engines.online import CANDIDATES, Online
-from influx.engines.permutations import Stop, check_permutations, gathered
+from influx.engines.permutations import at_once, check_permutations, gathered
+from influx.engines.players import APART, NO_SELF
+from influx.engines.stopping import Stop
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -36,20 +40,24 @@ class GShapley:
         of training instances.
 
     Attributes:
-        lr: learning rate; null is that of the trained model, search tries 0.1 to 0.00003 in half powers of ten.
+        lr: learning rate; null is that of the trained model, with a warning when its steps were not those of plain
+            SGD; search tries 0.1 to 0.00003 in half powers of ten.
         batch_size: instances of a step, which share its fall equally.
         inits: initialisations that take turns; the first is the trained model's own.
         permutations: orders at most.
-        stop: budget (after all of them), stderr, paper, or any of stderr and paper, whichever comes first.
+        stop: budget (after all of them), stderr, paper, or any of stderr and paper, whichever comes first. Rules look
+            at the mean over test instances, so that the values for one depend on the others; set more permutations
+            with them.
         check_every: orders from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances.
+            the mean over test instances; after 30 orders at least.
         convergence: paper stops when running means of the last ``window`` orders differ from the newest by less than
             this, relative to each value and averaged over instances.
         window: orders that the rule of the paper looks back on.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
+    refuses: ClassVar[Mapping[str, str]] = {"memorization": NO_SELF}
     scale: ClassVar[Scale] = "loss"
     card: ClassVar[Card] = Card(
         family="shapley",
@@ -65,8 +73,8 @@ class GShapley:
     batch_size: int = 1
     inits: int = 1
     permutations: int = 200
-    stop: Literal["budget", "stderr", "paper", "any"] = "any"
-    check_every: int = 100
+    stop: Literal["budget", "stderr", "paper", "any"] = "budget"
+    check_every: int = 10
     target_stderr: float = 0.1
     convergence: float = 0.05
     window: int = 100
@@ -87,12 +95,13 @@ class GShapley:
         """All orders: the stopping rule can only save some."""
         net, n, m = prospect.net, len(prospect.train), len(prospect.test)
         passes = self.permutations + (TRIALS * len(CANDIDATES) if self.lr == "search" else 0)
+        each = _bytes(n, m, net.parameters)
         watched = self.permutations * -(-n // self.batch_size) * m
         return Work(
             gradients=float(passes * n),
             flops=6.0 * net.macs * passes * n + 2.0 * net.macs * watched,
             numbers=6.0 * passes * n / self.batch_size * net.parameters + 4.0 * self.permutations * n * m,
-            bytes=8.0 * 5 * n * m,
+            bytes=8.0 * (4 * n * m + self.permutations * n) + at_once(self.permutations, each) * each,
             formula=f"{self.permutations} orders x {n} steps x (1 gradient + {m} forward passes)",
         )
 
@@ -100,12 +109,12 @@ class GShapley:
         """Passes in random orders until the rule stops."""
         online = Online(run.gradients.fitted, run.train, run.test, self.batch_size, self.inits)
         lr = self._rate(run, online)
-        orders = subsets.permutations(run.train.ids, self.permutations, run.rng("permutations"))
+        orders = subsets.permutations(run.train.ids, self.permutations, run.drawn("permutations"))
 
         def walk(part: NDArray[np.int64]) -> Array:
             return online.falls(part, lr)
 
-        numbers = len(run.train) * (len(run.test) + 1) + 4 * online.parameters
+        each = _bytes(len(run.train), len(run.test), online.parameters)
         stop = Stop(
             rule=self.stop,
             every=self.check_every,
@@ -113,11 +122,34 @@ class GShapley:
             change=self.convergence,
             window=self.window,
         )
-        found = gathered(walk, orders, numbers, stop, 1)
-        report = {"lr": lr, "fall_of_test_risk": float(found.values[:, -1].sum())} | found.report
-        return run.influence(found.values[:, :-1], stderr=found.stderr[:, :-1], scale=self.scale, report=report)
+        found = gathered(walk, orders, each, stop, 1)
+        inits = "one initialisation" if self.inits == 1 else f"{self.inits} initialisations that take turns"
+        report = {
+            "lr": lr,
+            "fall_of_test_risk": float(found.values[:, -1].sum()),
+            "stderr_holds": f"draw of orders, {inits}; {APART}",
+        }
+        joint = joint_table(run.train.ids, found.values[:, :-1], found.values[:, -1], found.stderr[:, -1])
+        return run.influence(
+            found.values[:, :-1],
+            stderr=found.stderr[:, :-1],
+            scale=self.scale,
+            report=report | found.report,
+            tables={"joint": joint},
+        )
 
     def _rate(self, run: Run, online: Online) -> float:
         if self.lr == "search":
             return online.best_rate(subsets.permutations(run.train.ids, TRIALS, run.rng("learning rate")))
-        return float(online.fitted.recipe.optimizer.lr if self.lr is None else self.lr)
+        recipe = online.fitted.recipe
+        if self.lr is None and recipe.unlike_sgd:
+            run.warn(
+                f"passes of plain SGD take the learning rate {recipe.optimizer.lr:g}, which was chosen for a training "
+                f"with {recipe.unlike_sgd}; set estimator.lr=search or a number"
+            )
+        return float(recipe.optimizer.lr if self.lr is None else self.lr)
+
+
+def _bytes(n: int, m: int, parameters: int) -> int:
+    """What an order takes: falls and copies for their means; parameters, gradients and their updates."""
+    return 8 * (3 * n * (m + 1) + 4 * parameters)

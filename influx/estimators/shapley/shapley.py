@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from influx.engines.coalitions import powerset, semivalues, shapley_weights
+from influx.engines.coalitions import semivalues, shapley_weights
 from influx.engines.permutations import with_mean
-from influx.engines.players import Cooperative, averaged
+from influx.engines.players import Cooperative, over_seeds
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -52,9 +50,7 @@ class Shapley(Cooperative):
     def plan(self, prospect: Prospect) -> Work:
         """All coalitions."""
         players = self.few_players(prospect, "estimator=tmc_shapley")
-        coalitions = np.concatenate(list(powerset(len(players))))
-        formula = f"{self.seeds} x (2^{len(players)} - 1) trainings"
-        return self.trainings(players, coalitions, len(prospect.test), formula)
+        return self.all_coalitions(prospect, players, len(players))
 
     def estimate(self, run: Run) -> Influence:
         """The game under each seed."""
@@ -62,6 +58,6 @@ class Shapley(Cooperative):
         weights = shapley_weights(len(players))
         games = [self.game(run, players, (seed,)) for seed in range(self.seeds)]
         parts = [with_mean(semivalues(game, weights)) for game in games]
-        values, stderr = averaged(parts)
+        values, stderr = over_seeds(parts)
         report = {"coalitions": 2 ** len(players)}
         return self.result(run, players, values, stderr, {}, report, parts)

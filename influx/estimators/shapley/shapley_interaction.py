@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from influx.engines import subsets
-from influx.engines.coalitions import interaction_weights, powerset, shapley_weights, with_interactions
-from influx.engines.pairs import adjacent, adjacent_coalitions
+from influx.engines.coalitions import interaction_weights, shapley_weights, with_interactions
+from influx.engines.game_plans import Scheme
+from influx.engines.pairs import adjacent, adjacent_by_size, adjacent_bytes, adjacent_coalitions, kept_numbers
 from influx.engines.permutations import check_permutations, with_mean
-from influx.engines.players import Cooperative, averaged, pair_tables
+from influx.engines.players import Cooperative, holds, over_seeds, pair_tables
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -69,11 +68,19 @@ class ShapleyInteraction(Cooperative):
         """All coalitions, or those of the permutations."""
         if self.estimator == "exact":
             players = self.few_players(prospect, INSTEAD)
-            coalitions = np.concatenate(list(powerset(len(players))))
-            return self.trainings(players, coalitions, len(prospect.test), f"2^{len(players)} - 1 trainings")
+            return self.all_coalitions(prospect, players, len(players) * (len(players) + 1) // 2)
         players = self.players(prospect)
-        orders = subsets.permutations(players.ids, self.permutations, prospect.rng("permutations"))
-        return self.walked(players, orders, len(prospect.test), adjacent_coalitions)
+        rng = prospect.drawn("permutations")
+        count, columns = len(players), len(prospect.test) + 1
+        scheme = Scheme(
+            coalitions=adjacent_coalitions,
+            by_size=adjacent_by_size(count),
+            bytes=adjacent_bytes(count, columns),
+            sums=kept_numbers(count, columns),
+        )
+        return self.walked(
+            prospect, players, lambda number: subsets.permutations(players.ids, number, rng), self.permutations, scheme
+        )
 
     def estimate(self, run: Run) -> Influence:
         """From all coalitions under each seed, or from permutations."""
@@ -84,13 +91,13 @@ class ShapleyInteraction(Cooperative):
         weights = shapley_weights(len(players)), interaction_weights(len(players))
         games = [self.game(run, players, (seed,)) for seed in range(self.seeds)]
         parts, pairs = zip(*(map(with_mean, with_interactions(game, *weights)) for game in games), strict=True)
-        values, stderr = averaged(parts)
-        tables = pair_tables(players, *averaged(pairs), run.test.ids)
+        values, stderr = over_seeds(parts)
+        tables = pair_tables(players, *over_seeds(pairs), run.test.ids)
         return self.result(run, players, values, stderr, tables, {"coalitions": 2 ** len(players)}, parts)
 
     def _sampled(self, run: Run) -> Influence:
         players = self.players(run)
-        orders = subsets.permutations(players.ids, self.permutations, run.rng("permutations"))
+        orders = subsets.permutations(players.ids, self.permutations, run.drawn("permutations"))
         found = adjacent(self.game(run, players), orders)
         unseen = int((found.visits == 0).sum())
         if unseen:
@@ -98,6 +105,10 @@ class ShapleyInteraction(Cooperative):
                 f"{unseen} of {len(found.visits)} pairs were never neighbours in {self.permutations} permutations and "
                 "have no interaction; raise estimator.permutations or set estimator.groups"
             )
-        report = {"coalitions": found.coalitions, "least_visits": int(found.visits.min())}
+        report = {
+            "coalitions": found.coalitions,
+            "least_visits": int(found.visits.min()),
+            "stderr_holds": holds("permutations", self.seeds),
+        }
         tables = pair_tables(players, found.pairs, found.pairs_stderr, run.test.ids)
         return self.result(run, players, found.values, found.stderr, tables, report)

@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from influx.engines import subsets
-from influx.engines.coalitions import pairs_of, powerset, taylor_weights, weights_of_nobody, with_interactions
+from influx.engines.coalitions import all_pairs, taylor_weights, weights_of_nobody, with_interactions
+from influx.engines.game_plans import Scheme
 from influx.engines.games import Array, Game
-from influx.engines.pairs import taylor, taylor_coalitions
+from influx.engines.pairs import kept_numbers, taylor, taylor_by_size, taylor_bytes, taylor_coalitions
 from influx.engines.permutations import check_permutations, with_mean
-from influx.engines.players import Cooperative, averaged, pair_tables
+from influx.engines.players import Cooperative, holds, over_seeds, pair_tables
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -71,11 +72,19 @@ class ShapleyTaylor(Cooperative):
         """All coalitions, or those of the permutations."""
         if self.estimator == "exact":
             players = self.few_players(prospect, INSTEAD)
-            coalitions = np.concatenate(list(powerset(len(players))))
-            return self.trainings(players, coalitions, len(prospect.test), f"2^{len(players)} - 1 trainings")
+            return self.all_coalitions(prospect, players, len(players) * (len(players) + 1) // 2)
         players = self.players(prospect)
-        orders = subsets.permutations(players.ids, self.permutations, prospect.rng("permutations"))
-        return self.walked(players, orders, len(prospect.test), taylor_coalitions)
+        rng = prospect.drawn("permutations")
+        count, columns = len(players), len(prospect.test) + 1
+        scheme = Scheme(
+            coalitions=taylor_coalitions,
+            by_size=taylor_by_size(count),
+            bytes=taylor_bytes(count, columns),
+            sums=kept_numbers(count, columns),
+        )
+        return self.walked(
+            prospect, players, lambda number: subsets.permutations(players.ids, number, rng), self.permutations, scheme
+        )
 
     def estimate(self, run: Run) -> Influence:
         """From all coalitions under each seed, or from permutations."""
@@ -85,22 +94,23 @@ class ShapleyTaylor(Cooperative):
         players = self.few_players(run, INSTEAD)
         found = [_of(self.game(run, players, (seed,))) for seed in range(self.seeds)]
         parts = [values for values, _ in found]
-        values, stderr = averaged(parts)
-        tables = pair_tables(players, *averaged([pairs for _, pairs in found]), run.test.ids)
+        values, stderr = over_seeds(parts)
+        tables = pair_tables(players, *over_seeds([pairs for _, pairs in found]), run.test.ids)
         return self.result(run, players, values, stderr, tables, {"coalitions": 2 ** len(players)}, parts)
 
     def _sampled(self, run: Run) -> Influence:
         players = self.players(run)
-        orders = subsets.permutations(players.ids, self.permutations, run.rng("permutations"))
+        orders = subsets.permutations(players.ids, self.permutations, run.drawn("permutations"))
         found = taylor(self.game(run, players), orders)
         tables = pair_tables(players, found.pairs, found.pairs_stderr, run.test.ids)
-        return self.result(run, players, found.values, found.stderr, tables, {"coalitions": found.coalitions})
+        report = {"coalitions": found.coalitions, "stderr_holds": holds("permutations", self.seeds)}
+        return self.result(run, players, found.values, found.stderr, tables, report)
 
 
 def _of(game: Game) -> tuple[Array, Array]:
     """Values of players, halves of their pairs included, and of pairs; from all coalitions."""
     weights = weights_of_nobody(game.players), taylor_weights(game.players)
     values, pairs = map(with_mean, with_interactions(game, *weights))
-    for side in pairs_of(game.players):
+    for side in all_pairs(game.players):
         np.add.at(values, side, pairs / 2)
     return values, pairs

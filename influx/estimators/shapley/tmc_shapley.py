@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from influx.engines.coalitions import of_positions, shapley_weights
-from influx.engines.permutations import Stop, Truncation, check_permutations, drawn, sampled
-from influx.engines.players import Cooperative
+import numpy as np
+
+from influx.engines.game_plans import prefixes
+from influx.engines.permutations import Truncation, check_permutations, drawn, sampled
+from influx.engines.players import Cooperative, holds
+from influx.engines.stopping import Stop
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -42,10 +45,12 @@ class TMCShapley(Cooperative):
         patience: prefixes in a row within the tolerance before a permutation ends.
         antithetic: walk each permutation also backwards; the mean of both is then the unit of the standard error.
         block: prefixes of a permutation trained together; null is a tenth of the players, at least 4.
-        stop: budget (after all permutations), stderr, paper, or any of stderr and paper, whichever comes first.
+        stop: budget (after all permutations), stderr, paper, or any of stderr and paper, whichever comes first. Rules
+            look at the mean over test instances, so that the values for one depend on the others; set more
+            permutations with them.
         check_every: permutations from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances.
+            the mean over test instances; after 30 draws at least (permutations, or antithetic pairs).
         convergence: paper stops when running means of the last ``window`` permutations differ from the newest by less
             than this, relative to each value and averaged over players.
         window: permutations that the rule of the paper looks back on.
@@ -68,8 +73,8 @@ class TMCShapley(Cooperative):
     patience: int = 6
     antithetic: bool = True
     block: int | None = None
-    stop: Literal["budget", "stderr", "paper", "any"] = "any"
-    check_every: int = 100
+    stop: Literal["budget", "stderr", "paper", "any"] = "budget"
+    check_every: int = 10
     target_stderr: float = 0.1
     convergence: float = 0.05
     window: int = 100
@@ -89,16 +94,23 @@ class TMCShapley(Cooperative):
     def plan(self, prospect: Prospect) -> Work:
         """All prefixes of all permutations: truncation and the stopping rule can only save some."""
         players = self.players(prospect)
-        orders = drawn(players.ids, self.permutations, self.antithetic, prospect.rng("permutations"))
-        return self.walked(players, orders, len(prospect.test))
+        rng = prospect.drawn("permutations")
+        scheme = prefixes(len(players), len(prospect.test) + 1, self.block, self.antithetic)
+        return self.walked(
+            prospect,
+            players,
+            lambda count: drawn(players.ids, count, self.antithetic, rng),
+            self.permutations,
+            scheme,
+        )
 
     def estimate(self, run: Run) -> Influence:
         """Walk permutations until the rule stops."""
         players = self.players(run)
         found = sampled(
             self.game(run, players),
-            drawn(players.ids, self.permutations, self.antithetic, run.rng("permutations")),
-            of_positions(shapley_weights(len(players))),
+            drawn(players.ids, self.permutations, self.antithetic, run.drawn("permutations")),
+            np.ones(len(players)),
             Stop(
                 rule=self.stop,
                 every=self.check_every,
@@ -110,5 +122,9 @@ class TMCShapley(Cooperative):
             block=self.block,
             truncation=Truncation(tolerance=self.truncation, patience=self.patience),
         )
-        report = {"coalitions": found.coalitions, "truncated": 1 - found.walked} | found.report
-        return self.result(run, players, found.values, found.stderr, {}, report)
+        report = {
+            "coalitions": found.coalitions,
+            "truncated": 1 - found.walked,
+            "stderr_holds": holds("permutations", self.seeds),
+        }
+        return self.result(run, players, found.values, found.stderr, {}, report | found.report)
