@@ -15,6 +15,7 @@ from types import FrameType
 
 from influx import __version__
 from influx.errors import ConfigError, InfluxError, Interrupted, did_you_mean
+from influx.interrupts import Stopped
 
 HELP = """\
 usage: influx COMMAND [arguments]
@@ -42,12 +43,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``influx`` script; leaves through ``SystemExit`` with the documented codes."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)  # until the pipeline takes over
+        for signum in (signal.SIGINT, signal.SIGTERM):  # until the pipeline takes over
+            signal.signal(signum, _stop)
+    _received.clear()
     try:
         code = _dispatch(arguments)
     except InfluxError as error:
         _say_error(str(error))
         code = error.exit_code
+    except Stopped as stopped:
+        code = _stopped(stopped.reason)
     except KeyboardInterrupt:
         _say_error("stopped at once; finished work is saved, run the same command to continue")
         code = 130
@@ -55,14 +60,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
+        if _received:  # what a library made of the stop while it cleaned up
+            sys.exit(_stopped(Interrupted(_received[0])))
         _say_error(f"internal error: {type(error).__name__}: {error}; INFLUX_DEBUG=1 shows where")
         code = 1
     sys.exit(code)
 
 
-def _terminated(signum: int, frame: FrameType | None) -> None:
+_received: list[int] = []  # signals before the pipeline took over
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
     del frame
-    raise Interrupted(signum)
+    _received.append(signum)
+    raise Stopped(Interrupted(signum))  # libraries that read settings wrap every Exception in one of their own
+
+
+def _stopped(reason: Exception) -> int:
+    _say_error(str(reason))
+    return reason.exit_code if isinstance(reason, InfluxError) else 1
 
 
 def _say_error(message: str) -> None:
