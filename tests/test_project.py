@@ -65,7 +65,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_readme_opens_with_a_run_and_a_test_command_of_one_line_each() -> None:
     run, tests = commands()[:2]
     assert "\n" not in run and run.endswith("/influx run")
-    assert "\n" not in tests and tests.endswith("-m pytest -q")
+    assert "\n" not in tests and tests.endswith("-m pytest -q -n 2")
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
