@@ -30,7 +30,9 @@ from influx.reporting import html
 from influx.reporting.progress import factory
 from influx.reporting.record import RunRecord
 from influx.run import Estimator
+from influx.shared_truth import Made, shared_truth
 from influx.store import Folder
+from influx.trained import is_trained, trained_problem
 
 log = logging.getLogger("influx")
 SIGN = "positive influence: the training instance helps, the test risk would be higher without it"
@@ -92,7 +94,7 @@ class Pipeline:
             "evaluate": self._evaluate,
             "report": self._report,
         }
-        finished = all(self.manifest.complete(stage) for stage in stages) and self._trained
+        finished = all(self.manifest.complete(stage) for stage in stages) and is_trained(self.job)
         if not self.folder.has("config.yaml"):
             self.folder.write_text("config.yaml", self._config_text())
         if finished:
@@ -103,7 +105,7 @@ class Pipeline:
         redo = False
         try:
             for name, stage in stages.items():
-                done = self.manifest.complete(name) and (name != "train" or self._trained)
+                done = self.manifest.complete(name) and (name != "train" or is_trained(self.job))
                 if done and not redo:
                     self.manifest.reuse(name)
                     continue
@@ -132,33 +134,8 @@ class Pipeline:
 
     def _train(self) -> list[str]:
         """Train, or read the trained problem."""
-        self.__dict__["fitted"] = self._trained_problem(self.job)
+        self.__dict__["fitted"] = trained_problem(self.job)
         return []
-
-    @staticmethod
-    def _trained_problem(job: Job) -> Fitted:
-        """What training made, described in the problem's folder."""
-        folder, data = job.problem_folder, job.problem.data
-        with folder.locked(what="problem"):
-            folder.sweep_temporaries()
-            fitted = job.problem.learner.fit(data, job.problem.seed, folder)
-            if not folder.has("instances.parquet"):
-                outcomes = {"train": fitted.outcomes(data.train), "test": fitted.outcomes(data.test)}
-                results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
-            if data.display and not folder.has("display.npz"):
-                folder.write("display.npz", lambda path: _save_arrays(path, dict(data.display)))
-            if not folder.has("problem.json"):
-                described = {
-                    "id": job.problem.id,
-                    "config": dict(job.problem.config),
-                    "seed": job.problem.seed,
-                    "fingerprint": data.fingerprint(),
-                    "notes": list(data.notes),
-                    "versions": versions(),
-                    "checksums": _others(folder.checksums()) | _below(folder, "checkpoints"),
-                }
-                folder.write_json("problem.json", described)
-        return fitted
 
     def _make_truth(self) -> list[str]:
         if self.truth is None:
@@ -205,10 +182,19 @@ class Pipeline:
 
     @cached_property
     def truth(self) -> Influence | None:
-        """Ground truth in full precision, read from the retraining bank or made."""
+        """Ground truth in full precision, read from what runs on the problem share, or made."""
         if self.job.truth is None:
             return None
-        return self._measure(self.job.truth_name, self.job.truth, entry="truth")
+        truth, name, values = self.job.truth, self.job.truth_name, self.manifest.values
+
+        def make() -> Made:
+            found = self._measure(name, truth, entry="truth")
+            return found, values["cost"]["truth"], [w for w in values["warnings"] if w.startswith(f"{name}: ")]
+
+        found, values["cost"]["truth"], warnings = shared_truth(self.job, make)
+        for sentence in warnings:
+            self.manifest.warn(sentence)
+        return found
 
     @property
     def saved_truth(self) -> Influence | None:
@@ -217,20 +203,6 @@ class Pipeline:
             return None
         saved = np.load(self.folder / "truth.npy", mmap_mode="r", allow_pickle=False)
         return Influence(values=saved, replicates=self.truth.replicates, report=self.truth.report)
-
-    @property
-    def _trained(self) -> bool:
-        """Whether all that training left is there undamaged. Reads every file once."""
-        folder = self.job.problem_folder
-        if not folder.path.is_dir():
-            return False
-        with folder.locked(what="problem"):
-            if not folder.has("problem.json"):
-                return False
-            listed = folder.read_json("problem.json")["checksums"]
-            places = [(folder / name).parent.relative_to(folder.path) for name in listed]
-            folders = {place: folder.sub(str(place)) for place in places}
-            return all(folders[place].has(Path(name).name) for place, name in zip(places, listed, strict=True))
 
     def _measure(self, name: str, estimator: Estimator, entry: str | None = None) -> Influence:
         return self._found(name, estimator, entry)[0]
@@ -243,7 +215,7 @@ class Pipeline:
             for number in range(trainings):
                 interrupts.check()
                 job = self.job.trained_again(number)
-                fitted = self._trained_problem(job) if number else self.fitted
+                fitted = trained_problem(job) if number else self.fitted
                 banks.append(job.bank())
                 run = job.run(fitted, estimator.requires, name, banks[-1])
                 found.append(estimator.estimate(run))
@@ -294,6 +266,9 @@ class Pipeline:
     def _protocol(self) -> str:
         if self.job.truth is None:
             return "no ground truth"
+        stated = getattr(self.job.truth, "protocol", None)
+        if stated is not None:
+            return str(stated)
         norm = getattr(self.job.truth, "norm", "full")
         divided = "their size (weight in place)" if norm == "full" else "their surviving weight"
         return f"removal sets the weight to 0, same initialisation and batch order, batches divided by {divided}"
@@ -311,16 +286,3 @@ class Pipeline:
     def _identity(self) -> dict[str, Any]:
         """The settings that make this run another one, as config.yaml holds them."""
         return identifying(yaml.safe_load(self._config_text()), PRESENTATION)
-
-
-def _others(listed: dict[str, str]) -> dict[str, str]:
-    return {name: digest for name, digest in listed.items() if name != "problem.json"}
-
-
-def _below(folder: Folder, name: str) -> dict[str, str]:
-    return {f"{name}/{file}": digest for file, digest in folder.sub(name).checksums().items()}
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as f:
-        np.savez(f, **arrays)

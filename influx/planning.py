@@ -73,6 +73,7 @@ class NetShape:
         dot: multiply-adds of one product of two per-instance gradients, the cheaper way for each layer.
         head_dot: the same for the last linear layer.
         depth: layers with parameters.
+        plain: linear layers with elementwise functions between them, nothing else.
         steps: updates of the whole training.
         visits: instances in all their batches together.
         saved: steps whose parameters are saved, from 0 to ``steps``.
@@ -86,6 +87,7 @@ class NetShape:
     dot: float
     head_dot: float
     depth: int
+    plain: bool
     steps: int
     visits: int
     saved: tuple[int, ...]
@@ -108,6 +110,15 @@ class Paced(Protocol):
 
     def pace(self, problem: Problem) -> Pace:
         """Train a little and scale up; takes a fraction of a second, writes nothing."""
+        ...
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A learner whose time depends on which instances a model is trained on."""
+
+    def seconds_each(self, problem: Problem, design: Design) -> float:
+        """Seconds of one model of the design, from a few of them; takes a fraction of a second, writes nothing."""
         ...
 
 

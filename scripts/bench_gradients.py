@@ -112,8 +112,13 @@ def timed(compute: Any, device: str) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def peak() -> float:
-    """Largest memory of this process so far in MB; the counter of children starts at their parent's on Linux."""
+def peak(device: str) -> float:
+    """Largest memory of this process so far in MB: the accelerator's where there is one, else the processor's.
+
+    The processor's counter of children starts at their parent's on Linux.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if status.exists():
         lines = (line.split() for line in status.read_text().splitlines())
@@ -133,13 +138,13 @@ def child(case: Case, name: str, number: int, folder: Path, device: str) -> None
     option = CONTENDERS[name].options(case.n)[number]
     try:
         compute = CONTENDERS[name].prepare(trained, option)
-        before = peak()
+        before = peak(device)
         seconds, values = timed(compute, device)
     except Exception as error:  # whatever a library raises is why it refuses
         reason = str(error).strip().splitlines() or [""]
         print(json.dumps({"refused": f"{type(error).__name__}: {reason[0]}"[:300]}))
         return
-    memory = {"before_mb": before, "peak_mb": peak()}
+    memory = {"before_mb": before, "peak_mb": peak(device)}
     np.save(folder / VALUES, values)
     print(json.dumps({"seconds": seconds} | memory))
 
@@ -184,6 +189,7 @@ def explore(letter: str, case: Case, names: list[str], folder: Path, device: str
                 continue
             entry = Entry(name, option, number)
             entry.alone = alone(letter, entry, folder, device, None if name == "influx" else limit)
+            print(f"{letter} {name} {option.label}: {entry.alone}", file=sys.stderr)
             entries.append(entry)
             if "seconds" in entry.alone:
                 values = np.load(folder / VALUES)

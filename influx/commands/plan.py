@@ -175,7 +175,7 @@ class Outlook:
         row, others = self._measured("estimate", [work], self._matrix_mb), self.job.perspective.seeds - 1
         if others:  # nothing of theirs is taken to be there
             models = sum(len(design) for design in work.trainings) + work.more_trainings
-            each = self.pace.training + self.rates.seconds(work) + models * self.pace.model
+            each = self.pace.training + self.rates.seconds(work) + models * self._each(work)
             row["seconds"] += others * each
             row["formula"] = f"{others + 1} trainings of the problem, each: {row['formula']}"
         return row
@@ -230,7 +230,10 @@ class Outlook:
         problem, first = self.job.problem, FIRST_GRADIENTS if work.gradients and not self.warm else 0.0
         self.warm = self.warm or bool(work.gradients)
         instances = len(problem.train) + len(problem.test)
-        seconds = first + self.rates.seconds(work) + missing * self.pace.model
+        trainings = sum(
+            number * self._each(part) for part, (number, _) in zip(works, counted, strict=True) if round(number)
+        )
+        seconds = first + self.rates.seconds(work) + trainings
         seconds += FILE_SECONDS * missing / max(problem.learner.block_size(problem.data), 1)
         parts = [f"{missing:,} of {asked:,} trainings"] if asked else []
         parts += [f"{work.gradients:,.0f} gradients"] if work.gradients else []
@@ -240,6 +243,15 @@ class Outlook:
         disk_mb += missing * (instances * FIELDS_BYTES + len(problem.train) / 8 + 60) / 1e6
         state = "in part" if missing < asked else "to do"
         return _row(stage, state, ", ".join(parts), seconds, _peak_mb() + work.bytes / 1e6, disk_mb, formula)
+
+    def _each(self, work: Work) -> float:
+        """Seconds of one training: of those that the work lists, where they differ from others."""
+        from influx.planning import Sampling
+
+        learner = self.job.problem.learner
+        if not isinstance(learner, Sampling) or not work.trainings:
+            return self.pace.model
+        return learner.seconds_each(self.job.problem, max(work.trainings, key=len))
 
     def _missing(self, work: Work) -> tuple[float, float]:
         """Trainings to do and asked for; those that are not listed are taken to be missing as often as the others."""

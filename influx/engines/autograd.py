@@ -34,7 +34,7 @@ def gradients(result: Tensor, wanted: Sequence[Any], seeds: Tensor) -> list[Tens
 def one_by_one(module: nn.Module, params: Sequence[Tensor], x: Tensor, seeds: Tensor) -> Tensor:
     """``(b, p)`` by one backward pass per instance: slow, and what all else is held against."""
     rows = []
-    with torch.enable_grad(), _differentiable(module):
+    with torch.enable_grad(), differentiable(module):
         for one, seed in zip(x.split(1), seeds.split(1), strict=True):
             found = gradients(module(one), params, seed)
             pairs = zip(params, found, strict=True)
@@ -48,14 +48,14 @@ def _dense(tensor: Tensor, zero: bool) -> Tensor:
     return (tensor.to_dense() if tensor.is_sparse else tensor).flatten()
 
 
-def _differentiable(module: nn.Module) -> AbstractContextManager[object]:
+def differentiable(module: nn.Module) -> AbstractContextManager[object]:
     """Without cuDNN where it has no backward pass: for recurrent layers in eval mode."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
     return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch says about its own code: it is slow for an operation, or calls what it deprecates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -99,7 +99,7 @@ class Free:
             return (self._outputs(params, one[None])[0] * seed).sum()
 
         # vmap would run the other kernels of attention one instance at a time
-        with torch.no_grad(), _quiet(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH):
             found = vmap(grad(projected), in_dims=(None, 0, 0))(self.parameters, self.x, self.seeds)
         return {name: g.flatten(1) for name, g in found.items()}
 
@@ -117,7 +117,7 @@ class Free:
         """``(b, m)`` products with m directions, each in one forward-mode pass; None where there is none."""
         columns = []
         try:
-            with torch.no_grad(), _quiet(), sdpa_kernel(SDPBackend.MATH), _differentiable(self.module):
+            with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH), differentiable(self.module):
                 for rows in zip(*(directions[name] for name in self.names), strict=True):
                     columns.append(self._along_one(rows))
         except (NotImplementedError, RuntimeError):  # some operations have no forward mode

@@ -1,18 +1,15 @@
-"""Risks of models trained without an instance minus those of models trained with it, summed up block by block.
-
-Two sums per pair (of risks and of their squares, over the models with the instance) and the totals give means and
-variances on both sides: one pass over the bank, whatever the number of models.
-"""
+"""Risks of models trained without an instance minus those of models trained with it: values and standard errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.engines.risk_sums import Array, Pool, Side, Sums, chunks, clustered
 from influx.engines.risks import Target
 from influx.influence import Influence, Scale
 
@@ -21,101 +18,22 @@ if TYPE_CHECKING:
 
     from influx.run import Run
 
-Array = NDArray[np.float64]
-ROWS_CHUNK = 1024  # training instances whose means and variances are formed at once
-
-
-class Side(NamedTuple):
-    """Models on one side: how many (rows, 1), mean and unbiased variance of their risks (rows, columns)."""
-
-    models: Array
-    mean: Array
-    variance: Array
-
-
-class Sums:
-    """Sums of risks over the models with each training instance, and over all.
-
-    Risks are (models, columns), the same for every training instance; with ``own`` column i belongs to training
-    instance i, and what is kept is one column.
-    """
-
-    def __init__(self, n: int, columns: int, zeros: Callable[[], Array] | None = None, own: bool = False) -> None:
-        """``zeros`` makes the two (n, columns) accumulators; None means in memory."""
-        make = zeros or (lambda: np.zeros((n, columns)))
-        self.own, self.models, self.count = own, 0, np.zeros((n, 1))
-        self.risk, self.square = make(), make()
-        self.all_risk, self.all_square = np.zeros((2, n, 1) if own else (2, 1, columns))
-        self.shift: Array | None = None
-
-    def add(self, inside: NDArray[np.bool_], risk: Array) -> None:
-        """Add models: ``inside`` (models, n) says which instances each was trained on."""
-        if self.shift is None:  # near the mean, so that squares lose no digits
-            self.shift = risk.mean(axis=0)[:, None] if self.own else risk.mean(axis=0)[None, :]
-        centred = risk - (self.shift.T if self.own else self.shift)
-        within = inside.astype(np.float64)
-        self.models += len(risk)
-        self.count += within.sum(axis=0)[:, None]
-        for values, total, everything in (
-            (centred, self.risk, self.all_risk),
-            (centred * centred, self.square, self.all_square),
-        ):
-            everything += values.sum(axis=0)[:, None] if self.own else values.sum(axis=0)[None, :]
-            if self.own:
-                total += (within * values).sum(axis=0)[:, None]
-                continue
-            for rows in chunks(len(total)):
-                total[rows] += within[:, rows].T @ values
-
-    def sides(self, rows: slice) -> tuple[Side, Side]:
-        """Models with and models without the instances of ``rows``."""
-        count, risk, square = self.count[rows], self.risk[rows], self.square[rows]
-        totals = rows if self.own else slice(None)
-        shift = np.zeros((1, 1)) if self.shift is None else self.shift[totals]
-        inside = _side(count, risk, square, shift)
-        outside = _side(self.models - count, self.all_risk[totals] - risk, self.all_square[totals] - square, shift)
-        return inside, outside
-
-    @property
-    def whole(self) -> Side:
-        """All models."""
-        shift = np.zeros((1, 1)) if self.shift is None else self.shift
-        return _side(np.full((1, 1), float(self.models)), self.all_risk, self.all_square, shift)
-
-
-def _side(count: Array, risk: Array, square: Array, shift: Array) -> Side:
-    some = np.maximum(count, 1)
-    variance = np.maximum(square - risk * risk / some, 0) / np.maximum(count - 1, 1)
-    return Side(count, shift + risk / some, variance)
-
-
-class Pool:
-    """Sums over a set of models: risks of test instances, their mean, and each training instance's own."""
-
-    def __init__(self, n: int, m: int, zeros: Callable[[], Array] | None = None) -> None:
-        """``zeros`` makes (n, m) accumulators."""
-        self.tests, self.joint = Sums(n, m, zeros), Sums(n, 1)
-        self.own = Sums(n, 1, own=True)
-
-    def add(self, inside: NDArray[np.bool_], tests: Array, train: Array) -> None:
-        """Add models with their risks on test (models, m) and train (models, n)."""
-        self.tests.add(inside, tests)
-        self.joint.add(inside, tests.mean(axis=1, keepdims=True))  # averaged inside each model: columns are correlated
-        self.own.add(inside, train)
-
-    @property
-    def fewest(self) -> tuple[int, int]:
-        """Smallest number of models with, and without, an instance."""
-        count = self.joint.count
-        return int(count.min()), int(self.joint.models - count.max())
+FEWEST_CLUSTERS = 3  # of seeds, whose spread is an error
+APART = "the draw of test instances is apart, in table joint"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean risk without minus mean risk with each instance, and the standard error from the draw of models."""
+    """Mean risk without minus mean risk with each instance, and standard errors.
+
+    ``design`` is from the draw of models, under these seeds; ``stderr`` also from the draw of seeds, where there are
+    three ``clusters`` of them or more.
+    """
 
     values: Array
     stderr: Array
+    design: Array
+    clusters: int
 
 
 def difference(
@@ -123,25 +41,68 @@ def difference(
 ) -> Difference:
     """Average over strata of the mean risk of models without minus that of models with each instance.
 
+    With clusters of seeds it is the average of the differences inside them, so that the level of a seed is no noise.
+
     Args:
         pairs: for each stratum, where the models with and where those without an instance are counted.
         weights: for each stratum (n, 1), relative; None weighs strata alike. With weights, a stratum has one variance
             for its models with and without an instance, so that one model on a side is enough.
         zeros: makes the results; None means in memory.
     """
-    shape = pairs[0][0].risk.shape
+    shape, clusters = pairs[0][0].risk.shape, clusters_in(pairs, some=weights is not None)
     make = zeros or (lambda: np.zeros(shape))
-    values, stderr = make(), make()
+    values, design = make(), make()
+    stderr = make() if clusters >= FEWEST_CLUSTERS else design
     for rows in chunks(shape[0]):
+        each = [np.ones((1, 1))] * len(pairs) if weights is None else [weight[rows] for weight in weights]
         mean, variance, total = np.zeros((3, 1, 1))
-        for number, (with_, without) in enumerate(pairs):
-            inside, outside = with_.sides(rows)[0], without.sides(rows)[1]
-            weight = np.ones((1, 1)) if weights is None else weights[number][rows]
-            mean = mean + weight * (outside.mean - inside.mean)
-            variance = variance + weight**2 * _error(inside, outside, common=weights is not None)
-            total = total + weight
-        values[rows], stderr[rows] = mean / total, np.sqrt(variance) / total
-    return Difference(values, stderr)
+        pulls = [np.zeros((1, 1)) for _ in range(clusters)]
+        for weight, (with_, without) in zip(each, pairs, strict=True):
+            if clusters:
+                gap, error, share, parts = _by_seed(with_, without, rows, clusters)
+                weight = weight * (share > 0)
+                pulls = [pull + weight * part for pull, part in zip(pulls, parts, strict=True)]
+            else:
+                inside, outside = with_.sides(rows)[0], without.sides(rows)[1]
+                gap, error = outside.mean - inside.mean, _error(inside, outside, common=weights is not None)
+            mean, variance, total = mean + weight * gap, variance + weight**2 * error, total + weight
+        values[rows], design[rows] = mean / total, np.sqrt(variance) / total
+        if clusters >= FEWEST_CLUSTERS:
+            stderr[rows] = clustered(pulls) / total
+    return Difference(values, stderr, design, clusters)
+
+
+def clusters_in(pairs: list[tuple[Sums, Sums]], some: bool) -> int:
+    """Clusters of seeds, if inside one of them every instance has models on both sides in all (``some``) strata."""
+    clusters = len(pairs[0][0].clusters)
+    if not clusters:
+        return 0
+    known = [
+        np.any([(a.count > 0) & (b.models > b.count) for a, b in zip(x.clusters, y.clusters, strict=True)], axis=0)
+        for x, y in pairs
+    ]
+    enough = np.any(known, axis=0) if some else np.all(known, axis=0)
+    return clusters if enough.all() else 0
+
+
+def _by_seed(with_: Sums, without: Sums, rows: slice, clusters: int) -> tuple[Array, Array, Array, list[Array]]:
+    """Mean of the differences inside clusters, which have no level of a seed in them, and what it is made of.
+
+    Returns the mean with weights k_in k_out / (k_in + k_out), the least variable one; its squared standard error from
+    the draw of models; the sum of weights; and what each cluster adds to the error.
+    """
+    mean, variance, total = np.zeros((3, 1, 1))
+    parts, spread_in, spread_out = [], with_.within(rows)[0], without.within(rows)[1]
+    for number in range(clusters):
+        (count_in, mean_in), (count_out, mean_out) = with_.apart(rows, number)[0], without.apart(rows, number)[1]
+        both = np.maximum(count_in + count_out, 1)
+        weight, gap = count_in * count_out / both, mean_out - mean_in
+        mean, total = mean + weight * gap, total + weight
+        variance = variance + weight * (count_out * spread_in + count_in * spread_out) / both
+        parts.append((weight, gap))
+    some = np.where(total > 0, total, 1.0)
+    mean = mean / some
+    return mean, variance / some**2, total, [weight * (gap - mean) / some for weight, gap in parts]
 
 
 def _error(inside: Side, outside: Side, common: bool) -> Array:
@@ -153,16 +114,17 @@ def _error(inside: Side, outside: Side, common: bool) -> Array:
     return variance * sum(1 / np.maximum(side.models, 1) for side in (inside, outside))
 
 
-def chunks(n: int) -> Iterator[slice]:
-    """Consecutive rows."""
-    return (slice(start, min(start + ROWS_CHUNK, n)) for start in range(0, n, ROWS_CHUNK))
-
-
-def joint_table(ids: NDArray[np.int64], values: Array, joint: NDArray[Any], stderr: NDArray[Any]) -> pd.DataFrame:
+def joint_table(
+    ids: NDArray[np.int64],
+    values: Array,
+    joint: NDArray[Any],
+    stderr: NDArray[Any],
+    with_seeds: NDArray[Any] | None = None,
+) -> pd.DataFrame:
     """Influence on the mean risk of the test instances.
 
-    ``stderr_design`` is from the draw of models, ``stderr_test`` from the draw of test instances: the deviation of
-    pointwise ``values`` (n, m) over them.
+    ``stderr_design`` is from the draw of models, ``stderr`` (where it is known) from that and the draw of seeds,
+    ``stderr_test`` from the draw of test instances: the deviation of pointwise ``values`` (n, m) over them.
     """
     import pandas as pd
 
@@ -171,6 +133,7 @@ def joint_table(ids: NDArray[np.int64], values: Array, joint: NDArray[Any], stde
         for rows in chunks(len(values)):
             spread[rows] = values[rows].std(axis=1, ddof=1) / np.sqrt(m)
     columns = {"influence": joint.ravel(), "stderr_design": stderr.ravel(), "stderr_test": spread}
+    columns |= {"stderr": with_seeds.ravel()} if with_seeds is not None else {}
     return pd.DataFrame({"train_id": ids} | columns)
 
 
@@ -205,8 +168,11 @@ def contrast(
         difference(pairs_of(pools, part, paired), weights, zeros)
         for part, zeros in (("tests", run.zeros), ("joint", None), ("own", None))
     )
+    by_seed, said = joint.stderr if joint.clusters >= FEWEST_CLUSTERS else None, dict(report)
+    if by_seed is not None:
+        said |= seeds_held(joint)
     found = {
-        "joint": joint_table(run.train.ids, pointwise.values, joint.values, joint.stderr),
+        "joint": joint_table(run.train.ids, pointwise.values, joint.values, joint.design, by_seed),
         "memorization": memorization_table(run.train.ids, own.values, own.stderr),
     }
     return run.influence(
@@ -215,8 +181,19 @@ def contrast(
         stderr=pointwise.stderr,
         self_influence=own.values.ravel(),
         tables=found | dict(tables or {}),
-        report=dict(report),
+        report=said,
     )
+
+
+def seeds_held(joint: Difference) -> dict[str, Any]:
+    """What the report says of errors that hold the draw of seeds, and which part of them the draw of models leaves."""
+    whole = float(np.square(joint.stderr).mean())
+    return {
+        "stderr_holds": f"draw of subsets and randomness of training, from {joint.clusters} sets of models that share "
+        f"no seed; {APART}; the draw of subsets alone is there too",
+        "stderr_degrees": joint.clusters - 1,
+        "variance_from_seeds": max(0.0, 1 - float(np.square(joint.design).mean()) / whole) if whole else 0.0,
+    }
 
 
 def scale_of(target: Target) -> Scale:

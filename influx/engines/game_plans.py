@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 from influx.engines.coalitions import expected_distinct, powerset, powerset_part
 from influx.engines.games import WEIGHTS_BYTES, Array, Coalitions, designed, distinct, weights_of
+from influx.engines.pairs import (
+    adjacent_by_size,
+    adjacent_bytes,
+    adjacent_coalitions,
+    kept_numbers,
+    taylor_by_size,
+    taylor_bytes,
+    taylor_coalitions,
+)
 from influx.engines.permutations import at_once, block_of, prefixes_by_size, prefixes_of, walk_bytes
 from influx.planning import Work
 
@@ -44,6 +53,26 @@ def prefixes(players: int, columns: int, block: int | None, antithetic: bool) ->
         bytes=walk_bytes(players, columns, block_of(block, players)),
         sums=2 * players * columns,
         units=2 if antithetic else 1,
+    )
+
+
+def adjacent(players: int, columns: int) -> Scheme:
+    """That of ``pairs.adjacent``."""
+    return Scheme(
+        coalitions=adjacent_coalitions,
+        by_size=adjacent_by_size(players),
+        bytes=adjacent_bytes(players, columns),
+        sums=kept_numbers(players, columns),
+    )
+
+
+def taylor(players: int, columns: int) -> Scheme:
+    """That of ``pairs.taylor``."""
+    return Scheme(
+        coalitions=taylor_coalitions,
+        by_size=taylor_by_size(players),
+        bytes=taylor_bytes(players, columns),
+        sums=kept_numbers(players, columns),
     )
 
 

@@ -33,6 +33,7 @@ Select = Literal["all", "head"]
 ToTensors = Callable[[Split], tuple[Tensor, Tensor]]
 OutputGradient = Callable[[Tensor, Tensor], Tensor]  # outputs, y -> gradient with respect to outputs
 BLOCK_BYTES = 256 << 20  # factors and written-out gradients of one block of instances
+ACCELERATED_BYTES = 4 << 30  # the same on an accelerator, which is idle during small blocks
 CACHED_BYTES = 62 << 20  # the same on a processor: freed memory up to this is used again, without page faults
 HELD = 8  # blocks of the side that is held while the other is computed block by block
 
@@ -47,7 +48,7 @@ class GradientsAt:
 
         ``instance`` (1, ...) shows which layer is the head (see ``head_of``); without a head nothing asks for it.
         """
-        self.module, self.task, self._tensors = module, task, tensors
+        self.module, self.task, self.tensors = module, task, tensors
         chosen = module
         if select == "head":
             assert instance is not None
@@ -178,15 +179,17 @@ class GradientsAt:
 
     def block_size(self, split: Split) -> int:
         """Instances per block so that factors and written-out gradients stay within ``BLOCK_BYTES``."""
-        return self._fitting(split, min(BLOCK_BYTES, CACHED_BYTES) if self._on_processor else BLOCK_BYTES)
+        return self._fitting(split, min(BLOCK_BYTES, CACHED_BYTES) if self._on_processor else ACCELERATED_BYTES)
 
     def held_size(self, split: Split) -> int:
         """Instances per block of the side that is held."""
-        return min(HELD * self._fitting(split, BLOCK_BYTES), 4096)
+        return min(HELD * self._fitting(split, BLOCK_BYTES if self._on_processor else ACCELERATED_BYTES), 4096)
 
     def _together(self, split: Split) -> int:
         """Instances whose gradients are written out before they are multiplied: a number of blocks."""
         block, element = self.block_size(split), next(iter(self.parameters.values())).element_size()
+        if not self._on_processor:
+            return block
         fitting = min(TOGETHER, CACHED_BYTES // max(element * self._numbers(split)[1], 1))
         return max(fitting // block, 1) * block
 
@@ -195,7 +198,7 @@ class GradientsAt:
         return next(iter(self.parameters.values())).device.type == "cpu"
 
     def _fitting(self, split: Split, limit: int) -> int:
-        self._settle(self._tensors(split.take(slice(0, 3)))[0])
+        self._settle(self.tensors(split.take(slice(0, 3)))[0])
         element = next(iter(self.parameters.values())).element_size()
         return int(min(max(limit // (element * sum(self._numbers(split))), 1), 4096))
 
@@ -206,7 +209,7 @@ class GradientsAt:
     def _numbers(self, split: Split) -> tuple[int, int]:
         """Per instance: what passes keep, and gradients written out when there are many on both sides."""
         if self._measured is None:
-            x, _ = self._tensors(split.take(slice(0, 1)))
+            x, _ = self.tensors(split.take(slice(0, 1)))
             recorder = Recorder(self._wanted, 1, HANDLERS, count=True)
             with torch.enable_grad(), recorder:
                 result = self._forward(x)
@@ -223,7 +226,7 @@ class GradientsAt:
         step = size or self.block_size(split)
         for start in range(0, len(split), step):
             part = slice(start, min(start + step, len(split)))
-            yield part, self.rows(*self._tensors(split.take(part)))
+            yield part, self.rows(*self.tensors(split.take(part)))
 
     def squares(self, split: Split) -> Tensor:
         """``(n,)`` squared gradient norms, float64."""

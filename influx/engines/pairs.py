@@ -99,33 +99,32 @@ def taylor(game: Game, orders: NDArray[np.int64]) -> Interactions:
     n = game.players
     (empty, _), number = ends(game), numbered(n)
     columns = _columns(n, len(empty))
-    at = np.full((n, n), -1)
-    at[np.triu_indices(n)] = np.arange(n * (n + 1) // 2)
-    low, high = all_pairs(n)
-    singles, cells = Moments.of(n, len(empty)), Moments.of(len(low), len(range(len(empty))[columns]))
-    asked = 2
+    singles, cells = Moments.of(n, len(empty)), Scattered.of(n * (n - 1) // 2, len(range(len(empty))[columns]))
     for part in together(orders, taylor_bytes(n, len(empty))):
-        found = with_mean(game.values(taylor_coalitions(part).reshape(-1, n))).reshape(len(part), at.max() + 1, -1)
-        asked += found.shape[0] * found.shape[1]
-        before = np.concatenate(
-            [np.broadcast_to(empty, (len(part), 1, len(empty))), found[:, np.diag(at)[:-1]]], axis=1
-        )
-        deltas = found[:, at[low + 1, high]] - found[:, at[low, low]] - found[:, at[low, high]] + before[:, low]
-        rows, row = np.empty((len(part), n, len(empty))), np.arange(len(part))[:, None]
-        rows[row, part] = found[:, at[0]] - empty
-        for side in (low, high):
-            np.add.at(rows, (row, part[:, side]), deltas / 2)
+        rank, row = np.argsort(part, axis=1)[:, None, :], np.arange(len(part))[:, None]
+        rows, place = np.empty((len(part), n, len(empty))), np.arange(n)[None, :, None]
+        prefix, last = np.broadcast_to(empty, (len(part), len(empty))), rows  # last: not yet
+        for a in range(n):  # v of the first a players and the one at position b ≥ a
+            asked = (rank < a) | (rank == place[:, a:])
+            found = with_mean(game.values(asked.reshape(-1, n))).reshape(len(part), n - a, -1)
+            if a == 0:
+                rows[row, part] = found - empty
+            else:  # the player at a - 1 with each later one
+                deltas = found - last[:, :1] - last[:, 1:] + prefix[:, None]
+                first, later = part[:, a - 1 : a], part[:, a:]
+                rows[row, later] += deltas / 2
+                rows[row, first] += deltas.sum(axis=1, keepdims=True) / 2
+                cells.add(number[first, later].ravel(), deltas[:, :, columns].reshape(-1, cells.mean.shape[1]))
+                prefix = last[:, 0]
+            last = found
         singles.add(rows)
-        placed = np.empty((*deltas.shape[:2], cells.mean.shape[1]))
-        placed[row, number[part[:, low], part[:, high]]] = deltas[:, :, columns]
-        cells.add(placed)
     return Interactions(
         values=singles.mean,
         stderr=singles.stderr,
-        pairs=cells.mean,
+        pairs=cells.values,
         pairs_stderr=cells.stderr,
-        visits=np.full(len(low), len(orders)),
-        coalitions=asked,
+        visits=cells.count,
+        coalitions=2 + len(orders) * n * (n + 1) // 2,
     )
 
 
@@ -135,9 +134,8 @@ def adjacent_bytes(players: int, columns: int) -> int:
 
 
 def taylor_bytes(players: int, columns: int) -> int:
-    """What ``taylor`` takes for a permutation: values as they come, with their mean, differences and their order."""
-    pairs = players * (players + 1) // 2
-    return bytes_of(8 * pairs * columns, pairs, players)
+    """What ``taylor`` takes for a permutation: values of two prefix lengths, with copies, and of players."""
+    return bytes_of(12 * players * columns, players, players)
 
 
 def adjacent_by_size(players: int) -> Array:

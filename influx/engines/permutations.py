@@ -40,6 +40,7 @@ class Sampled:
     values: Array
     stderr: Array
     permutations: int
+    draws: int  # independent ones, of which ``stderr`` has one degree of freedom less
     stopped: str
     relative_stderr: float  # the largest of the last column, relative to the range of its values
     coalitions: int = 0
@@ -49,7 +50,7 @@ class Sampled:
     def report(self) -> dict[str, Any]:
         """What to tell about it."""
         names = ("permutations", "stopped", "relative_stderr")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"stderr_degrees": self.draws - 1}
 
 
 def drawn(ids: NDArray[np.int64], count: int, antithetic: bool, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -112,6 +113,7 @@ def gathered(
         values=moments.mean,
         stderr=moments.stderr,
         permutations=walked,
+        draws=walked // units,
         stopped=reason or "budget",
         relative_stderr=relative_error(draws_of(rows, units)),
     )

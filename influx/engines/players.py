@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from influx.engines.coalitions import all_pairs
 from influx.engines.contrasts import joint_table
 from influx.engines.game_plans import Scheme, every_coalition, permuted
 from influx.engines.games import Array, RetrainingGame, check_empty_value
 from influx.engines.groups import Groups, groups_of
+from influx.engines.permutations import drawn
 from influx.engines.risks import Target, check_target
 from influx.errors import ConfigError
 from influx.influence import Influence
@@ -127,16 +127,17 @@ class Cooperative:
         n, m = len(prospect.train), len(prospect.test)
         return every_coalition(len(players), players.members, n, m, tuple(range(self.seeds)), rows)
 
-    def walked(
-        self,
-        prospect: Prospect,
-        players: Players,
-        draw: Callable[[int], NDArray[np.int64]],
-        count: int,
-        scheme: Scheme,
-    ) -> Work:
-        """Work of a plan: the coalitions of ``count`` permutations (P, players), which begin as ``draw`` says."""
-        n, m = len(prospect.train), len(prospect.test)
+    def walked(self, prospect: Prospect, count: int, scheme_of: Callable[[int, int], Scheme]) -> Work:
+        """Work of a plan: ``count`` permutations of a scheme for so many players and columns.
+
+        What a rule or truncation may save is counted.
+        """
+        players, n, m = self.players(prospect), len(prospect.train), len(prospect.test)
+        scheme, rng = scheme_of(len(players), m + 1), prospect.drawn("permutations")
+
+        def draw(number: int) -> NDArray[np.int64]:
+            return drawn(players.ids, number, scheme.units == 2, rng)
+
         return permuted(draw, count, players.members, n, m, tuple(range(self.seeds)), scheme)
 
     def result(
@@ -157,7 +158,8 @@ class Cooperative:
         if stderr is not None:
             joint, error = players.spread(values), players.spread(stderr)
             told["joint"] = joint_table(run.train.ids, joint[:, :-1], joint[:, -1], error[:, -1])
-            said = {"stderr_holds": f"randomness of training ({self.seeds} seeds); {APART}"} | said
+            over = {"stderr_holds": f"randomness of training ({self.seeds} seeds); {APART}"}
+            said = over | {"stderr_degrees": self.seeds - 1} | said
         if players.members is not None:
             sizes = players.members.sum(axis=1)
             told |= tabulated("groups", {"group": players.names, "size": sizes}, values, stderr, run.test.ids)
@@ -182,15 +184,6 @@ def over_seeds(parts: Sequence[Array]) -> tuple[Array, Array | None]:
     if len(parts) == 1:
         return parts[0], None
     return np.mean(parts, axis=0), np.std(parts, axis=0, ddof=1) / np.sqrt(len(parts))
-
-
-def pair_tables(
-    players: Players, values: Array, stderr: Array | None, test_ids: NDArray[np.int64]
-) -> dict[str, pd.DataFrame]:
-    """Tables of interactions (pairs, m + 1)."""
-    first, second = all_pairs(len(players))
-    names = {"first": players.names[first], "second": players.names[second]}
-    return tabulated("interactions", names, values, stderr, test_ids)
 
 
 def tabulated(

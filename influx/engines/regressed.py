@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.engines.contrasts import Array
 from influx.engines.regressions import Features, Sample
+from influx.engines.risk_sums import Array
 from influx.engines.risks import Target
 from influx.engines.sampled import blocks
 from influx.problem import Design

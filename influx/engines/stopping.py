@@ -10,7 +10,7 @@ import numpy as np
 from influx.engines.games import Array
 
 Rule = Literal["budget", "stderr", "paper", "gelman_rubin", "any"]
-LEAST_DRAWS = 30  # before stderr may stop: the error of few draws is itself uncertain, and the luckiest would stop
+LEAST_DRAWS = 50  # before stderr may stop: the error of few draws is itself uncertain, and the luckiest would stop
 CHAINS = 10  # of the Gelman-Rubin statistic
 CHAIN_DRAWS = 50  # below which the statistic is small whatever happens, by its factor (N - 1) / N
 
@@ -22,7 +22,7 @@ class Stop:
     Attributes:
         rule: budget (never before all permutations), stderr, paper, gelman_rubin, or any of stderr and paper.
         every: permutations from one look to the next.
-        target: stderr stops when the largest standard error is below this part of the range of the values, after 30
+        target: stderr stops when the largest standard error is below this part of the range of the values, after 50
             draws at least.
         change: paper stops when no mean of the last ``window`` permutations differs from the newest one by more than
             this, relative to each value and averaged over players (Ghorbani & Zou 2019).

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.errors import ConfigError
 from influx.problem import Design, LossNorm
 
 Masks = NDArray[np.uint8]
@@ -78,6 +79,25 @@ def some(ids: NDArray[np.int64], rows: NDArray[np.int64], count: int, rng: np.ra
     """At most ``count`` of ``rows``, drawn among their ids, ascending; fewer are among more."""
     by_id = rows[np.argsort(ids[rows], kind="stable")]
     return np.sort(by_id[rng.permutation(len(by_id))[:count]])
+
+
+def asked(
+    ids: NDArray[np.int64], indices: list[int] | None, budget: int | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows with the ids ``indices`` (None: all), at most ``budget`` of them as ``some`` draws them, ascending.
+
+    Raises:
+        ConfigError: an index is not a training id.
+    """
+    rows = np.arange(len(ids))
+    if indices is not None:
+        unknown = sorted(set(indices) - set(ids.tolist()))
+        if unknown or not indices:
+            raise ConfigError(
+                f"truth.indices must be ids of training instances (see ids.parquet), got {unknown[:5]}; remove them"
+            )
+        rows = np.flatnonzero(np.isin(ids, indices))
+    return rows if budget is None or budget >= len(rows) else some(ids, rows, budget, rng)
 
 
 def placed(drawn: Masks, ids: NDArray[np.int64]) -> Masks:

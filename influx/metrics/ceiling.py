@@ -61,6 +61,8 @@ class Ceiling:
             return tidy(unavailable(NAMES, "not applicable", "no ground truth: truth=none"))
         replicates = run.truth.replicates
         seeds = len(replicates)
+        if not seeds and "protocol" in run.truth.report:
+            return tidy(unavailable(NAMES, "not applicable", "this ground truth does not depend on training seeds"))
         if seeds < 2:
             return tidy(unavailable(NAMES, "not applicable", "truth.seeds=1: a ceiling needs at least 2 seeds"))
         rows = ~np.any([np.isnan(values).all(axis=1) for values in replicates], axis=0)

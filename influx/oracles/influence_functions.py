@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.func import functional_call
 
 from influx.learners.torch.optimizers import SGD
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
-from influx.oracles import plain
+from influx.oracles import curvature_layers, groups_if, last_layer, pbrf, plain, solvers
 from influx.oracles.comparison import Comparison, compare
+from influx.oracles.dense import dense_matrix, parameters
 from influx.oracles.plain import Array
 from influx.oracles.toys import Toy, bundled, converged, table, train
 
@@ -80,18 +79,14 @@ def if_exact(below: Path) -> Iterator[Comparison]:
             yield compare(f"the same on itself, {curvature}, damping {damping:g}", found.self_influence, own, 1e-10)
 
 
-def _parameters(toy: Toy) -> Array:
-    return np.concatenate([p.detach().numpy().ravel() for p in toy.module().parameters()])
-
-
 def _objective_gradient(toy: Toy) -> float:
     """Norm of the gradient of the mean training objective."""
-    return float(np.linalg.norm(plain.gradients(toy, toy.module(), toy.train).mean(axis=0) + DECAY * _parameters(toy)))
+    return float(np.linalg.norm(plain.gradients(toy, toy.module(), toy.train).mean(axis=0) + DECAY * parameters(toy)))
 
 
 def _sum_rule(toy: Toy, kind: str, damping: float) -> Comparison:
     """At the optimum Σ_i g_i / n = -wd θ, so that Σ_i S[i, j] = -wd g_jᵀ (H_r + δI)⁻¹ θ."""
-    solved = np.linalg.solve(_dense_matrix(toy, "hessian") + damping * np.eye(len(_parameters(toy))), _parameters(toy))
+    solved = np.linalg.solve(dense_matrix(toy, "hessian") + damping * np.eye(len(parameters(toy))), parameters(toy))
     expected = -DECAY * plain.gradients(toy, toy.module(), toy.test) @ solved
     found = toy.estimate("if_exact", damping=damping).values.sum(axis=0)
     return compare(f"sum over training instances, {kind}, damping {damping:g}", found, expected, 1e-8)
@@ -112,7 +107,7 @@ def _leverage(below: Path) -> Iterator[Comparison]:
 
 def _dense(toy: Toy, curvature: str, damping: float) -> tuple[Array, Array]:
     """Influence on test and on itself from a dense matrix."""
-    h = _dense_matrix(toy, curvature)
+    h = dense_matrix(toy, curvature)
     h += damping * np.eye(len(h))
     mine, theirs = (plain.gradients(toy, toy.module(), split) for split in (toy.train, toy.test))
     return mine @ np.linalg.solve(h, theirs.T) / len(mine), np.einsum(
@@ -120,28 +115,11 @@ def _dense(toy: Toy, curvature: str, damping: float) -> tuple[Array, Array]:
     ) / len(mine)
 
 
-def _dense_matrix(toy: Toy, curvature: str) -> Array:
-    """Hessian of the mean objective by ``torch.autograd.functional``, or Σ JᵀΛJ / n from Jacobians of outputs."""
-    module, (x, y) = toy.module(), toy.tensors(toy.train)
-    shapes = {name: p.shape for name, p in module.named_parameters()}
-    flat = torch.from_numpy(_parameters(toy))
-
-    def outputs(theta: Tensor) -> Tensor:
-        pieces = theta.split([shape.numel() for shape in shapes.values()])
-        named = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
-        result: Tensor = functional_call(module, named, (x,))
-        return result
-
-    decay = toy.learner.optimizer.weight_decay * torch.eye(len(flat), dtype=flat.dtype)
-    if curvature == "hessian":
-        h = torch.autograd.functional.hessian(lambda t: plain.risks(toy.task, outputs(t), y).mean(), flat)
-        return np.asarray((h + decay).numpy())
-    jacobian = torch.autograd.functional.jacobian(outputs, flat)  # (n, c, p)
-    result = decay.clone()
-    for rows, logits in zip(jacobian, outputs(flat), strict=True):
-        p = torch.softmax(logits, 0)
-        result += rows.T @ (torch.diag(p) - torch.outer(p, p)) @ rows / len(x)
-    return np.asarray(result.detach().numpy())
-
-
-ORACLES = {"if_exact": if_exact}
+ORACLES = {
+    "if_exact": if_exact,
+    **solvers.ORACLES,
+    **last_layer.ORACLES,
+    **curvature_layers.ORACLES,
+    **pbrf.ORACLES,
+    **groups_if.ORACLES,
+}

@@ -47,7 +47,8 @@ class Joint:
         table = pd.DataFrame({"train_id": run.train.ids, "influence": mean, "stderr_test": error})
         own = influence.tables.get("joint")
         if self.tests is None and own is not None and "stderr_design" in own:
-            table["stderr_design"] = own.set_index("train_id")["stderr_design"].reindex(run.train.ids).to_numpy()
+            known = own.set_index("train_id")["stderr" if "stderr" in own else "stderr_design"]
+            table["stderr_design"] = known.reindex(run.train.ids).to_numpy()
         elif influence.stderr is not None:  # columns share their models, so errors do not cancel: at most this
             table["stderr_design"] = np.asarray(influence.stderr[:, columns], dtype=np.float64).mean(axis=1)
         return shown(influence, ranked(table, "influence"), NOTE.format(count=len(columns)))

@@ -108,7 +108,7 @@ class RunRecord:
         """What the estimates are compared with, for headings."""
         found = self.manifest.get("truth")
         name = str(found.get("name", "")) if isinstance(found, Mapping) else str(found or "")
-        return {"loo": "LOO", "": "ground truth", "none": "ground truth"}.get(name, name)
+        return {"loo": "LOO", "pbrf": "PBRF", "": "ground truth", "none": "ground truth"}.get(name, name)
 
     @property
     def command(self) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from influx.reporting import text
+from influx.reporting.grid import Grid, definitions
 from influx.reporting.verdict import Row, Verdict, verdict_of, words
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 NAME = frozenset({"estimator"})
 LABEL = 14  # characters of a label where several share a line
-PLAIN = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 STYLES = {"done": "green", "yes": "green", "running": "cyan", "failed": "red", "no": "red", "interrupted": "yellow"}
 
 
@@ -49,39 +47,6 @@ class Check(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table whose rule is ASCII outside terminals; ``right`` holds numbers, ``whole`` never breaks."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Text]]
-    right: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()
-    title: str = ""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.table(plain=options.ascii_only or not console.is_terminal)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self.table(plain=True))
-
-    def table(self, *, plain: bool) -> Table:
-        """The rich table."""
-        table = Table(
-            box=PLAIN if plain else box.SIMPLE_HEAD,
-            title=Text(self.title, style="bold") if self.title else None,
-            title_justify="left",
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            show_edge=False,
-        )
-        for name in self.columns:
-            table.add_column(Text(name), justify="right" if name in self.right else "left", no_wrap=name in self.whole)
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-
-@dataclass(frozen=True)
 class VerdictTable:
     """The widest of three layouts that fits: one line per row, intervals below, or scores and costs apart."""
 
@@ -101,9 +66,9 @@ class VerdictTable:
             yield whole if fits else _detection(v, stacked=True)
         if v.footnotes:
             yield Text()
-            yield _definitions([(f"({mark})", reason) for mark, reason in v.footnotes])
+            yield definitions([(f"({mark})", reason) for mark, reason in v.footnotes])
         yield Text()
-        yield _definitions(v.lines)
+        yield definitions(v.lines)
 
 
 def _natural_width(console: Console, options: ConsoleOptions, parts: Iterable[Grid]) -> int:
@@ -163,15 +128,6 @@ def _detection(v: Verdict, *, stacked: bool) -> Grid:
     rows = [[_name(row), *(_score(row, key, stacked) for key in v.detection)] for row in v.detection_rows]
     headings = [_stack(heading, stacked) for heading in v.detection.values()]
     return Grid(["detection", *headings], rows, whole=frozenset({"detection"}))
-
-
-def _definitions(lines: Sequence[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for name, value in lines:
-        grid.add_row(Text(name, style="dim"), Text(text.clean(value)))
-    return grid
 
 
 def neighbours(record: RunRecord, test_id: int, top: int) -> RenderableType:
@@ -237,7 +193,7 @@ class Listing:
         for row in self.grid.rows:
             yield row[0].copy()
             named = zip(self.grid.columns[1:], row[1:], strict=True)
-            block = _definitions([(f"  {name}", cell.plain) for name, cell in named if cell.plain])
+            block = definitions([(f"  {name}", cell.plain) for name, cell in named if cell.plain])
             yield block
 
 

@@ -218,8 +218,8 @@ def small_blocks() -> Iterator[None]:
     """Every module-level ``*_BYTES`` of engines and learners becomes 1, every ``*_CHUNK`` 3."""
     with pytest.MonkeyPatch.context() as patch:
         for package in (influx.engines, influx.learners.linear, influx.learners.torch):
-            for found in pkgutil.iter_modules(package.__path__):
-                module = importlib.import_module(f"{package.__name__}.{found.name}")
+            for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+                module = importlib.import_module(found.name)
                 for constant in vars(module).copy():
                     if constant.endswith(("_BYTES", "_CHUNK")):
                         small, value = 1 if constant.endswith("_BYTES") else 3, getattr(module, constant)

@@ -35,6 +35,13 @@ EXEMPT: dict[str, dict[str, str]] = {
 # estimator -> settings of the toy's training, for those that take no other
 TRAININGS: dict[str, dict[str, Any]] = {"tracin_adam": {"optimizer": Adam(lr=0.05, weight_decay=0.01)}}
 
+# estimator -> its own settings where the default takes long, or leaves an error that checks see or rows without a value
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pbrf": {"damping": 0.3, "tol": 1e-12},
+    "if_cg": {"tolerance": 1e-13},
+    "fast_if": {"depth": 100},
+}
+
 # need -> learner of the toy for estimators with that need, which nets do not serve
 LEARNERS: dict[Need, Learner] = {Need.LINEAR_MODEL: Logistic(weight_decay=0.05)}
 
@@ -53,18 +60,26 @@ class Agreement:
 
 
 CURVATURE = "ignores curvature and depends on the checkpoints; the sign is what must hold"
+DIVIDED = "divides each instance's effect by its size; the sign is what must hold"
 FALL = "divides the fall of the risk over the training; the sign is what must hold"
 NO_EFFECT = "one number per training instance: the same for every test instance"
 COALITIONS = "an average over training sets of all sizes, on which leave-one-out has no say; these have many players"
 EXPLAINED = "compares explanations of one trained model, which say nothing of training without an instance"
 PARTS = "the effect in training sets of part of the size, from a sample of them"
+SHARES = "shares of a logit, which are not the effect of removal; the sign is what must hold"
+SHARED = "instances share the effect of their group equally"
+LAYERS = "its curvature is an approximation, which a softmax layer shows"
 AGREEMENT: dict[str, Agreement] = {
+    "if_ekfac": Agreement(logistic=(0.95, 0.97), reason=LAYERS),
+    "datainf": Agreement(ridge=(0.8, 0.9), logistic=(0.85, 0.9), reason="a mean of inverses of single instances"),
     "random": Agreement(ridge=None, logistic=None, reason="noise"),
     "loss": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
     "gradient_norm": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
     "feature_similarity": Agreement(
         ridge=None, logistic=(0.5, 0.85), reason="similarity of inputs only; without labels it has no sign"
     ),
+    "relatif": Agreement(ridge=(0.8, 0.95), logistic=(0.8, 0.95), reason=DIVIDED),
+    "renorm_if": Agreement(ridge=(0.6, 0.95), logistic=(0.7, 0.95), reason=DIVIDED),
     "tracincp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "tracin_last": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "tracinrp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
@@ -72,6 +87,13 @@ AGREEMENT: dict[str, Agreement] = {
     "gas_layerwise": Agreement(
         ridge=(0.5, 0.7), logistic=(0.7, 0.8), reason="as gas; the bias of one output is a layer whose cosine is a sign"
     ),
+    "representer_point": Agreement(ridge=(0.75, 0.88), logistic=(0.78, 0.87), reason=SHARES),
+    "renorm_representer": Agreement(ridge=(0.65, 0.88), logistic=(0.75, 0.87), reason=SHARES),
+    "representer_l1": Agreement(ridge=(0.3, 0.65), logistic=(0.65, 0.8), reason=f"{SHARES}; it sees a few features"),
+    "representer_nuclear": Agreement(
+        ridge=(0.2, 0.6), logistic=(0.6, 0.8), reason=f"{SHARES}; it sees a few directions of the features"
+    ),
+    "rps_lje": Agreement(ridge=(0.95, 0.9), logistic=(0.75, 0.9), reason=SHARES),
     "tracin": Agreement(ridge=(0.7, 0.85), logistic=(0.7, 0.85), size=False, reason=FALL),
     "tracin_momentum": Agreement(ridge=(0.7, 0.85), logistic=(0.7, 0.85), size=False, reason=FALL),
     "renorm_tracin": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=FALL),
@@ -99,9 +121,9 @@ AGREEMENT: dict[str, Agreement] = {
     "datamodels": Agreement(ridge=(0.9, 0.95), size=False, reason=PARTS),
     "c_score": Agreement(ridge=(0.7, 0.9), logistic=(0.8, 0.93), size=False, reason=PARTS),
     "data_oob": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
-    "group_loo": Agreement(
-        ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason="instances share the effect of their group equally"
-    ),
+    "group_loo": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
+    "group_if": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
+    "second_order_if": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
     "knn_loo": Agreement(ridge=None, logistic=None, reason="zero for all but the nearest instances"),
     "knn_shapley": Agreement(
         ridge=(0.3, 0.6), logistic=(0.7, 0.7), reason="the utility of a surrogate; labels near by are what agrees"

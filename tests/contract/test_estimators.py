@@ -17,7 +17,7 @@ from influx.oracles.toys import estimator_named
 from influx.run import Estimator
 from influx.verification import oracle_of
 from tests.contract.checks import CHECKS, Maker, measure
-from tests.contract.exemptions import AGREEMENT, EXEMPT, LEARNERS, TRAININGS
+from tests.contract.exemptions import AGREEMENT, EXEMPT, LEARNERS, SETTINGS, TRAININGS
 
 NAMES = choices_of("estimator")
 PARTS = ("Estimates", "Needs", "Cost", "Source")
@@ -43,7 +43,7 @@ def readable(value: object) -> str:
 
 @pytest.mark.parametrize(("name", "check"), KEPT, ids=readable)
 def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
-    check(estimator_named(name), suited(name, make))
+    check(estimator_named(name, SETTINGS.get(name)), suited(name, make))
 
 
 @pytest.mark.parametrize(("name", "check"), EXCUSED, ids=readable)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.engines.contrasts import Sums
+from influx.engines.risk_sums import Sums
 
 Array = NDArray[np.float64]
 N, C = 7, 3  # players and columns

@@ -172,12 +172,28 @@ def test_beta_1_1_is_shapley_and_a_large_alpha_prefers_small_coalitions() -> Non
 
 
 def test_beta_semivalues_mix_those_of_coin_flips() -> None:
-    """w_s = E p^s (1 - p)^(n - 1 - s) under p ~ Beta(beta, alpha), by quadrature."""
+    """w_s = E p^s (1 - p)^(n - 1 - s) under p ~ Beta(beta, alpha), by quadrature; p ~ U(0, 1) is the Shapley value."""
     n, (points, masses) = 6, np.polynomial.legendre.leggauss(20)
     p = (points + 1) / 2
-    density = 4 * (1 - p) ** 3  # Beta(1, 4): of alpha=4, beta=1
-    expected = [(masses / 2 * density * p**s * (1 - p) ** (n - 1 - s)).sum() for s in range(n)]
-    assert np.allclose(exact.beta_weights(n, 4, 1), expected, rtol=1e-12)
+    for weights, density in (
+        (exact.beta_weights(n, 4, 1), 4 * (1 - p) ** 3),  # Beta(1, 4)
+        (exact.beta_weights(n, 1, 1), np.ones_like(p)),
+        (exact.shapley_weights(n), np.ones_like(p)),
+    ):
+        expected = [(masses / 2 * density * p**s * (1 - p) ** (n - 1 - s)).sum() for s in range(n)]
+        assert np.allclose(weights, expected, rtol=1e-12)
+
+
+def test_average_marginal_effects_over_uniform_densities_are_the_shapley_value() -> None:
+    """E[v | i in S] - E[v | i not in S] at each p, over all sets with their chances, integrated by quadrature."""
+    n, game, (points, masses) = 5, random_game(), np.polynomial.legendre.leggauss(8)
+    coalitions, found = next(exact.powerset(n)), np.zeros((n, 3))
+    for p, mass in zip((points + 1) / 2, masses / 2, strict=True):
+        chance = np.where(coalitions, p, 1 - p).prod(axis=1)
+        inside = (coalitions * chance[:, None]).T @ game.table / p
+        outside = (~coalitions * chance[:, None]).T @ game.table / (1 - p)
+        found += mass * (inside - outside)
+    assert np.allclose(found, exact.semivalues(game, exact.shapley_weights(n)), atol=1e-10)
 
 
 # axioms

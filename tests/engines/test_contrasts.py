@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from influx.engines import contrasts
-from influx.engines.contrasts import Difference, Sums, difference
+from influx.engines import risk_sums
+from influx.engines.contrasts import Difference, difference
+from influx.engines.risk_sums import Sums
 from tests.engines.table_games import C, N, marginals, number_of, powerset, summed, table
 
 Array = NDArray[np.float64]
@@ -53,7 +54,7 @@ def test_on_themselves_instances_have_a_column_each() -> None:
 
 def test_rows_at_once_do_not_matter(monkeypatch: pytest.MonkeyPatch, game: Array) -> None:
     expected = gap(powerset(), game)
-    monkeypatch.setattr(contrasts, "ROWS_CHUNK", 2)
+    monkeypatch.setattr(risk_sums, "ROWS_CHUNK", 2)
     found = gap(powerset(), game)
     assert np.allclose(found.values, expected.values, atol=1e-13)
     assert np.allclose(found.stderr, expected.stderr, atol=1e-13)
@@ -116,6 +117,48 @@ def test_strata_average(game: Array) -> None:
     both = difference([(part, part) for part in parts])
     assert np.allclose(both.values, (alone[0].values + alone[1].values) / 2, atol=1e-14)
     assert np.allclose(both.stderr, np.hypot(alone[0].stderr, alone[1].stderr) / 2, atol=1e-14)
+
+
+def by_seed(masks: NDArray[np.uint8], risks: Array, seed: NDArray[np.int64], clusters: int) -> Sums:
+    sums = Sums(masks.shape[1], risks.shape[1], clusters=clusters)
+    for start in range(0, len(masks), 11):
+        part = slice(start, start + 11)
+        sums.add(masks[part] > 0, risks[part], seed[part])
+    return sums
+
+
+def test_seeds_that_train_the_same_subsets_have_the_spread_of_their_differences() -> None:
+    rng, seeds = np.random.default_rng(4), 5
+    masks, seed = np.repeat((rng.random((30, N)) < 0.5).astype(np.uint8), seeds, axis=0), np.arange(30 * seeds) % seeds
+    effects, levels = rng.normal(size=(seeds, N, C)), rng.normal(size=(seeds, C))
+    risks = levels[seed] - np.einsum("kn,knc->kc", masks, effects[seed]) + rng.normal(size=(len(masks), C))
+    sums = by_seed(masks, risks, seed, seeds)
+    found = difference([(sums, sums)])
+    apart = np.stack([gap(masks[seed == s], risks[seed == s]).values for s in range(seeds)])
+    assert np.allclose(found.values, apart.mean(axis=0), atol=1e-12)
+    assert np.allclose(found.stderr, apart.std(axis=0, ddof=1) / np.sqrt(seeds), atol=1e-12)
+    level = np.stack([masks[seed == 0][:, i] @ np.ones(30) for i in range(N)])  # with, the same under each seed
+    for i, c in np.ndindex(N, C):
+        sides = [[risks[(seed == s) & (masks[:, i] == here), c] for s in range(seeds)] for here in (1, 0)]
+        spread = [sum(((r - r.mean()) ** 2).sum() for r in side) / sum(len(r) - 1 for r in side) for side in sides]
+        error = np.sqrt((spread[0] / level[i] + spread[1] / (30 - level[i])) / seeds)
+        assert found.design[i, c] == pytest.approx(error, rel=1e-10)
+    assert found.stderr.mean() > 1.5 * found.design.mean()
+    raised = by_seed(masks, risks + 100 * levels[seed], seed, seeds)
+    again = difference([(raised, raised)])  # the level of a seed is no noise
+    assert np.allclose(again.values, found.values, atol=1e-11) and np.allclose(again.design, found.design, atol=1e-9)
+
+
+def test_what_clusters_of_seeds_add_to_errors_sums_to_zero(game: Array) -> None:
+    seed = np.arange(len(powerset())) % 8
+    sums, rows = by_seed(powerset(), game, seed, 3), slice(1, 4)  # seeds 0, 3 and 6 are together
+    pulls = [sums.pulls(rows, number) for number in range(3)]
+    assert all(np.abs(sum(side)).max() < 1e-12 < np.abs(side[0]).max() for side in zip(*pulls, strict=True))
+    mean, inside = game.mean(axis=0), powerset()[:, 1] == 1
+    together = np.isin(seed, [0, 3, 6])
+    assert np.allclose(sums.whole_pull(0), (game[together] - mean).sum(axis=0) / len(game), atol=1e-13)
+    expected = (game[together & inside] - game[inside].mean(axis=0)).sum(axis=0) / inside.sum()
+    assert np.allclose(pulls[0][0][0], expected, atol=1e-13)
 
 
 def coverage(draw: Callable[[np.random.Generator], NDArray[np.uint8]], game: Array, exact: Array) -> float:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from influx.engines import products
+from influx.engines.dense_curvature import DenseCurvature
 from influx.engines.products import Hessians
 from influx.learners.torch.tasks import Classification, Regression, Task
 from influx.models.layers import ACTIVATIONS
@@ -51,15 +53,44 @@ def matrix(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.functional.hessian(risk, theta)
 
 
+def gauss_newton(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> Tensor:
+    """``(p, p)`` mean of Jᵀ Λ J, from Jacobians and risks' Hessians of one instance after the other."""
+    named = dict(module.named_parameters())
+    sizes = [p.numel() for p in named.values()]
+
+    def outputs(theta: Tensor) -> Tensor:
+        params = {n: piece.view_as(p) for (n, p), piece in zip(named.items(), theta.split(sizes), strict=True)}
+        return functional_call(module, params, (x,))
+
+    theta = torch.cat([p.detach().flatten() for p in named.values()])
+    total = torch.zeros(len(theta), len(theta), dtype=theta.dtype)
+    for rows, made, target in zip(torch.autograd.functional.jacobian(outputs, theta), outputs(theta), y, strict=True):
+        curved = torch.autograd.functional.hessian(lambda f, t=target: task.loss(f[None], t[None])[0], made)
+        total += rows.T @ curved @ rows / len(x)
+    return total.detach()
+
+
 def agrees(module: nn.Module, task: Task, *shape: int) -> bool:
-    """Whether its product is that with the matrix; whether it was written out."""
-    hessians, (x, y), vectors = Hessians(module, task), batch(task, *shape), directions(module, 5)
-    expected = flat(vectors) @ matrix(module, task, x, y)
-    for product in (hessians.of(x, y), hessians._by_autograd(x, y)):
-        found = flat(product(vectors))
+    """Whether its products are those with the matrices; whether they were written out."""
+    (x, y), vectors = batch(task, *shape), directions(module, 5)
+    hessians, halves = Hessians(module, task), Hessians(module, task, gauss_newton=True)
+    whole, half = matrix(module, task, x, y), gauss_newton(module, task, x, y)
+    for product, of in (
+        (hessians.of(x, y), whole),
+        (hessians._by_autograd(x, y), whole),
+        (halves.of(x, y), half),
+        (halves._by_outputs(x), half),
+    ):
+        found, expected = flat(product(vectors)), flat(vectors) @ of
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
-    return hessians._dense is not None
+    if hessians.dense is not None:
+        for is_half, of in ((False, whole), (True, half)):
+            sums = DenseCurvature(*hessians.dense, task, is_half)
+            sums.add(x[:4], y[:4])
+            sums.add(x[4:], y[4:])
+            assert (sums.matrix() / len(x) - of).abs().max() <= 1e-12 * of.abs().max()
+    return hessians.dense is not None
 
 
 @pytest.mark.parametrize("task", [CLASSES, NUMBERS], ids=["classification", "regression"])
@@ -119,3 +150,12 @@ def test_vectors_stay_as_they_are() -> None:
     before = flat(vectors).clone()
     Hessians(module, CLASSES).of(*batch(CLASSES, 2, 3))(vectors)
     assert torch.equal(flat(vectors), before)
+
+
+def test_gauss_newton_without_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pulling back twice gives the same tangents."""
+    module, (x, _), vectors = net("elu", 1, True, 3), batch(CLASSES, 2, 3), directions(net("elu", 1, True, 3), 4)
+    halves = Hessians(module, CLASSES, gauss_newton=True)
+    expected = flat(halves._by_outputs(x)(vectors))
+    monkeypatch.setattr(products, "_has_tangents", lambda module, forward, named: False)
+    torch.testing.assert_close(flat(halves._by_outputs(x)(vectors)), expected, rtol=0, atol=1e-13)

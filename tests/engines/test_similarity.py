@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from influx.engines import curvature
+from influx.engines import curvature, gradients, operators
 from influx.engines.curvature import Curvature
+from influx.engines.operators import Kind
+from influx.engines.products import Hessians
 from influx.engines.similarity import RateAt, weighted_checkpoints
 from influx.engines.spread import JACKKNIFE
 from influx.learners.torch.optimizers import SGD
-from influx.models.mlp import MLP
+from influx.models.cnn import CNN
 from influx.oracles import toys
 from influx.oracles.checkpoints import left_out
 from influx.problem import Checkpoint
@@ -71,19 +73,22 @@ def test_the_jackknife_of_equal_terms_is_zero_and_not_nan() -> None:
     assert JACKKNIFE.total((terms**2).sum(0), terms.sum(0), 3).item() == pytest.approx(0, abs=1e-8)
 
 
-def test_the_hessian_does_not_depend_on_the_instances_per_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = toys.train(tmp_path, toys.table(), MLP(width=4), SGD(lr=0.1, weight_decay=0.05))
-    whole = Curvature(toy.fitted, toy.train)
-    expected = whole.matrix("hessian", 1000)
-    batches: list[int] = []
-    product = curvature.hessian_product
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "empirical_fisher"])
+def test_curvature_does_not_depend_on_the_instances_per_pass(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toys.train(tmp_path, toys.images(), CNN(channels=[2], hidden=3), SGD(lr=0.1, weight_decay=0.05))
+    expected = Curvature(toy.fitted, toy.train).matrix(kind, 1000)
+    passes: list[int] = []
+    of = Hessians.of
 
-    def counted(module: Any, task: Any, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        batches.append(len(x))
-        return product(module, task, x, y, v)
+    def counted(self: Hessians, x: Tensor, y: Tensor) -> Any:
+        passes.append(len(x))
+        return of(self, x, y)
 
-    monkeypatch.setattr(curvature, "hessian_product", counted)
-    monkeypatch.setattr(curvature, "PASS_BYTES", curvature.PASS_BYTES * 2 // whole.pass_size())
-    found = Curvature(toy.fitted, toy.train).matrix("hessian", 1000)
-    assert set(batches) == {2, 1}  # nine instances
+    monkeypatch.setattr(Hessians, "of", counted)
+    for module, name in ((operators, "PASS_BYTES"), (curvature, "WRITTEN_BYTES"), (gradients, "CACHED_BYTES")):
+        monkeypatch.setattr(module, name, 1)
+    found = Curvature(toy.fitted, toy.train).matrix(kind, 1000)
+    assert set(passes) == ({1} if kind == "hessian" else set())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.estimators.sampled_games import Game, coverage
+from influx.oracles.toys import estimator_named
+from tests.estimators.sampled_games import Game, coverage, run_of
 
 Array = NDArray[np.float64]
 N = 9
@@ -21,6 +22,10 @@ REPETITIONS = 40
 
 def additive(masks: Array) -> Array:
     return 2 - masks @ EFFECTS
+
+
+def small_additive(masks: Array) -> Array:
+    return 2 - masks @ EFFECTS[:N]
 
 
 def rough(masks: Array) -> Array:
@@ -52,6 +57,7 @@ def at(p: float) -> Array:
 
 
 RELATIVE = EFFECTS - (EFFECTS.sum(axis=0) - EFFECTS) / 39
+SMALL_RELATIVE = EFFECTS[:N] - (EFFECTS[:N].sum(axis=0) - EFFECTS[:N]) / (N - 1)
 AME = np.mean([at(p) for p in (0.2, 0.4, 0.6, 0.8)], axis=0)
 CASES: list[tuple[str, Game, Array, dict[str, Any]]] = [
     ("ame", additive, EFFECTS, {}),
@@ -75,10 +81,58 @@ CASES: list[tuple[str, Game, Array, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "game", "exact", "settings"), CASES)
 def test_intervals_hold_the_exact_value(name: str, game: Game, exact: Array, settings: dict[str, Any]) -> None:
-    assert 0.92 <= coverage(name, game, exact, REPETITIONS, **settings) <= 0.98
+    assert 0.92 <= coverage(name, game, exact, REPETITIONS, **settings)[0] <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "exact"),
+    [
+        ("downsampling", {"sampling": "bernoulli", "models": 100}, at(0.7)),
+        ("downsampling", {"sampling": "fixed_size", "fraction": 5 / 9, "models": 100}, None),
+        ("banzhaf", {"models": 100}, at(0.5)),
+    ],
+)
+def test_intervals_of_memorization_hold_the_exact_value(
+    name: str, settings: dict[str, Any], exact: Array | None
+) -> None:
+    if exact is None:  # relative to the mean of the others: over all subsets of 5
+        rows = EVERY[SIZES == 5] > 0
+        risks = table()[SIZES == 5]
+        exact = np.stack([risks[~inside].mean(axis=0) - risks[inside].mean(axis=0) for inside in rows.T])
+    estimator: Any = estimator_named(name, {"target": "loss", **settings})
+    hits = []
+    for seed in range(200):
+        found = estimator.estimate(run_of(by_table, N, seed)).tables["memorization"]
+        hits.append(np.abs(found["influence"] - exact[:, 0]) <= 1.959964 * found["stderr"])  # the risk on itself
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+SEEDED: list[tuple[str, Game, Array, dict[str, Any]]] = [
+    ("banzhaf", by_table, at(0.5), {"models": 120}),
+    ("downsampling", by_table, at(0.7), {"sampling": "bernoulli", "models": 120}),
+    ("downsampling", by_table, mean_effects(lambda size: (size == 5) * 1.0), {"sampling": "paired_sizes"}),
+    ("ame", by_table, AME, {"rule": "ipw", "models": 240}),
+    ("c_score", small_additive, SMALL_RELATIVE, {"runs": 40, "sizes": [0.3, 0.5, 0.7]}),
+    ("data_oob", small_additive, SMALL_RELATIVE, {"models": 120}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 15])
+@pytest.mark.parametrize(("name", "game", "exact", "settings"), SEEDED)
+def test_intervals_hold_the_mean_over_seeds_that_differ(
+    name: str, game: Game, exact: Array, settings: dict[str, Any], seeds: int
+) -> None:
+    shares = coverage(name, game, exact, 400, between=0.5, seeds=seeds, **settings)
+    assert all(0.92 <= share <= 0.98 for share in shares), shares
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_to_tell_do_not(seeds: int) -> None:
+    assert coverage("banzhaf", by_table, at(0.5), 40, between=0.5, seeds=seeds, models=120)[0] < 0.8
 
 
 @pytest.mark.parametrize("name", ["ame", "datamodels"])
 def test_without_the_correction_they_do_not(name: str) -> None:
     exact = AME if name == "ame" else at(0.5)
-    assert coverage(name, by_table, exact, 10, debias=False) < 0.92
+    assert coverage(name, by_table, exact, 10, debias=False)[0] < 0.92

@@ -11,6 +11,7 @@ import pytest
 
 from influx.engines.retrain import row_keys
 from influx.errors import ConfigError
+from influx.learners.linear.logistic import Logistic
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
@@ -64,11 +65,34 @@ def test_seeds_take_turns(name: str, toy: Toy) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_hold_the_randomness_of_training_only_when_every_model_has_its_own(name: str, toy: Toy) -> None:
     """Models of one seed err together, whatever their number: what other seeds would do is not in the error."""
-    holds = [toy.estimate(name, models=240, seeds=seeds).report["stderr_holds"] for seeds in (1, 3, 240)]
+    holds = [toy.estimate(name, models=240, seeds=seeds).report["stderr_holds"] for seeds in (1, 2, 240)]
     assert "no randomness of training (one seed)" in holds[0]
-    assert "these 3 seeds" in holds[1] and "randomness" not in holds[1]
+    assert "these 2 seeds" in holds[1] and "randomness" not in holds[1]
     own = "these 60 seeds" if name == "ame" else "every model has its own seed"  # the four p share theirs
     assert own in holds[2]
+
+
+@pytest.mark.parametrize("name", ["ame", "banzhaf", "c_score", "data_oob", "downsampling"])
+def test_from_three_seeds_on_errors_are_students_over_sets_of_seeds(name: str, toy: Toy) -> None:
+    rule = {"rule": "ipw"} if name == "ame" else {}
+    for seeds, degrees in ((1, None), (2, None), (3, 2), (12, 9)):
+        found = toy.estimate(name, seeds=seeds, **rule)
+        assert found.report.get("stderr_degrees") == degrees
+        assert ("variance_from_seeds" in found.report) == ("stderr" in found.tables["joint"]) == (degrees is not None)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("ame", {}), ("banzhaf", {"rule": "ols"}), ("datamodels", {})])
+def test_regressions_hold_the_seeds_that_took_turns_alone(name: str, settings: dict[str, Any], toy: Toy) -> None:
+    report = toy.estimate(name, models=240, seeds=3, **settings).report
+    assert "these 3 seeds" in report["stderr_holds"] and "stderr_degrees" not in report
+
+
+@pytest.mark.parametrize("name", ["banzhaf", "c_score", "data_oob"])
+def test_models_without_randomness_have_no_seeds_to_hold(name: str, tmp_path: Path) -> None:
+    toy = toys.learned(tmp_path, toys.table(), Logistic(weight_decay=0.1))
+    one, three = (toy.estimate(name, seeds=seeds) for seeds in (1, 3))
+    assert three.stderr is not None and np.allclose(three.stderr, one.stderr, rtol=1e-6)
+    assert "stderr_degrees" not in three.report
 
 
 @pytest.mark.parametrize("p", [0.5, 0.7])

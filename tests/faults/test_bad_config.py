@@ -75,6 +75,15 @@ OUT_OF_RANGE = {
     "test_fraction": (["dataset.n_test=null", "dataset.test_fraction=2"], ["dataset.test_fraction"]),
     "estimator.checkpoints": (["estimator.checkpoints=99"], ["estimator.checkpoints", "99"]),
     "damping": (["estimator=if_exact", "estimator.damping=-1"], ["estimator.damping", "-1"]),
+    "curvature": (["estimator=if_cg", "estimator.curvature=round"], ["estimator.curvature", "ggn", "round"]),
+    "solver": (["estimator=relatif", "estimator.solver=magic"], ["estimator.solver", "exact", "magic"]),
+    "tolerance": (["estimator=if_cg", "estimator.tolerance=0"], ["estimator.tolerance", "1e-6"]),
+    "depth": (["estimator=if_lissa", "estimator.depth=0"], ["estimator.depth", "0"]),
+    "rank": (["estimator=if_arnoldi", "estimator.rank=900"], ["estimator.rank", "estimator.iterations", "900"]),
+    "EK-FAC of a Hessian": (["estimator=if_ekfac", "estimator.curvature=hessian"], ["estimator.curvature=ggn"]),
+    "penalty": (["estimator=representer_point", "estimator.penalty=0"], ["estimator.penalty", "0"]),
+    "candidates": (["estimator=fast_if", "estimator.candidates=0"], ["estimator.candidates", "0"]),
+    "PBRF damping": (["estimator=pbrf", "estimator.damping=-1"], ["damping", "-1"]),
     "truth.seeds": (["truth.seeds=0"], ["truth.seeds"]),
     "truth.budget": (["truth.budget=0"], ["truth.budget"]),
     "top_k": (["top_k=0"], ["top_k"]),
@@ -227,66 +236,36 @@ def test_a_training_that_diverges_says_at_which_step_and_on_which_instances(
     assert '"status": "failed"' in manifest.read_text()
 
 
-def test_the_damping_named_for_an_indefinite_hessian_is_enough(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    bad = ["estimator=if_exact", "estimator.curvature=hessian", "estimator.damping=0", "truth=none"]
-    request = [*(o for o in with_defaults(bad) if not o.startswith("truth.")), f"paths.outputs={tmp_path}/out"]
-    line = refusal(request, capfd)
-    enough = re.search(r"set estimator\.damping=(\S+)", line)
-    assert enough is not None, line
-    with pytest.raises(SystemExit) as left:
-        main(["run", *request, f"estimator.damping={enough.group(1)}"])
-    assert left.value.code == 0, capfd.readouterr().err
-
-
-def test_python_tags_in_a_config_folder_are_refused_and_not_executed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine" / "estimator").mkdir(parents=True)
-    marker = tmp_path / "executed"
-    text = f'_target_: !!python/object/apply:os.mknod ["{marker}"]\n'
-    (tmp_path / "mine" / "estimator" / "bomb.yaml").write_text(text)
-    line = refusal(["--config-dir", str(tmp_path / "mine"), *SMALL, "estimator=bomb"], capfd)
-    assert "bomb" in line and "python" in line
-    assert not marker.exists()
-
-
-def test_an_untrusted_target_is_not_even_imported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    package = tmp_path / "foreign_part.py"
-    package.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tmp_path)
-        refusal([*SMALL, "estimator._target_=foreign_part.Thing"], capfd)
-    assert not (tmp_path / "executed").exists()
-
-
-NO_CHOICE = {
-    "a removed setting": (["~seed"], ["seed must be set"]),
-    "a removed list": (["~baselines"], ["baselines must be set"]),
-    "null for a group": (["dataset=null"], ["dataset", "got null"]),
-    "null for metrics": (["metric=null"], ["metric=[] asks for none"]),
-    "a number for a group": (["dataset=5"], ["dataset", "got 5"]),
-    "null in a sweep": (["-m", "model=mlp,linear", "dataset=iris,null"], ["dataset", "iris,null"]),
-    "a name of what was set aside": (["name=a.corrupt"], ["name must", ".corrupt"]),
-    "a numbered one": (["name=a.corrupt.2"], ["name must", ".corrupt"]),
+UNSOLVABLE = {
+    "exact, indefinite": ["estimator=if_exact", "estimator.curvature=hessian", "estimator.damping=0"],
+    "conjugate gradients, indefinite": ["estimator=if_cg", "estimator.curvature=hessian", "estimator.damping=0"],
+    "LiSSA, scale too small": ["estimator=if_lissa", "estimator.lissa_scale=0.01", "estimator.damping=0.1"],
+    "last layer without damping": ["estimator=if_last_layer", "estimator.damping=0"],
+    "Arnoldi without damping": [
+        "estimator=if_arnoldi",
+        "estimator.complement=zero",
+        "estimator.rank=3",
+        "estimator.damping=0",
+    ],
+    "PBRF without damping": ["estimator=pbrf", "estimator.damping=0"],
 }
 
 
-@pytest.mark.parametrize("case", list(NO_CHOICE))
-def test_a_setting_that_is_missing_or_no_choice_is_named(case: str, capfd: pytest.CaptureFixture[str]) -> None:
-    bad, words = NO_CHOICE[case]
-    groups = {o.lstrip("~").split("=")[0] for o in bad}
-    line = refusal([*(o for o in SMALL if o.split("=")[0] not in groups), *bad], capfd)
-    assert all(word in line for word in words), line
-
-
-@pytest.mark.parametrize("override", ["estimator=latin", "baselines=[latin]"])
-def test_a_config_file_in_another_encoding_is_named(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], override: str
+@pytest.mark.parametrize("bad", UNSOLVABLE.values(), ids=list(UNSOLVABLE))
+def test_the_value_named_for_what_cannot_be_solved_is_enough(
+    bad: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "estimator").mkdir()
-    (tmp_path / "estimator" / "latin.yaml").write_bytes("# café\n_target_: x\n".encode("latin-1"))
-    small = [o for o in SMALL if o.split("=")[0] != override.split("=")[0]]
-    line = refusal(["--config-dir", str(tmp_path), *small, override], capfd)
-    assert "latin.yaml must be UTF-8" in line
+    more = [*bad, "truth=none"]
+    request = [*(o for o in with_defaults(more) if not o.startswith("truth.")), f"paths.outputs={tmp_path}/out"]
+    enough = None
+    for _ in range(6):  # LiSSA's scale is raised step by step: no batch says how large another's eigenvalue is
+        line = refusal(request, capfd)
+        enough = re.search(r"set (estimator\.\w+=[^\s,;]+)", line)
+        assert enough is not None, line
+        request.append(enough.group(1))
+        with pytest.raises(SystemExit) as left:
+            main(["run", *request])
+        capfd.readouterr()
+        if left.value.code == 0:
+            return
+    raise AssertionError(f"{enough} is not enough")

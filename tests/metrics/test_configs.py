@@ -15,7 +15,14 @@ from influx.metrics.ranking import Ranking
 from influx.needs import Need
 
 FOLDER = Path(__file__).parents[2] / "conf" / "metric"
-BUILT = ("agreement", "ceiling", "lds", "mislabel", "ranking", "unfairness")
+BUILT = ("agreement", "ceiling", "if_gaps", "lds", "mislabel", "ranking", "tradeoff", "unfairness")
+
+NEEDS = {
+    "lds": frozenset({Need.RETRAIN}),
+    "unfairness": frozenset({Need.RETRAIN}),
+    "if_gaps": frozenset({Need.RETRAIN, Need.CURVATURE}),
+    "tradeoff": frozenset({Need.GRADIENTS}),
+}
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -26,7 +33,7 @@ def test_yaml_lists_every_field_with_its_default(name):
     metric = getattr(importlib.import_module(module), class_name)
     assert config == {field.name: field.default for field in dataclasses.fields(metric)}
     assert metric(**config) == metric()
-    assert metric.requires == (frozenset({Need.RETRAIN}) if name in ("lds", "unfairness") else frozenset())
+    assert metric.requires == NEEDS.get(name, frozenset())
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -14,9 +14,10 @@ from influx.learners.linear import newton, normal
 from influx.learners.linear.learner import LinearLearner
 from influx.learners.linear.logistic import Logistic
 from influx.learners.linear.ridge import Ridge
+from influx.models.linear import Linear
 from influx.oracles import plain
 from influx.oracles.linear import PROBLEMS, deleted, losses
-from influx.oracles.toys import Toy, learned, table
+from influx.oracles.toys import Toy, bundled, converged, learned, table
 from influx.problem import Data, Design, Outcomes, Split
 from influx.store import Folder
 
@@ -54,6 +55,29 @@ def test_every_weighting_is_at_the_optimum_of_its_refit(norm: str, problem: Any)
         theta = refit(w, n if norm == "full" else w.sum())
         assert np.allclose(test.loss[row], losses(toy, toy.test, theta), rtol=1e-10, atol=1e-12)
         assert np.allclose(train.loss[row], losses(toy, toy.train, theta), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["full", "subset"])
+def test_nets_trained_on_subsets_to_convergence_are_at_the_closed_form(norm: str, tmp_path: Path) -> None:
+    data = bundled("diabetes", 20, 4)
+    net = converged(tmp_path, data, Linear(), 0.1)
+    exact = learned(tmp_path, data, Ridge(weight_decay=0.1, penalise_intercept=True))
+    weights = (np.random.default_rng(0).random((8, 20)) < 0.5).astype(np.uint8)
+    for trained, solved in zip(retrained(net, weights, norm), retrained(exact, weights, norm), strict=True):
+        assert np.abs(trained.loss - solved.loss).max() <= 1e-5 * solved.loss.max()
+        assert np.ptp(solved.loss, axis=0).min() > 1e-3 * solved.loss.max()
+
+
+@pytest.mark.parametrize(("models", "part"), [(3, 1.0), (4, 1.0), (8, 1 / 2), (9, 8 / 9), (80, 1 / 2)])
+def test_few_models_are_one_block_that_one_processor_takes(
+    models: int, part: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, learner = PROBLEMS["ridge"](tmp_path)[0].problem, Ridge()
+    monkeypatch.setattr(Ridge, "block_size", lambda self, data: 4)
+    monkeypatch.setattr(LinearLearner, "concurrent_blocks", 2)
+    monkeypatch.setattr(LinearLearner, "_timed", lambda self, problem, design, repeats: 0.5 * len(design))
+    asked = design(np.ones((models, len(problem.train)), np.uint8))
+    assert learner.seconds_each(problem, asked) == pytest.approx(0.5 * part)
 
 
 def test_leave_one_out_is_that_of_refits(problem: Any) -> None:
@@ -108,18 +132,31 @@ def test_downdates_and_new_solutions_agree(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("preconditioner", [10**6, 0])
+@pytest.mark.parametrize("owned", [10**6, 0])
 @pytest.mark.parametrize("kind", ["softmax regression", "two classes"])
 def test_conjugate_gradients_reach_the_same_optimum(
-    kind: str, preconditioner: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, preconditioner: int, owned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a preconditioner for all models or one for each."""
     toy, _ = PROBLEMS[kind](tmp_path)
     weights = np.random.default_rng(0).integers(0, 3, (30, len(toy.train)))
     expected = retrained(toy, weights, "subset")[1].loss
     monkeypatch.setattr(newton, "DENSE", 0)
     monkeypatch.setattr(newton, "FACTORISED", preconditioner)
+    monkeypatch.setattr(newton, "OWNED", owned)
     learner = Logistic(weight_decay=0.1, penalise_intercept=True)
     found = learner.retrain(toy.problem.data, 0, design(weights, "subset"))[1].loss
     assert np.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_hessian_in_single_precision_is_the_hessian(problem: Any) -> None:
+    toy, _ = problem
+    system = toy.problem.learner.system(toy.problem.data, toy.train)
+    draws = np.random.default_rng(0)
+    v = torch.from_numpy(draws.integers(0, 3, len(toy.train)) / len(toy.train))
+    means = system.means(torch.from_numpy(draws.normal(size=(1, *system.target.shape))))
+    found, expected = system.single_hessian(v, means[0]), system.hessian(v[None], means)[0]
+    assert torch.allclose(found.tril().double(), expected.tril(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_class_that_is_missing_becomes_improbable(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from influx.config import choices_of
@@ -36,7 +37,7 @@ def test_an_oracle_notices_a_shift(name: str, monkeypatch: pytest.MonkeyPatch, t
 
     def wrong(self: object, run: Run) -> Influence:
         influence = right(self, run)  # type: ignore[arg-type]
-        return replace(influence, values=influence.values + SHIFT.get(name, 1e-6 * abs(influence.values).max()))
+        return replace(influence, values=influence.values + SHIFT.get(name, 1e-6 * np.nanmax(abs(influence.values))))
 
     monkeypatch.setattr(cls, "estimate", wrong)
     oracle = oracle_of(name)

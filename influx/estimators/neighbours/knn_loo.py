@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from influx.engines.neighbour_games import Surrogate
+from influx.engines.surrogate import Surrogate
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work

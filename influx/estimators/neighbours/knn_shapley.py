@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from influx.engines.neighbour_games import Coalitions, Surrogate
+from influx.engines.neighbour_games import Coalitions
+from influx.engines.surrogate import Surrogate
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need

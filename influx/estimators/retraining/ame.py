@@ -12,7 +12,6 @@ from influx.engines import regressions, sampled, subsets
 from influx.engines.contrasts import contrast, joint_table, scale_of
 from influx.engines.debiased import Effects, debiased
 from influx.engines.regressed import regression_of
-from influx.engines.risks import Target
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -27,7 +26,7 @@ Rule = Literal["lasso", "ipw"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageMarginalEffect:
+class AverageMarginalEffect(sampled.Subsampled):
     """Average marginal effect (AME): the mean effect of an instance over subsets drawn at several densities.
 
     Estimates: mean over p of E[L(z_j; θ_S) | i not in S] - E[L(z_j; θ_S) | i in S], where S holds every instance with
@@ -47,8 +46,13 @@ class AverageMarginalEffect:
         ipw under both.
 
     Attributes:
-        probabilities: the p, each as likely.
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model. With 3 or more
+            the standard errors of ipw hold what other seeds would change.
+        target: what is measured on an instance: loss, margin (its negative) or zero_one.
         models: K, subsets to train on.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence (by ipw, from the
+            draw of subsets) is at most this; null trains all.
+        probabilities: the p, each as likely.
         rule: lasso or ipw.
         debias: add to the LASSO what it lacks, so that intervals cover; false reports the LASSO, whose standard error
             is a jackknife over 20 parts of the models at the chosen penalty (with ``post_ols``: at the chosen
@@ -58,10 +62,6 @@ class AverageMarginalEffect:
         folds: parts for cross-validation and for the fits that are debiased.
         path: penalties tried.
         path_ratio: smallest of them, relative to the one at which all values are 0.
-        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
-        target: what is measured on an instance: loss, margin (its negative) or zero_one.
-        target_stderr: stop before ``models`` when the median standard error of the joint influence (by ipw) is at
-            most this; null trains all.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
@@ -77,7 +77,6 @@ class AverageMarginalEffect:
     )
 
     probabilities: list[float] = field(default_factory=lambda: [0.2, 0.4, 0.6, 0.8])
-    models: int = 1000
     rule: Rule = "lasso"
     debias: bool = True
     post_ols: bool = True
@@ -85,13 +84,10 @@ class AverageMarginalEffect:
     folds: int = 10
     path: int = 20
     path_ratio: float = 0.001
-    seeds: int = 1
-    target: Target = "loss"
-    target_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        super().__post_init__()
         if not self.probabilities or not all(0 < p < 1 for p in self.probabilities):
             raise ConfigError(
                 f"estimator.probabilities must be numbers between 0 and 1, got {self.probabilities}; change them"
@@ -105,8 +101,8 @@ class AverageMarginalEffect:
     def estimate(self, run: Run) -> Influence:
         """Train on the subsets, regress their risks or compare those with and without each instance."""
         (design, density), label = self.design(run), "retraining on subsets"
-        least = 2 * self.folds
-        pools, used = sampled.gather(run, design, density, self.target, self.target_stderr, least, label=label)
+        given = (run, design, density, self.target, self.target_stderr, 2 * self.folds)
+        pools, used = sampled.gather(*given, label=label, by_seed=self.rule == "ipw")
         report = sampled.described(used, pools, self.target, design) | {"rule": self.rule}
         simple = contrast(run, pools, self.target, report=report)
         if self.rule == "ipw":
@@ -168,8 +164,9 @@ class AverageMarginalEffect:
     def plan(self, prospect: Prospect) -> Work:
         """The same trainings as ``estimate``."""
         n, m, (design, _) = len(prospect.train), len(prospect.test), self.design(prospect)
-        strata = len(self.probabilities)
-        work = sampled.sampling_work(design, n, m, strata, f"{self.models} trainings at {strata} densities")
+        strata, clusters = len(self.probabilities), sampled.clusters_of(prospect, design) if self.rule == "ipw" else 0
+        formula = f"{self.models} trainings at {strata} densities"
+        work = sampled.sampling_work(design, n, m, strata, formula, clusters)
         if self.rule == "lasso":
             work = work + regressions.lasso_work(self.models, n, m + 1, self.folds, self.folds * self.path, strata)
         return work

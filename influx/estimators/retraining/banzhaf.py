@@ -11,7 +11,6 @@ from influx.engines import sampled, subsets
 from influx.engines.contrasts import contrast, joint_table, memorization_table, scale_of
 from influx.engines.regressed import regression_of
 from influx.engines.regressions import least_squares
-from influx.engines.risks import Target
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -23,7 +22,7 @@ Rule = Literal["msr", "ols"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Banzhaf:
+class Banzhaf(sampled.Subsampled):
     """Data Banzhaf values: the mean effect of an instance over all subsets of the others, each as likely.
 
     Estimates: 2^-(n-1) Σ over subsets S of the others of L(z_j; θ_S) - L(z_j; θ_{S∪i}); positive for proponents.
@@ -36,13 +35,14 @@ class Banzhaf:
         others' additive effects out, and more when K is near n. It needs K > n + 1 and warns below 3 n.
 
     Attributes:
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model. With 3 or more
+            the standard errors of msr hold what other seeds would change.
+        target: what is measured on an instance: loss, margin (its negative) or zero_one.
         models: K, subsets to train on.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence (by difference of
+            means, from the draw of subsets) is at most this; null trains all.
         p: probability of an instance to be in a subset; 0.5 is the Banzhaf value, others are weighted ones.
         rule: msr (difference of means) or ols (least squares).
-        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
-        target: what is measured on an instance: loss, margin (its negative) or zero_one.
-        target_stderr: stop before ``models`` when the median standard error of the joint influence (by difference of
-            means) is at most this; null trains all.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
@@ -57,16 +57,12 @@ class Banzhaf:
         paper="Wang & Jia 2023",
     )
 
-    models: int = 1000
     p: float = 0.5
     rule: Rule = "msr"
-    seeds: int = 1
-    target: Target = "loss"
-    target_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        super().__post_init__()
         if not 0 < self.p < 1:
             raise ConfigError(f"estimator.p must be between 0 and 1, got {self.p}; change it")
         if self.rule not in get_args(Rule):
@@ -75,10 +71,11 @@ class Banzhaf:
     def estimate(self, run: Run) -> Influence:
         """Train on the subsets and compare, or regress."""
         design, label = self.design(run), "retraining on subsets"
-        least = len(run.train) + 2 if self.rule == "ols" else 0
-        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, least, label=label)
+        least, msr = len(run.train) + 2 if self.rule == "ols" else 0, self.rule == "msr"
+        given = (run, design, None, self.target, self.target_stderr, least)
+        pools, used = sampled.gather(*given, label=label, by_seed=msr)
         report = sampled.described(used, pools, self.target, design) | {"rule": self.rule}
-        if self.rule == "msr":
+        if msr:
             return contrast(run, pools, self.target, report=report)
         n, m = len(run.train), len(run.test)
         if used < 3 * n:
@@ -104,7 +101,8 @@ class Banzhaf:
     def plan(self, prospect: Prospect) -> Work:
         """The same trainings as ``estimate``."""
         n, m, design = len(prospect.train), len(prospect.test), self.design(prospect)
-        work = sampled.sampling_work(design, n, m, 1, f"{self.models} trainings on {self.p} of {n}")
+        clusters = sampled.clusters_of(prospect, design) if self.rule == "msr" else 0
+        work = sampled.sampling_work(design, n, m, 1, f"{self.models} trainings on {self.p} of {n}", clusters)
         if self.rule == "ols":
             products = Work(
                 flops=2 * (6.0 * self.models * n * (2 * n + m) + 4.0 * n**3),

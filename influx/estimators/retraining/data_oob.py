@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from influx.engines import sampled, subsets
-from influx.engines.contrasts import contrast
-from influx.engines.risks import Target
+from influx.engines.contrasts import FEWEST_CLUSTERS, contrast
+from influx.engines.risk_sums import clustered
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -19,7 +19,7 @@ from influx.run import Card, Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOOB:
+class DataOOB(sampled.Subsampled):
     """Out-of-bag value: how well bootstrap models that did not draw an instance predict it.
 
     Estimates: table data_oob has -mean of L(z_i; θ_b) over bootstrap samples b without i, large for instances that
@@ -33,12 +33,13 @@ class DataOOB:
         that they are relative to the mean of the others as with fixed-size subsets.
 
     Attributes:
-        models: K, bootstrap samples.
-        fraction: draws with replacement per sample, as a share of the training instances.
-        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model. With 3 or more
+            standard errors hold what other seeds would change.
         target: what is measured on an instance: loss, margin (its negative) or zero_one.
-        target_stderr: stop before ``models`` when the median standard error of the joint influence is at most this;
-            null trains all.
+        models: K, bootstrap samples.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence, from the draw of
+            samples, is at most this; null trains all.
+        fraction: draws with replacement per sample, as a share of the training instances.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
@@ -53,15 +54,11 @@ class DataOOB:
         paper="Kwon & Zou 2023",
     )
 
-    models: int = 1000
     fraction: float = 1.0
-    seeds: int = 1
-    target: Target = "loss"
-    target_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        super().__post_init__()
         if not 0 < self.fraction:
             raise ConfigError(f"estimator.fraction must be above 0, got {self.fraction}; raise it")
 
@@ -71,16 +68,21 @@ class DataOOB:
 
         design, label = self.design(run), "retraining on bootstrap samples"
         pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, label=label)
-        count, mean, variance = (a.ravel() for a in pools[0].own.sides(slice(None))[1])
-        values = {"value": -mean, "stderr": np.sqrt(variance / count), "models": count.astype(int)}
+        own, every = pools[0].own, slice(None)
+        count, mean, variance = (a.ravel() for a in own.sides(every)[1])
+        stderr = np.sqrt(variance / count)
+        if pools[0].clusters >= FEWEST_CLUSTERS:
+            stderr = clustered(own.pulls(every, number)[1] for number in range(pools[0].clusters)).ravel()
+        values = {"value": -mean, "stderr": stderr, "models": count.astype(int)}
         table = pd.DataFrame({"train_id": run.train.ids} | values)
         report = sampled.described(used, pools, self.target, design)
         return contrast(run, pools, self.target, report=report, tables={"data_oob": table})
 
     def plan(self, prospect: Prospect) -> Work:
         """The same trainings as ``estimate``."""
-        n, m = len(prospect.train), len(prospect.test)
-        return sampled.sampling_work(self.design(prospect), n, m, 1, f"{self.models} trainings on bootstrap samples")
+        n, m, design = len(prospect.train), len(prospect.test), self.design(prospect)
+        clusters = sampled.clusters_of(prospect, design)
+        return sampled.sampling_work(design, n, m, 1, f"{self.models} trainings on bootstrap samples", clusters)
 
     def design(self, run: Run | Prospect) -> Design:
         """The bootstrap samples: how often each instance is drawn.

@@ -29,7 +29,7 @@ HELD_OUT = 6  # fewest held-out models: three to choose by, three to judge by
 
 
 @dataclass(frozen=True, kw_only=True)
-class Datamodels:
+class Datamodels(sampled.Subsampled):
     """Linear datamodels: the weight of an instance in a sparse linear prediction of a test instance's risk.
 
     Estimates: w_ij in the prediction b_j - Σ_{i∈S} w_ij of the risk of z_j under a model trained on S, fitted with an
@@ -50,18 +50,18 @@ class Datamodels:
         is the difference of mean risks without and with an instance.
 
     Attributes:
-        alpha: probability of an instance to be in a subset.
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
+        target: what is measured on an instance: margin (its negative), loss or zero_one.
         models: K, subsets to train on.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence (by difference
+            of means) is at most this; null trains all.
+        alpha: probability of an instance to be in a subset.
         held_out: share of the models that are held out: one half chooses the penalty, the other judges the fit.
         debias: add to the LASSO what it lacks, so that intervals cover; false reports the LASSO's weights, whose
             standard error is a jackknife over 20 parts of the models at the chosen penalty and holds neither the
             choice of the penalty nor the shrinkage.
         path: penalties tried.
         path_ratio: smallest of them, relative to the one at which all weights are 0.
-        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
-        target: what is measured on an instance: margin (its negative), loss or zero_one.
-        target_stderr: stop before ``models`` when the median standard error of the joint influence (by difference
-            of means) is at most this; null trains all.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
@@ -76,19 +76,16 @@ class Datamodels:
         paper="Ilyas et al. 2022",
     )
 
+    target: Target = "margin"
     alpha: float = 0.5
-    models: int = 1000
     held_out: float = 0.1
     debias: bool = True
     path: int = 50
     path_ratio: float = 0.001
-    seeds: int = 1
-    target: Target = "margin"
-    target_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        super().__post_init__()
         regressions.check_path(FOLDS, self.path, self.path_ratio, self.models)
         if not 0 < self.alpha < 1:
             raise ConfigError(f"estimator.alpha must be between 0 and 1, got {self.alpha}; change it")
@@ -105,7 +102,8 @@ class Datamodels:
     def estimate(self, run: Run) -> Influence:
         """Train on the subsets, choose penalties on held-out models and fit all."""
         design, label = self.design(run), "retraining on subsets"
-        pools, used = sampled.gather(run, design, None, self.target, self.target_stderr, self._least, label=label)
+        given = (run, design, None, self.target, self.target_stderr, self._least)
+        pools, used = sampled.gather(*given, label=label, by_seed=False)
         simple = contrast(run, pools, self.target, report={})
         sample = regression_of(run, design.rows(slice(0, used)), self.target, label)
         penalty, r2, lds = self._choose(sample)

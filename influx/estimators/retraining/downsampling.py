@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from influx.engines import sampled, subsets
 from influx.engines.contrasts import contrast
-from influx.engines.risks import Target
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -27,7 +26,7 @@ OFFSET = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downsampling:
+class Downsampling(sampled.Subsampled):
     """Risk of models trained without an instance minus risk of models trained with it, over random subsets.
 
     Estimates: mean of L(z_j; θ_S) over subsets S without i, minus the mean over subsets with i; positive for
@@ -42,13 +41,14 @@ class Downsampling:
         probability ``fraction``. Neither has the offset.
 
     Attributes:
-        fraction: share of the training instances in a subset.
-        models: K, subsets to train on.
-        sampling: fixed_size (the paper's), bernoulli or paired_sizes.
-        seeds: initialisations and batch orders that take turns; 1 means those of the trained model.
+        seeds: initialisations and batch orders that take turns; 1 means those of the trained model. With 3 or more
+            standard errors hold what other seeds would change.
         target: what is measured on an instance: loss, margin (its negative) or zero_one.
-        target_stderr: stop before ``models`` when the median standard error of the joint influence is at most this;
-            null trains all.
+        models: K, subsets to train on.
+        target_stderr: stop before ``models`` when the median standard error of the joint influence, from the draw of
+            subsets, is at most this; null trains all.
+        fraction: share of the training instances in a subset.
+        sampling: fixed_size (the paper's), bernoulli or paired_sizes.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
@@ -63,16 +63,13 @@ class Downsampling:
         paper="Feldman & Zhang 2020",
     )
 
-    fraction: float = 0.7
     models: int = 500
+    fraction: float = 0.7
     sampling: Sampling = "fixed_size"
-    seeds: int = 1
-    target: Target = "loss"
-    target_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        sampled.check_sampling(self.models, self.seeds, self.target, self.target_stderr)
+        super().__post_init__()
         if not 0 < self.fraction < 1:
             raise ConfigError(f"estimator.fraction must be between 0 and 1, got {self.fraction}; change it")
         if self.sampling not in get_args(Sampling):
@@ -93,8 +90,10 @@ class Downsampling:
     def plan(self, prospect: Prospect) -> Work:
         """The same trainings as ``estimate``."""
         n, m, (design, _) = len(prospect.train), len(prospect.test), self.design(prospect)
-        pools = 2 if self._paired else 1
-        return sampled.sampling_work(design, n, m, pools, f"{self.models} trainings on {self.fraction} of {n}")
+        pools, clusters = 2 if self._paired else 1, sampled.clusters_of(prospect, design)
+        return sampled.sampling_work(
+            design, n, m, pools, f"{self.models} trainings on {self.fraction} of {n}", clusters
+        )
 
     @property
     def _paired(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influx.engines import subsets
+from influx.engines.group_shares import Shares, standard_error
 from influx.engines.groups import Groups, groups_of
 from influx.engines.risks import Target, check_target
 from influx.engines.sampled import blocks
@@ -20,11 +21,7 @@ from influx.planning import Prospect, Work
 from influx.problem import LossNorm
 from influx.run import Card, Run
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 NOTE = "what an instance gets is its share of the effect of its group, not its own effect on itself"
-LONG_TABLE = 100_000  # rows of table group_influence; beyond, it is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +81,19 @@ class GroupLeaveOneOut:
         groups = self._groups(run)
         pairs = [self._one_seed(run, groups, seed) for seed in range(self.seeds)]
         tests, train = (np.stack(parts) for parts in zip(*pairs, strict=True))  # (seeds, groups, m), (seeds, groups, n)
-        share = groups.members / np.maximum(groups.members.sum(axis=1, keepdims=True), 1)  # (groups, n)
-        nowhere = groups.members.sum(axis=0) == 0
-        spread = [self._shared(share, nowhere, seed) for seed in tests]
-        own = np.where(nowhere, np.nan, (share * train.mean(axis=0)).sum(axis=0))
-        several = int((groups.members.sum(axis=0) > 1).sum())
-        report = {"groups": len(groups), "in_no_group": int(nowhere.sum()), "in_several_groups": several}
+        shares = Shares(groups)
+        spread = [shares.values(seed) for seed in tests]
+        report: dict[str, int | str] = {**shares.report, "seeds": self.seeds}
+        report |= {"stderr_degrees": self.seeds - 1} if self.seeds > 1 else {}
         return run.influence(
             np.mean(spread, axis=0),
             scale="loss" if self.target == "loss" else "rank",
-            stderr=self._error(np.stack(spread)) if self.seeds > 1 else None,
-            self_influence=own,
+            stderr=standard_error(np.stack(spread)) if self.seeds > 1 else None,
+            self_influence=shares.own(train.mean(axis=0)),
             self_influence_note=NOTE,
             replicates=tuple(spread),
-            tables=self._tables(run, groups, tests),
-            report=report | {"seeds": self.seeds, "protocol": f"leave-one-group-out, loss_norm={self._norm}"},
+            tables=shares.tables(tests, run.test.ids),
+            report=report | {"protocol": f"leave-one-group-out, loss_norm={self._norm}"},
         )
 
     def plan(self, prospect: Prospect) -> Work:
@@ -128,40 +123,3 @@ class GroupLeaveOneOut:
         for rows, on_tests, on_train in blocks(run, design, self.target, "retraining without groups"):
             tests[rows], train[rows] = on_tests, on_train
         return tests[1:] - tests[0], train[1:] - train[0]
-
-    @staticmethod
-    def _shared(
-        share: NDArray[np.float64], nowhere: NDArray[np.bool_], influence: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = share.T @ influence
-        values[nowhere] = np.nan
-        return values
-
-    def _error(self, repeated: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Standard error of the mean over seeds."""
-        return np.asarray(repeated.std(axis=0, ddof=1) / np.sqrt(self.seeds))
-
-    def _tables(self, run: Run, groups: Groups, tests: NDArray[np.float64]) -> dict[str, pd.DataFrame]:
-        """Influence of each group on the mean test risk, and on each test instance unless that is long."""
-        import pandas as pd
-
-        joint, m = tests.mean(axis=2), tests.shape[2]
-        nan = np.full(tests.shape[1:], np.nan)
-        several = self.seeds > 1
-        columns = {
-            "group": list(groups.names),
-            "size": groups.members.sum(axis=1),
-            "influence": joint.mean(axis=0),
-            "stderr": self._error(joint) if several else nan[:, 0],
-            "stderr_test": tests.mean(axis=0).std(axis=1, ddof=1) / np.sqrt(m) if m > 1 else nan[:, 0],
-        }
-        tables = {"groups": pd.DataFrame(columns)}
-        if len(groups) * m <= LONG_TABLE:
-            columns = {
-                "group": np.repeat(groups.names, m),
-                "test_id": np.tile(run.test.ids, len(groups)),
-                "influence": tests.mean(axis=0).ravel(),
-                "stderr": (self._error(tests) if several else nan).ravel(),
-            }
-            tables["group_influence"] = pd.DataFrame(columns)
-        return tables

@@ -77,6 +77,7 @@ class LeaveOneOut:
             replicates.append(self._one_seed(run, self._again(run, removed), 1)[0])
         protocol = f"leave-one-out, loss_norm={self.norm}"
         report = {"removed": len(removed), "seeds": self.seeds, "protocol": protocol}
+        report |= {"stderr_degrees": self.seeds - 1} if self.seeds > 1 else {}
         return run.influence(
             mean, stderr=error, self_influence=own, replicates=tuple(replicates), report=report, scale="loss"
         )
@@ -109,17 +110,7 @@ class LeaveOneOut:
         Raises:
             ConfigError: an index is not a training id.
         """
-        rows = np.arange(len(run.train))
-        if self.indices is not None:
-            unknown = sorted(set(self.indices) - set(run.train.ids.tolist()))
-            if unknown or not self.indices:
-                raise ConfigError(
-                    f"truth.indices must be ids of training instances (see ids.parquet), got {unknown[:5]}; remove them"
-                )
-            rows = np.flatnonzero(np.isin(run.train.ids, self.indices))
-        if self.budget is not None and self.budget < len(rows):
-            rows = subsets.some(run.train.ids, rows, self.budget, run.drawn("removed"))
-        return rows
+        return subsets.asked(run.train.ids, self.indices, self.budget, run.drawn("removed"))
 
     @property
     def norm(self) -> LossNorm:

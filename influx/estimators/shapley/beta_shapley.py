@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from influx.engines.coalitions import log_beta_weights, of_positions
@@ -46,7 +47,7 @@ class BetaShapley(Cooperative):
             that the values for one depend on the others; set more permutations with them.
         check_every: permutations from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances; after 30 draws at least (permutations, or antithetic pairs).
+            the mean over test instances; after 50 draws at least (permutations, or antithetic pairs).
         gr_threshold: gelman_rubin stops when the statistic of ten chains of draws is below this, after 500 draws at
             least (permutations, or antithetic pairs).
     """
@@ -94,16 +95,8 @@ class BetaShapley(Cooperative):
 
     def plan(self, prospect: Prospect) -> Work:
         """All prefixes of all permutations: the stopping rule can only save some."""
-        players = self.players(prospect)
-        rng = prospect.drawn("permutations")
-        scheme = prefixes(len(players), len(prospect.test) + 1, self.block, self.antithetic)
-        return self.walked(
-            prospect,
-            players,
-            lambda count: drawn(players.ids, count, self.antithetic, rng),
-            self.permutations,
-            scheme,
-        )
+        scheme_of = partial(prefixes, block=self.block, antithetic=self.antithetic)
+        return self.walked(prospect, self.permutations, scheme_of)
 
     def estimate(self, run: Run) -> Influence:
         """Walk permutations until the rule stops."""

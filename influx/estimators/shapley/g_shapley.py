@@ -50,7 +50,7 @@ class GShapley:
             with them.
         check_every: orders from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances; after 30 orders at least.
+            the mean over test instances; after 50 orders at least.
         convergence: paper stops when running means of the last ``window`` orders differ from the newest by less than
             this, relative to each value and averaged over instances.
         window: orders that the rule of the paper looks back on.

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from influx.engines import subsets
+from influx.engines import game_plans
 from influx.engines.coalitions import interaction_weights, shapley_weights, with_interactions
-from influx.engines.game_plans import Scheme
-from influx.engines.pairs import adjacent, adjacent_by_size, adjacent_bytes, adjacent_coalitions, kept_numbers
-from influx.engines.permutations import check_permutations, with_mean
-from influx.engines.players import Cooperative, holds, over_seeds, pair_tables
+from influx.engines.games import Array, Game
+from influx.engines.interacting import Interacting
+from influx.engines.pairs import adjacent
+from influx.engines.permutations import with_mean
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
-INSTEAD = "estimator.estimator=permutation"
-
 
 @dataclass(frozen=True, kw_only=True)
-class ShapleyInteraction(Cooperative):
+class ShapleyInteraction(Interacting):
     """Shapley values, and the Shapley interaction index of every pair.
 
     Estimates: the matrix holds Shapley values. The table ``interactions`` holds, for every pair A = {i, j}, the sum
@@ -56,59 +54,30 @@ class ShapleyInteraction(Cooperative):
         paper="Grabisch & Roubens 1999",
     )
 
-    estimator: Literal["exact", "permutation"] = "exact"
     permutations: int = 500
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        check_permutations(self.permutations, False, 1)
 
     def plan(self, prospect: Prospect) -> Work:
         """All coalitions, or those of the permutations."""
-        if self.estimator == "exact":
-            players = self.few_players(prospect, INSTEAD)
-            return self.all_coalitions(prospect, players, len(players) * (len(players) + 1) // 2)
-        players = self.players(prospect)
-        rng = prospect.drawn("permutations")
-        count, columns = len(players), len(prospect.test) + 1
-        scheme = Scheme(
-            coalitions=adjacent_coalitions,
-            by_size=adjacent_by_size(count),
-            bytes=adjacent_bytes(count, columns),
-            sums=kept_numbers(count, columns),
-        )
-        return self.walked(
-            prospect, players, lambda number: subsets.permutations(players.ids, number, rng), self.permutations, scheme
-        )
+        return self.planned(prospect, game_plans.adjacent)
 
     def estimate(self, run: Run) -> Influence:
         """From all coalitions under each seed, or from permutations."""
-        return self._exact(run) if self.estimator == "exact" else self._sampled(run)
-
-    def _exact(self, run: Run) -> Influence:
-        players = self.few_players(run, INSTEAD)
-        weights = shapley_weights(len(players)), interaction_weights(len(players))
-        games = [self.game(run, players, (seed,)) for seed in range(self.seeds)]
-        parts, pairs = zip(*(map(with_mean, with_interactions(game, *weights)) for game in games), strict=True)
-        values, stderr = over_seeds(parts)
-        tables = pair_tables(players, *over_seeds(pairs), run.test.ids)
-        return self.result(run, players, values, stderr, tables, {"coalitions": 2 ** len(players)}, parts)
+        return self.exactly(run, _of) if self.estimator == "exact" else self._sampled(run)
 
     def _sampled(self, run: Run) -> Influence:
         players = self.players(run)
-        orders = subsets.permutations(players.ids, self.permutations, run.drawn("permutations"))
-        found = adjacent(self.game(run, players), orders)
+        found = self.sampled(run, players, adjacent)
         unseen = int((found.visits == 0).sum())
         if unseen:
             run.warn(
                 f"{unseen} of {len(found.visits)} pairs were never neighbours in {self.permutations} permutations and "
                 "have no interaction; raise estimator.permutations or set estimator.groups"
             )
-        report = {
-            "coalitions": found.coalitions,
-            "least_visits": int(found.visits.min()),
-            "stderr_holds": holds("permutations", self.seeds),
-        }
-        tables = pair_tables(players, found.pairs, found.pairs_stderr, run.test.ids)
-        return self.result(run, players, found.values, found.stderr, tables, report)
+        return self.told(run, players, found, {"least_visits": int(found.visits.min())})
+
+
+def _of(game: Game) -> tuple[Array, Array]:
+    """Shapley values of players, and interactions of pairs; from all coalitions."""
+    weights = shapley_weights(game.players), interaction_weights(game.players)
+    values, pairs = map(with_mean, with_interactions(game, *weights))
+    return values, pairs

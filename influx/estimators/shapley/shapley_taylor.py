@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from influx.engines import subsets
+from influx.engines import game_plans
 from influx.engines.coalitions import all_pairs, taylor_weights, weights_of_nobody, with_interactions
-from influx.engines.game_plans import Scheme
 from influx.engines.games import Array, Game
-from influx.engines.pairs import kept_numbers, taylor, taylor_by_size, taylor_bytes, taylor_coalitions
-from influx.engines.permutations import check_permutations, with_mean
-from influx.engines.players import Cooperative, holds, over_seeds, pair_tables
+from influx.engines.interacting import Interacting
+from influx.engines.pairs import taylor
+from influx.engines.permutations import with_mean
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
-INSTEAD = "estimator.estimator=permutation"
-
 
 @dataclass(frozen=True, kw_only=True)
-class ShapleyTaylor(Cooperative):
+class ShapleyTaylor(Interacting):
     """The gain of training, divided among instances and pairs of them.
 
     Estimates: I(i) = L(∅) - L({i}) for single players, and for pairs A = {i, j} I(A) = 2/n times the sum over sets S
@@ -60,51 +57,18 @@ class ShapleyTaylor(Cooperative):
         paper="Sundararajan, Dhamdhere & Agarwal 2020",
     )
 
-    estimator: Literal["exact", "permutation"] = "exact"
     permutations: int = 100
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        check_permutations(self.permutations, False, 1)
 
     def plan(self, prospect: Prospect) -> Work:
         """All coalitions, or those of the permutations."""
-        if self.estimator == "exact":
-            players = self.few_players(prospect, INSTEAD)
-            return self.all_coalitions(prospect, players, len(players) * (len(players) + 1) // 2)
-        players = self.players(prospect)
-        rng = prospect.drawn("permutations")
-        count, columns = len(players), len(prospect.test) + 1
-        scheme = Scheme(
-            coalitions=taylor_coalitions,
-            by_size=taylor_by_size(count),
-            bytes=taylor_bytes(count, columns),
-            sums=kept_numbers(count, columns),
-        )
-        return self.walked(
-            prospect, players, lambda number: subsets.permutations(players.ids, number, rng), self.permutations, scheme
-        )
+        return self.planned(prospect, game_plans.taylor)
 
     def estimate(self, run: Run) -> Influence:
         """From all coalitions under each seed, or from permutations."""
-        return self._exact(run) if self.estimator == "exact" else self._sampled(run)
-
-    def _exact(self, run: Run) -> Influence:
-        players = self.few_players(run, INSTEAD)
-        found = [_of(self.game(run, players, (seed,))) for seed in range(self.seeds)]
-        parts = [values for values, _ in found]
-        values, stderr = over_seeds(parts)
-        tables = pair_tables(players, *over_seeds([pairs for _, pairs in found]), run.test.ids)
-        return self.result(run, players, values, stderr, tables, {"coalitions": 2 ** len(players)}, parts)
-
-    def _sampled(self, run: Run) -> Influence:
+        if self.estimator == "exact":
+            return self.exactly(run, _of)
         players = self.players(run)
-        orders = subsets.permutations(players.ids, self.permutations, run.drawn("permutations"))
-        found = taylor(self.game(run, players), orders)
-        tables = pair_tables(players, found.pairs, found.pairs_stderr, run.test.ids)
-        report = {"coalitions": found.coalitions, "stderr_holds": holds("permutations", self.seeds)}
-        return self.result(run, players, found.values, found.stderr, tables, report)
+        return self.told(run, players, self.sampled(run, players, taylor), {})
 
 
 def _of(game: Game) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class TMCShapley(Cooperative):
             permutations with them.
         check_every: permutations from one look at the rule to the next.
         target_stderr: stderr stops when the largest standard error is below this part of the range of values, both of
-            the mean over test instances; after 30 draws at least (permutations, or antithetic pairs).
+            the mean over test instances; after 50 draws at least (permutations, or antithetic pairs).
         convergence: paper stops when running means of the last ``window`` permutations differ from the newest by less
             than this, relative to each value and averaged over players.
         window: permutations that the rule of the paper looks back on.
@@ -93,16 +94,8 @@ class TMCShapley(Cooperative):
 
     def plan(self, prospect: Prospect) -> Work:
         """All prefixes of all permutations: truncation and the stopping rule can only save some."""
-        players = self.players(prospect)
-        rng = prospect.drawn("permutations")
-        scheme = prefixes(len(players), len(prospect.test) + 1, self.block, self.antithetic)
-        return self.walked(
-            prospect,
-            players,
-            lambda count: drawn(players.ids, count, self.antithetic, rng),
-            self.permutations,
-            scheme,
-        )
+        scheme_of = partial(prefixes, block=self.block, antithetic=self.antithetic)
+        return self.walked(prospect, self.permutations, scheme_of)
 
     def estimate(self, run: Run) -> Influence:
         """Walk permutations until the rule stops."""

@@ -31,6 +31,7 @@ OUTCOME_BYTES = 64 << 20  # of what one block of models makes of all instances
 BLOCK_FLOPS = 2e10  # of one block: a second or two
 FILE = "linear.npz"
 PACED, REPEATS = 64, 3  # models that are timed, and how often: the fastest counts
+SAMPLE = 16  # of a design's models, which are timed
 NEWTON_STEPS = 6  # usual number from the solution on all data
 SEPARATED = 1e-7  # curvature left at the optimum, relative to that at 0
 
@@ -126,7 +127,7 @@ class LinearLearner(ABC):
         Raises:
             NumericalError: a system is singular or a solver did not converge.
         """
-        start, train, test = self._solution(data), self.system(data, data.train), self.system(data, data.test)
+        start, train, test = self._solution(data), self._train(data), self.system(data, data.test)
         parts = []
         for rows in torch.from_numpy(design.weights).split(self._chunk(train)):
             interrupts.check_forced()
@@ -157,7 +158,7 @@ class LinearLearner(ABC):
         """Parameters ``(K, q)`` on all training data; solved once per dataset."""
         known = self.__dict__.get("_solved")
         if known is None or known[0] is not data:
-            system = self.system(data, data.train)
+            system = self._train(data)
             zero = torch.zeros(len(system.target), system.x.shape[1], dtype=torch.float64)
             weights = torch.ones(1, len(system.x), dtype=torch.float64)
             theta, outputs = self._optimum(system, weights, "full", zero)
@@ -171,6 +172,15 @@ class LinearLearner(ABC):
             self.__dict__["_solved"] = known
         solved: Tensor = known[1]
         return solved
+
+    def _train(self, data: Data) -> System:
+        """The system of the training split, with what it has computed; made once per dataset."""
+        known = self.__dict__.get("_system")
+        if known is None or known[0] is not data:
+            known = (data, self.system(data, data.train))
+            self.__dict__["_system"] = known
+        system: System = known[1]
+        return system
 
     def _chunk(self, system: System) -> int:
         """Models that are solved together."""
@@ -186,25 +196,42 @@ class LinearLearner(ABC):
 
     def pace(self, problem: Problem) -> Pace:
         """Time the solution on all data, and a chunk of models on random halves."""
-        data, threads = problem.data, torch.get_num_threads()
+        data = problem.data
         start = time.perf_counter()
         self._solution(data)
         training = time.perf_counter() - start
-        count = min(self._chunk(self.system(data, data.train)), PACED)
+        count = min(self._chunk(self._train(data)), PACED)
         halves = (stream(problem.seed, "pace").random((count, len(data.train))) < 0.5).astype(np.uint8)
         zeros = np.zeros(count, np.int64)
-        design = Design(weights=halves, init=zeros, order=zeros, loss_norm="subset")
-        best = math.inf
+        best = self._timed(problem, Design(weights=halves, init=zeros, order=zeros, loss_norm="subset"), REPEATS)
+        model = best / count / self.concurrent_blocks
+        return Pace(training=training, model=model, note=f"{1e3 * best:.3g} ms for {count} models on random halves")
+
+    def seconds_each(self, problem: Problem, design: Design) -> float:
+        """Time some models of the design: without a class, or of few instances, they take many more steps."""
+        self._solution(problem.data)
+        count = min(self._chunk(self._train(problem.data)), len(design), SAMPLE)
+        rows = ((np.arange(count) + 0.5) * len(design) / count).astype(np.int64)
+        return self._timed(problem, design.rows(rows), 2) / count * self._waited(problem.data, len(design))
+
+    def _waited(self, data: Data, models: int) -> float:
+        """Part of their seconds that so many models take: blocks run at once, but few models are one block."""
+        size = self.block_size(data)
+        rounds = math.ceil(models / size / self.concurrent_blocks)
+        return min(rounds * min(size, models) / models, 1.0)
+
+    def _timed(self, problem: Problem, design: Design, repeats: int) -> float:
+        """Seconds of the models of a design, as one block takes them; the fastest of ``repeats``."""
+        best, threads = math.inf, torch.get_num_threads()
         try:
             torch.set_num_threads(max(1, threads // self.concurrent_blocks))
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 start = time.perf_counter()
-                self.retrain(data, problem.seed, design)
+                self.retrain(problem.data, problem.seed, design)
                 best = min(best, time.perf_counter() - start)
         finally:
             torch.set_num_threads(threads)
-        model = best / count / self.concurrent_blocks
-        return Pace(training=training, model=model, note=f"{1e3 * best:.3g} ms for {count} models on random halves")
+        return best
 
     @property
     def concurrent_blocks(self) -> int:

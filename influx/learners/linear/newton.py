@@ -17,6 +17,8 @@ from influx.learners.linear.system import System
 DENSE = 320  # parameters up to which Hessians are factorised model by model
 FACTORISED = 2500  # parameters up to which the start's Hessian is factorised as a preconditioner
 CG_STEPS = 400
+OWNED = 1200  # parameters up to which a model may have a preconditioner of its own
+WORTH = 30  # parameters for which making one takes as long as an iteration
 SINGULAR = 1e-13  # pivot relative to the diagonal that counts as zero
 
 
@@ -30,7 +32,7 @@ def minimise(system: System, v: Tensor, start: Tensor, tolerance: float, max_ste
     outputs = theta @ system.x.T
     found, fitted = torch.empty_like(theta), torch.empty_like(outputs)
     rows, factor = torch.arange(len(v)), None
-    inner = None if system.size <= DENSE else _Inner(system, start)
+    inner = None if system.size <= DENSE else _Inner(system, start, len(v))
     for _ in range(max_steps + 1):
         interrupts.check_forced()
         means = system.means(outputs)
@@ -40,16 +42,18 @@ def minimise(system: System, v: Tensor, start: Tensor, tolerance: float, max_ste
             last = theta[done], outputs[done]
             if factor is not None or inner is not None:  # one more step, so that little of the tolerance is used
                 held = factor[done] if factor is not None else None
-                step = _direction(system, v[done], means[done], gradient[done], held, inner)
+                step = _direction(v[done], means[done], gradient[done], rows[done], held, inner)
                 last = last[0] - step, last[1] - step @ system.x.T
             found[rows[done]], fitted[rows[done]] = last
             if done.all():
                 return found, fitted
+            if inner is not None:
+                inner.forget(rows[done])
             left = ~done
             rows, v, theta, outputs = rows[left], v[left], theta[left], outputs[left]
             means, gradient = means[left], gradient[left]
         factor = cholesky(system.hessian(v, means)) if inner is None else None
-        step = _direction(system, v, means, gradient, factor, inner)
+        step = _direction(v, means, gradient, rows, factor, inner)
         moved = step @ system.x.T
         share = _share(moved)
         theta -= share * step
@@ -91,53 +95,95 @@ def _share(moved: Tensor) -> Tensor:
 
 
 def _direction(
-    system: System, v: Tensor, means: Tensor, gradient: Tensor, factor: Tensor | None, inner: _Inner | None
+    v: Tensor, means: Tensor, gradient: Tensor, rows: Tensor, factor: Tensor | None, inner: _Inner | None
 ) -> Tensor:
     if factor is not None:
         return solve(factor, gradient)
     assert inner is not None
-    return inner.direction(v, means, gradient)
+    return inner.direction(v, means, gradient, rows)
+
+
+def _at(system: System, start: Tensor) -> Tensor:
+    """Factor of the Hessian of all instances at ``start``, which many calls share."""
+    known = system.__dict__.get("_factor")
+    if known is None or known[0] is not start:
+        even = torch.full((1, len(system.x)), 1 / len(system.x), dtype=start.dtype)
+        known = start, cholesky(system.hessian(even, system.means((start @ system.x.T)[None])))
+        system.__dict__["_factor"] = known
+    factor: Tensor = known[1]
+    return factor
 
 
 class _Inner:
-    """Conjugate gradients for the Newton step, preconditioned by one Hessian for all models."""
+    """Conjugate gradients for the Newton step, preconditioned by one Hessian for all models.
 
-    def __init__(self, system: System, start: Tensor) -> None:
+    A model that is far from the start gets a Hessian of its own, in single precision: it changes how many iterations
+    are needed, not where they lead. It is made when as many iterations were spent as it is worth, and made anew when
+    as many were spent again.
+    """
+
+    def __init__(self, system: System, start: Tensor, models: int) -> None:
         self.system, self.factor = system, None
+        self.own: dict[int, Tensor] = {}
+        self.spent = torch.zeros(models)  # iterations since the preconditioner of each was made
         inverse = torch.eye(len(start), dtype=start.dtype) + 1  # of the coupling
         if start.any() and system.size <= FACTORISED:
-            even = torch.full((1, len(system.x)), 1 / len(system.x), dtype=start.dtype)
-            self.factor = cholesky(system.hessian(even, system.means((start @ system.x.T)[None])))
+            self.factor = _at(system, start)
             return
         self.inverse = inverse  # the Hessian at 0 is the coupling ⊗ (xᵀx / (n classes) + penalty)
         gram = system.x.T @ system.x / (len(system.x) * (len(start) + 1)) + torch.diag(system.penalty)
         self.gram = cholesky(gram[None])[0]
 
-    def precondition(self, residual: Tensor) -> Tensor:
-        """The inverse of the common Hessian times ``residual``."""
+    def precondition(self, residual: Tensor, rows: list[int]) -> Tensor:
+        """The inverse of the Hessian of each of ``rows``, or of the common one, times ``residual``."""
+        mine = [k for k, row in enumerate(rows) if row in self.own]
+        found = self._common(residual) if len(mine) < len(rows) else torch.empty_like(residual)
+        for k in mine:
+            solved = torch.cholesky_solve(residual[k].flatten()[:, None].float(), self.own[rows[k]])
+            found[k] = solved.view_as(residual[k])
+        return found
+
+    def _common(self, residual: Tensor) -> Tensor:
         if self.factor is not None:
             return torch.cholesky_solve(residual.flatten(1).T, self.factor[0]).T.view_as(residual)
         models, outputs, inputs = residual.shape
         solved = torch.cholesky_solve(residual.reshape(-1, inputs).T, self.gram).T.view(models, outputs, inputs)
         return self.inverse @ solved
 
-    def direction(self, v: Tensor, means: Tensor, gradient: Tensor) -> Tensor:
-        """The Newton step to a tenth, and closer as the gradient vanishes."""
+    def _renew(self, v: Tensor, means: Tensor, rows: list[int]) -> None:
+        """Preconditioners for those that have spent enough iterations."""
+        for k, row in enumerate(rows):
+            if self.system.size <= OWNED and self.spent[row] >= self.system.size / WORTH:
+                factor, failed = torch.linalg.cholesky_ex(self.system.single_hessian(v[k], means[k]))
+                self.spent[row] = 0
+                if not failed:
+                    self.own[row] = factor
+
+    def forget(self, rows: Tensor) -> None:
+        """Free what solved models have."""
+        for row in rows.tolist():
+            self.own.pop(row, None)
+
+    def direction(self, v: Tensor, means: Tensor, gradient: Tensor, numbers: Tensor) -> Tensor:
+        """The Newton step of models ``numbers``, to a tenth, and closer as the gradient vanishes."""
+        rows = numbers.tolist()
+        self._renew(v, means, rows)
         found, residual = torch.zeros_like(gradient), gradient.clone()
         norm = gradient.flatten(1).norm(dim=1)
         goal = norm * norm.sqrt().clamp(1e-3, 0.1)
-        conjugate = ahead = self.precondition(residual)
+        conjugate = ahead = self.precondition(residual, rows)
         energy = (residual * ahead).sum((1, 2))
         for _ in range(CG_STEPS):
             going = residual.flatten(1).norm(dim=1) > goal
             if not going.any():
                 break
             interrupts.check_forced()
+            self.spent[numbers] += going
             curved = self.system.curved(v, means, conjugate)
             length = torch.where(going, energy / (conjugate * curved).sum((1, 2)), 0.0)[:, None, None]
             found += length * conjugate
             residual -= length * curved
-            ahead = self.precondition(residual)
+            ahead = self.precondition(residual, rows)
             before, energy = energy, (residual * ahead).sum((1, 2))
             conjugate = ahead + (energy / before)[:, None, None] * conjugate
         return found

@@ -94,6 +94,22 @@ class System:
                 found[:, b, :, a] = block
         return found.view(len(v), self.size, self.size)
 
+    def single_hessian(self, v: Tensor, means: Tensor) -> Tensor:
+        """``(K q, K q)`` lower triangle of one model's Hessian in single precision; ``v`` (n,), ``means`` (K, n)."""
+        outputs, inputs = len(self.target), self.x.shape[1]
+        rows = torch.nonzero(v).flatten()
+        x, v, means = self._single[rows], v[rows].float(), means[:, rows].float()
+        found, penalty = torch.zeros(outputs, inputs, outputs, inputs), torch.diag(self.penalty).float()
+        for a, b in torch.tril_indices(outputs, outputs).T.tolist():
+            curvature = v * means[a] * (float(a == b) - means[b]) if self.logistic else v
+            found[a, :, b] = (x * curvature[:, None]).T @ x + float(self.coupling[a, b]) * penalty
+        return found.view(self.size, self.size)
+
+    @cached_property
+    def _single(self) -> Tensor:
+        """The inputs in single precision."""
+        return self.x.float()
+
     def _products(self, weights: Tensor) -> Tensor:
         """Σ_i weights_i x_i x_iᵀ ``(models, pairs, q (q + 1) / 2)``, entries as in ``tril_indices``."""
         if self._outer is not None:

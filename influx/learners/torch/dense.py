@@ -60,6 +60,7 @@ class Dense:
     """
 
     least: ClassVar[int] = 8
+    multiple: ClassVar[int] = 12  # products are tiled in 4, 8 or 12 columns; the rest is added up in another order
 
     linears: list[nn.Linear]
     functions: list[Activation]

@@ -10,22 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influx import interrupts, progress
-from influx.errors import ConfigError, IncompatibleError, Interrupted, NumericalError
+from influx import interrupts
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.torch.dense import Dense, dense_layers
-from influx.learners.torch.fitted import (
-    TorchFitted,
-    Trajectory,
-    chunks,
-    load_state,
-    outcomes_of,
-    parameters_name,
-    save_checkpoint,
-    state_name,
-    to_tensors,
-)
+from influx.learners.torch.fitted import TorchFitted, chunks, outcomes_of, to_tensors
 from influx.learners.torch.optimizers import Optimizer
 from influx.learners.torch.pace import layer_products, net_shape, pace
+from influx.learners.torch.recorded import record
 from influx.learners.torch.sequential import (
     GLOBAL_GENERATOR,
     Recipe,
@@ -162,57 +153,8 @@ class TorchLearner:
         """
         recipe = self.recipe(data, seed, 0)
         fitted = TorchFitted(folder, lambda init: self._module(data, seed, init), recipe)
-        saved = recipe.training.saved_steps(recipe.total)
-        checkpoints = folder.sub("checkpoints")
-        checkpoints.sweep_temporaries()
-        whole = [s for s in saved if checkpoints.has(parameters_name(s)) and checkpoints.has(state_name(s))]
-        if whole != saved:
-            self._train(fitted, checkpoints, saved, set(whole))
-        _remove_unscheduled(checkpoints, saved)
-        if not folder.has("trajectory.npz"):
-            self._trajectory(fitted, checkpoints).save(folder)
+        record(fitted, folder)
         return fitted
-
-    def _train(self, fitted: TorchFitted, folder: Folder, saved: list[int], whole: set[int]) -> None:
-        """Make every missing checkpoint, going on from the nearest complete state before the first of them.
-
-        A stop by signal leaves one more state behind, between checkpoints; ``fit`` removes it when all is trained.
-        """
-        recipe = fitted.recipe
-        missing = [s for s in saved if s not in whole]
-        extra = set(_complete_steps(folder)) - set(saved)
-        with progress.task("training", recipe.total) as done:
-            state = self._start(fitted, folder, [s for s in whole | extra if s < missing[0]])
-            done(state.step)
-            if state.step in missing:
-                save_checkpoint(folder, state, recipe.lr(state.step))
-            for _ in advance(recipe, state, missing[-1], None, "full"):  # changes ``state`` in place
-                done(1)
-                if state.step in missing:
-                    save_checkpoint(folder, state, recipe.lr(state.step))
-                try:
-                    interrupts.check()
-                except Interrupted:
-                    save_checkpoint(folder, state, recipe.lr(state.step))
-                    raise
-
-    def _start(self, fitted: TorchFitted, folder: Folder, complete: list[int]) -> State:
-        device = str(fitted.recipe.x.device)
-        if complete:
-            return load_state(folder, max(complete), fitted.build, self.optimizer, device)
-        module = fitted.build(0).to(device)
-        return State(step=0, module=module, slots=self.optimizer.slots(list(module.parameters())))
-
-    def _trajectory(self, fitted: TorchFitted, checkpoints: Folder) -> Trajectory:
-        recipe = fitted.recipe
-        last = load_state(checkpoints, recipe.total, fitted.build, recipe.optimizer, "cpu")
-        return Trajectory(
-            lr=np.array([[recipe.lr(s)] for s in range(recipe.total)]),
-            batch_offsets=recipe.batches.offsets,
-            batch_ids=recipe.ids[recipe.batches.rows],
-            loss=np.array(last.losses),
-            clip=np.array(last.clips),
-        )
 
     def block_size(self, data: Data) -> int:
         """Models per block: those whose parameters together fit a core's cache, at least enough to batch."""
@@ -225,7 +167,8 @@ class TorchLearner:
             return 1
         batch = min(self.training.batch_size, len(data.train))
         fitting = min(BLOCK_BYTES // size, ACTIVATION_BYTES // (batch * program.activations * 8))
-        return int(min(max(fitting, program.least), 256))
+        whole = int(min(max(fitting, program.least), 256)) // program.multiple
+        return max(whole, 1) * program.multiple
 
     def _program(self, module: nn.Module, data: Data) -> Program | None:
         """The stacked program for a module, or None to train one at a time.
@@ -250,10 +193,13 @@ class TorchLearner:
             )
         return Vmap(module) if engine != "sequential" and traits.stackable else None
 
-    def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:
+    def retrain(
+        self, data: Data, seed: int, design: Design, start: nn.Module | None = None
+    ) -> tuple[Outcomes, Outcomes]:
         """Train one model per row of ``design``; see ``Learner``. Rows must share ``init`` and ``order``.
 
-        Blocks are padded to ``block_size``, so a model's bits do not depend on how many are asked for.
+        ``start`` replaces the initialised module, and is changed. Blocks are padded to ``block_size``, so a model's
+        bits do not depend on how many are asked for.
 
         Raises:
             NumericalError: a retrained model has a loss that is not finite.
@@ -262,7 +208,7 @@ class TorchLearner:
         if (design.init != init).any() or (design.order != order).any():
             raise ValueError("all rows of one block must share init and order")
         recipe = self.recipe(data, seed, order)
-        module = self._module(data, seed, init).to(recipe.x.device)
+        module = (self._module(data, seed, init) if start is None else start).to(recipe.x.device)
         weights = torch.from_numpy(design.weights).to(recipe.x)
         program = self._program(module, data)
         outputs = (
@@ -289,8 +235,9 @@ class TorchLearner:
         self, recipe: Recipe, program: Program, weights: Tensor, design: Design, data: Data, block: int
     ) -> list[Tensor]:
         count = len(weights)
-        if count < block:
-            weights = torch.cat([weights, weights[-1:].expand(block - count, -1)])
+        padded = -(-max(count, block) // program.multiple) * program.multiple
+        if count < padded:
+            weights = torch.cat([weights, weights[-1:].expand(padded - count, -1)])
         forward = program.train(recipe, weights, design.loss_norm, lambda step: interrupts.check_forced())
         return [self._outputs(forward, recipe, split, block)[:count] for split in (data.train, data.test)]
 
@@ -340,18 +287,3 @@ class TorchLearner:
     def net_shape(self, problem: Problem) -> NetShape:
         """Sizes of the net and its recorded training."""
         return net_shape(self, self._module(problem.data, 0, 0), problem)
-
-
-def _complete_steps(folder: Folder) -> list[int]:
-    """Steps whose parameters and optimizer state are both whole, scheduled or not."""
-    listed = [int(name[5:13]) for name in folder.checksums() if name.startswith("step_")]
-    return [s for s in listed if folder.has(parameters_name(s)) and folder.has(state_name(s))]
-
-
-def _remove_unscheduled(folder: Folder, saved: list[int]) -> None:
-    """Remove the states that stops by signal left between checkpoints, complete or not."""
-    wanted = {name(s) for s in saved for name in (parameters_name, state_name)}
-    there = {path.name for path in folder.path.glob("*.safetensors")} | set(folder.checksums())
-    unscheduled = {name for name in there - wanted if re.fullmatch(r"(step|state)_\d{8}\.safetensors", name)}
-    if unscheduled:
-        folder.forget(*unscheduled)

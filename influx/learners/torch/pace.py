@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influx.learners.torch.costs import MANY, cheaper
+from influx.learners.torch.dense import dense_layers
 from influx.learners.torch.training import Engine
 from influx.planning import NetShape, Pace
 from influx.problem import Design, Problem
@@ -84,6 +85,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
         dot=sum(dot for _, dot in products.values()),
         head_dot=products[last][1] if isinstance(last, nn.Linear) else 0.0,
         depth=len(products),
+        plain=dense_layers(module) is not None,
         steps=steps,
         visits=len(training.batches(n, 0, 0).rows),
         saved=tuple(training.saved_steps(steps)),

@@ -23,10 +23,12 @@ Forward = Callable[[Tensor], Tensor]
 class Program(Protocol):
     """Trains ``M`` models that start alike and see the same batches with different instance weights.
 
-    ``least`` is the number of models below which it is no faster than one at a time.
+    ``least`` is the number of models below which it is no faster than one at a time, ``multiple`` what a number of
+    models must divide by for a model's bits not to depend on its place.
     """
 
     least: ClassVar[int]
+    multiple: ClassVar[int]
 
     @property
     def activations(self) -> int:
@@ -65,6 +67,7 @@ class Vmap:
     """``torch.func`` over stacked parameters."""
 
     least: ClassVar[int] = 2
+    multiple: ClassVar[int] = 1
 
     module: nn.Module
 

@@ -1,0 +1,166 @@
+"""Influence from a curvature solver: (1/n) ∇L(z_j)ᵀ (H_r + δI)⁻¹ ∇L(z_i), and its normalised forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from influx import progress
+from influx.engines.gradients import GradientsAt
+from influx.engines.inverses import Inverse, Layered, Repeated, Solver, solutions
+from influx.engines.operators import Kind, check_curvature
+from influx.engines.rows import Rows
+from influx.influence import Influence, Scale
+from influx.planning import Prospect, Work
+from influx.run import Run
+
+WRITTEN_BYTES = 64 << 20  # of gradients written out at a time
+HELD_BYTES = 512 << 20  # of solutions held at once: more test instances take more passes over the training set
+NEARLY_STATIONARY = 0.01  # gradient of the objective in mean gradient norms of instances
+Relative = Literal["none", "theta", "loss", "gradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """What all influence functions share: which curvature, how damped, and the passes over the instances.
+
+    An estimator says which solver with which options by ``solved_by``.
+    """
+
+    scale: ClassVar[Scale] = "loss"
+
+    curvature: Kind = "ggn"
+    damping: float | None = None
+    self_influence: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges, the solver's too."""
+        check_curvature(self.curvature, self.damping)
+        self.solved_by  # noqa: B018
+
+    @property
+    def solved_by(self) -> Solver:
+        """The solver with its options."""
+        raise NotImplementedError
+
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        """Perspectives that the settings leave out."""
+        return {} if self.self_influence else {"memorization": ASK}
+
+    def plan(self, prospect: Prospect) -> Work:
+        """What the solver and the passes take."""
+        return self.solved_by.work(prospect, self.curvature, self.self_influence)
+
+    def estimate(self, run: Run) -> Influence:
+        """Solve for the test gradients, then one product with every training gradient."""
+        return self.influence(run)
+
+    def influence(self, run: Run, relative: Relative = "none") -> Influence:
+        """Influence with rows divided as ``relative`` says."""
+        inverse = self.solved_by.inverse(run, self.curvature, self.damping)
+        return solved(run, inverse, self.curvature, relative, self.self_influence, self.scale)
+
+
+ASK = "it takes as many solves as there are training instances; set estimator.self_influence=true to ask for it"
+
+
+def solved(run: Run, inverse: Inverse, kind: Kind, relative: Relative, own: bool, scale: Scale) -> Influence:
+    """Influence (n_train, n_test) with the inverse's report; standard errors where it has repetitions.
+
+    ``relative`` divides row i by ‖(H_r + δI)⁻¹ g_i‖ (theta), √(g_iᵀ (H_r + δI)⁻¹ g_i) (loss) or ‖g_i‖ (gradient); a
+    zero gradient keeps zeros.
+    """
+    gradients = run.gradients.at(run.final, dtype=torch.float64)
+    passes = Passes(run, gradients, inverse, relative, own)
+    values, spread = run.zeros(), run.zeros() if isinstance(inverse, Repeated) else None
+    at_once = max(1, HELD_BYTES // (8 * gradients.size))
+    for start in range(0, len(run.test), at_once):
+        columns = slice(start, min(start + at_once, len(run.test)))
+        passes.fill(values, spread, columns)
+    slope = doubts(run, passes.total / len(run.train), float(passes.norms.mean()))
+    if passes.without:
+        run.warn(f"{passes.without} training instances have a zero gradient; their influence is zero")
+    report: dict[str, Any] = inverse.report | {"curvature": kind, "gradient_norm": slope}
+    note = "" if own else ASK
+    found = passes.own.numpy() if own else None
+    return run.influence(
+        values, scale=scale, stderr=spread, self_influence=found, self_influence_note=note, report=report
+    )
+
+
+def doubts(run: Run, mean_gradient: Tensor, mean_norm: float) -> float:
+    """Norm of the training objective's gradient; warns where the parameters are not at its minimum.
+
+    ``mean_gradient`` (p,) is that of the training risks, ``mean_norm`` the mean norm of their gradients.
+    """
+    slope = run.curvature.stationarity(mean_gradient)
+    if slope > NEARLY_STATIONARY * mean_norm:
+        run.warn(
+            f"the training objective is not at a minimum: its gradient has norm {slope:.2g}, an instance's "
+            f"{mean_norm:.2g} on average; influence functions describe a minimum"
+        )
+    if run.curvature.decoupled:
+        run.warn("AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not")
+    return slope
+
+
+class Passes:
+    """Passes over the training set for a few test instances at a time; the first one also looks at each instance."""
+
+    def __init__(self, run: Run, gradients: GradientsAt, inverse: Inverse, relative: Relative, own: bool):
+        """``gradients`` are those at the final parameters in float64."""
+        self.run, self.gradients, self.inverse, self.relative, self.with_own = run, gradients, inverse, relative, own
+        n = len(run.train)
+        self.own, self.norms = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        self.divisors = torch.ones(n, dtype=torch.float64)
+        self.total = torch.zeros(gradients.size, dtype=torch.float64, device=run.curvature.decay.device)
+        self.without = 0
+
+    def fill(self, values: Any, spread: Any, columns: slice) -> None:
+        """Influence on the test instances ``columns``, and its standard error if there is one."""
+        first, n = columns.start == 0, len(self.run.train)
+        rhs = torch.cat([rows.flat() for _, rows in self.gradients.blocks(self.run.test.take(columns))])
+        repeats = solutions(self.inverse, rhs)
+        size = max(1, WRITTEN_BYTES // (8 * self.gradients.size))
+        with progress.task("influence", n) as done:
+            for part, rows in self.gradients.blocks(self.run.train, size):
+                flat = rows.flat()
+                if first:
+                    self._look(part, flat, rows)
+                each = flat @ repeats.transpose(1, 2) / n / self.divisors[part].to(flat)[:, None]  # (r, b, columns)
+                values[part, columns] = each.mean(0).cpu().numpy()
+                if spread is not None:
+                    found = each.std(0, correction=1) / len(each) ** 0.5 if len(each) > 1 else each[0] * np.nan
+                    spread[part, columns] = found.cpu().numpy()
+                done(len(flat))
+
+    def _look(self, part: slice, flat: Tensor, rows: Rows) -> None:
+        """Norms, divisors and influence on itself of a block of training instances."""
+        n = len(self.run.train)
+        self.total += flat.sum(0)
+        norms = flat.norm(dim=1)
+        divisors = torch.ones_like(norms)
+        quadratic = None
+        if self.with_own or self.relative == "loss":
+            layered = self.inverse if isinstance(self.inverse, Layered) else None
+            quadratic = self.inverse.quadratic(flat) if layered is None else layered.quadratic_of(rows)
+        if self.relative == "theta":
+            divisors = self.inverse.solve(flat).norm(dim=1)
+        elif self.relative == "gradient":
+            divisors = norms
+        elif self.relative == "loss":
+            assert quadratic is not None
+            divisors = quadratic.clamp_min(0).sqrt()
+        if self.relative != "none":
+            self.without += int((divisors == 0).sum())
+            divisors = torch.where(divisors > 0, divisors, torch.ones_like(divisors))
+        self.norms[part], self.divisors[part] = norms.cpu(), divisors.cpu()
+        if self.with_own:
+            assert quadratic is not None
+            self.own[part] = (quadratic / n / divisors).cpu()

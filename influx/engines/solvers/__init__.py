@@ -1,0 +1,1 @@
+"""Ways to apply the inverse of the curvature."""

@@ -1,0 +1,164 @@
+"""K-FAC and EK-FAC: curvature layer by layer, from Kronecker factors of inputs and output gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+import torch
+
+from influx import progress
+from influx.engines.blocks import Block, Strategy
+from influx.engines.compared import AUDITED, compared
+from influx.engines.inverses import by_instance, labels_of
+from influx.engines.kronecker import block_for, factor_numbers
+from influx.engines.layer_plans import ekfac_work
+from influx.engines.layerwise import Layerwise, Part, alike, damped, layers_of
+from influx.engines.operators import Kind
+from influx.engines.pseudogradients import PseudoGradients
+from influx.errors import ConfigError
+from influx.planning import Prospect, Work
+from influx.run import Run
+
+SMALL = 1500  # numbers of a weight whose own matrix costs little more than its factors
+FACTOR_BYTES = 64 << 20  # inputs and output gradients of one layer, position by position
+
+
+@dataclass(frozen=True, kw_only=True)
+class EKFAC:
+    """Inverts the curvature of each layer alone, in the eigenbasis of its Kronecker factors.
+
+    Two passes over the training set: one for the factors, one for the eigenvalues; ``kfac`` needs the first only.
+    What is no product of inputs and output gradients gets a matrix of its own below 2,000 numbers, else a diagonal.
+
+    Source: George et al. 2018, arXiv:1806.03884; Grosse et al. 2023, arXiv:2308.03296. They sample labels; ``ggn``
+    here takes the expectation over labels instead.
+
+    Attributes:
+        strategy: ekfac, kfac (eigenvalues are products of the factors', Martens & Grosse 2015) or diagonal.
+        samples: labels per instance when ``sampled_fisher`` is asked for.
+        max_examples: training instances, drawn at random, that the curvature is estimated from; None takes all.
+        whole: weights with at most so many numbers, their bias included, get their exact matrix instead; None means
+            1,500 for ekfac and 0 for the others.
+        audit: compare a few solutions with exact ones when there are at most 2,000 parameters.
+    """
+
+    strategy: Strategy = "ekfac"
+    samples: int = 1
+    max_examples: int | None = None
+    whole: int | None = None
+    audit: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.strategy not in get_args(Strategy):
+            raise ConfigError(
+                f"estimator.strategy must be one of {', '.join(get_args(Strategy))}, got {self.strategy}; "
+                "set for example estimator.strategy=ekfac"
+            )
+        if self.samples < 1:
+            raise ConfigError(f"estimator.samples must be at least 1, got {self.samples}; set estimator.samples=1")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise ConfigError(
+                f"estimator.max_examples must be at least 1, got {self.max_examples}; "
+                "set estimator.max_examples=null for all"
+            )
+
+        if self.whole is not None and self.whole < 0:
+            raise ConfigError(f"estimator.whole must not be negative, got {self.whole}; set estimator.whole=0")
+
+    @property
+    def _whole(self) -> int:
+        automatic = SMALL if self.strategy == "ekfac" else 0
+        return automatic if self.whole is None else self.whole
+
+    def check(self, kind: Kind) -> None:
+        """Refuse a curvature that is no sum of outer products.
+
+        Raises:
+            ConfigError: names one that is.
+        """
+        if kind == "hessian":
+            raise ConfigError(
+                f"estimator.curvature must be a sum of outer products of gradients for {self.strategy}, got hessian; "
+                "set estimator.curvature=ggn"
+            )
+
+    def inverse(self, run: Run, kind: Kind, damping: float | None) -> Layerwise:
+        """Estimate the curvature of every layer and invert it with ``damping``; None is a tenth of its mean eigenvalue.
+
+        Raises:
+            ConfigError: ``kind`` is ``hessian``, which is no sum of outer products.
+            NumericalError: a layer's curvature is singular.
+        """
+        self.check(kind)
+        found = self.measured(run, kind)
+        decay = run.curvature.decay
+        parts = [damped(names, columns, block, decay[columns], damping) for names, columns, block in found]
+        inverse = Layerwise(parts, self._report(parts))
+        if self.audit and run.curvature.at.size <= AUDITED:
+            held = sum(float(part.block.eigenvalues.square().sum()) for part in parts)
+            exact: Kind = "empirical_fisher" if kind == "empirical_fisher" else "ggn"
+            numbers = compared(run, exact, inverse.solve, inverse.damping, held if self.strategy != "kfac" else None)
+            inverse.report.update(numbers)
+        return inverse
+
+    @torch.no_grad()
+    def measured(self, run: Run, kind: Kind) -> list[tuple[tuple[str, ...], slice, Block]]:
+        """Names, columns and block of every layer, without weight decay and damping."""
+        source = self._source(run, kind)
+        layers = list(layers_of(source.first(), source.at.parameters))
+        blocks: list[Block] = [
+            block_for(layer, columns.stop - columns.start, self.strategy, self._whole) for layer, _, columns in layers
+        ]
+        passes = 1 if self.strategy == "kfac" else 2
+        with progress.task("curvature", passes * source.repeats * len(source.split)) as done:
+            for rows, weight, again in source.blocks():
+                for block, layer in zip(blocks, alike(rows, len(blocks)), strict=True):
+                    block.gather(layer, weight, again)
+                done(source.size)
+            for block in blocks:
+                block.turn()
+            for rows, weight, _ in source.blocks() if passes == 2 else ():
+                for block, layer in zip(blocks, rows.layers, strict=True):
+                    block.measure(layer, weight)
+                done(source.size)
+        return [(names, columns, block) for (_, names, columns), block in zip(layers, blocks, strict=True)]
+
+    def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
+        """Passes for factors and eigenvalues, their decomposition, and the passes for influence."""
+        return ekfac_work(prospect, kind, self)
+
+    def _source(self, run: Run, kind: Kind) -> PseudoGradients:
+        """Gradients of the chosen instances, in blocks whose patches and gradients fit in memory."""
+        engine, split = run.curvature, run.train
+        uniform = np.empty((len(split), 0))
+        if kind == "sampled_fisher":
+            more = [by_instance(run, f"labels of the sampled Fisher matrix {s}") for s in range(1, self.samples)]
+            uniform = np.stack([labels_of(run, kind), *more], 1)  # type: ignore[list-item]
+        if self.max_examples is not None and self.max_examples < len(split):
+            chosen = np.sort(np.argsort(by_instance(run, "instances of the curvature"))[: self.max_examples])
+            split, uniform = split.take(chosen), uniform[chosen]
+        at, outputs = engine.at, engine.outputs
+        source = PseudoGradients(at, engine.fitted.task, split, kind, outputs, uniform, 1)
+        widest = max(map(factor_numbers, source.first().layers))
+        return replace(source, size=max(1, min(at.block_size(split), FACTOR_BYTES // (8 * widest))))
+
+    def _report(self, parts: list[Part]) -> dict[str, float | str]:
+        """Damping and condition of the layers, and which share of the parameters is in which kind of block."""
+        sizes = [part.divisor.numel() for part in parts]
+        total = sum(sizes)
+        traces = [part.block.trace for part in parts]
+        kept = sum(float(part.block.eigenvalues.sum()) for part in parts)
+        report: dict[str, float | str] = {
+            "strategy": self.strategy,
+            "damping": sum(part.damping * size for part, size in zip(parts, sizes, strict=True)) / total,
+            "lambda_max": max(float(part.divisor.max()) - part.damping for part in parts),
+            "condition": max(float(part.divisor.max() / part.divisor.min()) for part in parts),
+            "trace_kept": kept / max(sum(traces), 1e-300),
+        }
+        kinds = [(part.block.kind, size) for part, size in zip(parts, sizes, strict=True)]
+        for kind in ("kronecker", "whole", "diagonal"):
+            report[f"share_{kind}"] = sum(size for own, size in kinds if own == kind) / total
+        return report

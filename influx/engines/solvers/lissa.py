@@ -1,0 +1,168 @@
+"""A stochastic Neumann series: LiSSA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from influx import progress
+from influx.engines.inverses import labels_of
+from influx.engines.lanczos import extremes
+from influx.engines.operators import Kind, Operator
+from influx.engines.solver_plans import lissa_work
+from influx.errors import ConfigError, NumericalError
+from influx.planning import Prospect, Work
+from influx.run import Run
+
+TRIED = 10  # batches whose largest eigenvalue is looked at
+MARGIN = 1.1  # of the scale over the largest eigenvalue seen
+LOOKED = 10  # products per batch to find it
+CHECKED = 50  # steps between looks at the size of the iterate
+GROWN = 1e3  # times as large as the right-hand side over the smallest possible eigenvalue: divergence
+
+
+@dataclass(frozen=True)
+class Series:
+    """Averages of u ← v + u - (H_B + δI) u / σ over random batches B, over the second half of the steps."""
+
+    operator: Operator
+    scale: float
+    depth: int
+    batch_size: int
+    averaged: bool
+    orders: Callable[[int], np.random.Generator]
+    count: int
+    remedy: str
+    report: dict[str, float | str] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def repeats(self, rhs: Tensor) -> Tensor:
+        """``(r, k, p)`` solutions of independent runs.
+
+        Raises:
+            NumericalError: the iteration diverges; names a larger scale.
+        """
+        with progress.task("solving with the curvature", self.count * self.depth) as done:
+            found = torch.stack([self._run(rhs, self.orders(number), done) for number in range(self.count)])
+        mean = found.mean(0)
+        relative = (self.operator.product(mean) - rhs).norm(dim=1) / rhs.norm(dim=1).clamp_min(1e-300)
+        self.report["residual"] = max(float(self.report.get("residual", 0.0)), float(relative.max()))
+        return found
+
+    def solve(self, rhs: Tensor) -> Tensor:
+        """Mean of the runs."""
+        return self.repeats(rhs).mean(0)
+
+    def quadratic(self, rows: Tensor) -> Tensor:
+        """One solve for each row."""
+        return (rows * self.solve(rows)).sum(1)
+
+    def _run(self, rhs: Tensor, rng: np.random.Generator, done: Callable[[int], None]) -> Tensor:
+        n = len(self.operator.train)
+        whole = self.batch_size >= n
+        found, total, first = rhs.clone(), torch.zeros_like(rhs), self.depth // 2 if self.averaged else self.depth - 1
+        size = float(rhs.norm())
+        for step in range(self.depth):
+            rows = None if whole else self._rows(rng, n)
+            found = rhs + found - self.operator.product(found, rows) / self.scale
+            if step >= first:
+                total += found
+            if step % CHECKED == CHECKED - 1:
+                self._check(float(found.norm()) / size if size else 0.0, step + 1)
+            done(1)
+        return total / ((self.depth - first) * self.scale)
+
+    def _rows(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        """A batch without repetition, by instance and not by row."""
+        drawn = rng.choice(n, self.batch_size, replace=False)
+        rows: NDArray[np.int64] = np.argsort(self.operator.train.ids, kind="stable")[drawn]
+        return rows
+
+    def _check(self, size: float, steps: int) -> None:
+        """A converging iterate never exceeds the scale over the smallest eigenvalue, and at most one per step."""
+        if math.isfinite(size) and size <= GROWN * steps:
+            return
+        raise NumericalError(
+            f"LiSSA diverges (the iterate is {size:.1e} times its right-hand side after {steps} steps): "
+            f"its scale {self.scale:.3g} is below half the largest eigenvalue of some batch, or the "
+            f"curvature is negative somewhere; {self.remedy.format(4 * self.scale)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiSSA:
+    """Koh and Liang's use of Agarwal et al.'s series, with a damping that is δ itself.
+
+    The published update v + (1 - d) u - H u / σ solves (H + d σ I) x = v: its damping is ``d`` times σ.
+
+    Attributes:
+        depth: steps per run.
+        batch_size: instances per step; n or more makes a deterministic series of the whole curvature.
+        repeats: independent runs, whose spread is the standard error.
+        lissa_scale: σ; None takes 1.1 times the largest eigenvalue of the damped curvature of ten batches.
+        averaged: average the iterates of the second half (Polyak averaging) instead of keeping the last.
+        remedy: what to say that would help when it diverges, with a place for a larger scale.
+    """
+
+    depth: int = 1000
+    batch_size: int = 32
+    repeats: int = 4
+    lissa_scale: float | None = None
+    averaged: bool = True
+    remedy: str = "set estimator.lissa_scale={:.2g}, a larger estimator.batch_size, or estimator.curvature=ggn"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("depth", "batch_size", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"estimator.{name} must be at least 1, got {getattr(self, name)}")
+        if self.lissa_scale is not None and not self.lissa_scale > 0:
+            raise ConfigError(f"estimator.lissa_scale must be positive, got {self.lissa_scale}; use null for automatic")
+
+    def inverse(self, run: Run, kind: Kind, damping: float | None) -> Series:
+        """Find the scale."""
+        operator = run.curvature.operator(kind, damping, labels_of(run, kind))
+        batches = run.drawn("batches of LiSSA, looked at")
+        lowest, largest = math.inf, 0.0
+        ids = np.argsort(run.train.ids, kind="stable")
+        size = min(self.batch_size, len(ids))
+        for _ in range(TRIED if size < len(ids) else 1):
+            rows = ids[batches.choice(len(ids), size, replace=False)] if size < len(ids) else None
+            low, high = extremes(partial(operator.product, rows=rows), operator.size, operator.decay, LOOKED)
+            lowest, largest = min(lowest, low), max(largest, high)
+        if kind == "hessian" and size == len(ids) and lowest <= 0:
+            raise NumericalError(
+                f"the curvature plus estimator.damping={operator.damping:.3g} has an eigenvalue of about {lowest:.2g}: "
+                f"LiSSA would diverge; set estimator.damping={2 * abs(lowest) + operator.damping:.2g} or "
+                "estimator.curvature=ggn"
+            )
+        scale = MARGIN * largest if self.lissa_scale is None else self.lissa_scale
+        smallest = float(operator.shift.min())
+        report: dict[str, float | str] = {
+            "damping": operator.damping,
+            "scale": scale,
+            "lambda_max_batch": largest,
+            "bias_bound": (1 - smallest / scale) ** self.depth if smallest < scale else 0.0,
+        }
+        return Series(
+            operator,
+            scale,
+            self.depth,
+            size,
+            self.averaged,
+            lambda number: run.drawn(f"batches of LiSSA, run {number}"),
+            self.repeats,
+            self.remedy,
+            report,
+        )
+
+    def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
+        """Steps of all runs."""
+        return lissa_work(prospect, kind, own, self.repeats * self.depth, self.batch_size)

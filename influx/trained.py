@@ -1,0 +1,69 @@
+"""The trained problem in its folder: what training made, outcomes of all instances, a description with checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from influx import results
+from influx.manifest import versions
+
+if TYPE_CHECKING:
+    from influx.job import Job
+    from influx.problem import Fitted
+    from influx.store import Folder
+
+
+def trained_problem(job: Job) -> Fitted:
+    """Train, or read what was trained, and describe it in the problem's folder."""
+    folder, data = job.problem_folder, job.problem.data
+    with folder.locked(what="problem"):
+        folder.sweep_temporaries()
+        fitted = job.problem.learner.fit(data, job.problem.seed, folder)
+        if not folder.has("instances.parquet"):
+            outcomes = {"train": fitted.outcomes(data.train), "test": fitted.outcomes(data.test)}
+            results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
+        if data.display and not folder.has("display.npz"):
+            folder.write("display.npz", lambda path: _save_arrays(path, data.display))
+        if not folder.has("problem.json"):
+            described = {
+                "id": job.problem.id,
+                "config": dict(job.problem.config),
+                "seed": job.problem.seed,
+                "fingerprint": data.fingerprint(),
+                "notes": list(data.notes),
+                "versions": versions(),
+                "checksums": _others(folder.checksums()) | _below(folder, "checkpoints"),
+            }
+            folder.write_json("problem.json", described)
+    return fitted
+
+
+def is_trained(job: Job) -> bool:
+    """Whether all that training left is there undamaged. Reads every file once."""
+    folder = job.problem_folder
+    if not folder.path.is_dir():
+        return False
+    with folder.locked(what="problem"):
+        if not folder.has("problem.json"):
+            return False
+        listed = folder.read_json("problem.json")["checksums"]
+        places = [(folder / name).parent.relative_to(folder.path) for name in listed]
+        folders = {place: folder.sub(str(place)) for place in places}
+        return all(folders[place].has(Path(name).name) for place, name in zip(places, listed, strict=True))
+
+
+def _others(listed: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in listed.items() if name != "problem.json"}
+
+
+def _below(folder: Folder, name: str) -> dict[str, str]:
+    return {f"{name}/{file}": digest for file, digest in folder.sub(name).checksums().items()}
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with path.open("wb") as f:
+        np.savez(f, **arrays)

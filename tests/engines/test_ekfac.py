@@ -1,0 +1,273 @@
+"""Layer-wise curvature against per-instance Jacobians and dense Kronecker products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from influx.engines import kronecker
+from influx.engines.gradients import GradientsAt
+from influx.engines.kronecker import block_for
+from influx.engines.layerwise import Layerwise, damped, layers_of
+from influx.engines.pseudogradients import PseudoGradients
+from influx.engines.solvers.ekfac import EKFAC
+from influx.errors import ConfigError, NumericalError
+from influx.learners.torch.optimizers import SGD
+from influx.learners.torch.tasks import Classification
+from influx.models.linear import Linear
+from influx.models.mlp import MLP
+from influx.needs import Need
+from influx.oracles.toys import Toy, table, train
+from influx.problem import Split
+from influx.run import Run
+
+ASKS = SimpleNamespace(requires=frozenset({Need.GRADIENTS, Need.CURVATURE}))
+TOKENS = 6
+
+
+def run_of(toy: Toy) -> Run:
+    return toy.run(ASKS, "layers")  # type: ignore[arg-type]
+
+
+def small(tmp_path: Path, task: str = "classification", model: object = None, decay: float = 0.1) -> Run:
+    chosen = model or Linear()
+    return run_of(train(tmp_path, table(task), chosen, SGD(lr=0.1, weight_decay=decay)))  # type: ignore[arg-type]
+
+
+def test_a_linear_layer_with_squared_error_is_inverted_exactly(tmp_path: Path) -> None:
+    run = small(tmp_path, "regression")
+    h = run.curvature.matrix("ggn", 100)
+    rhs = torch.randn(5, len(h), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for strategy in ("ekfac", "kfac"):
+        inverse = EKFAC(whole=0, strategy=strategy).inverse(run, "ggn", 0.3)  # type: ignore[arg-type]
+        exact = torch.linalg.solve(h + 0.3 * torch.eye(len(h), dtype=h.dtype), rhs.T).T
+        assert (inverse.solve(rhs) - exact).norm() < 1e-12 * exact.norm()
+        assert torch.allclose(inverse.quadratic(rhs), (rhs * exact).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("model", [Linear(), MLP(width=3)])
+def test_eigenvalues_of_the_moments_are_nearer_than_products_of_the_factors(tmp_path: Path, model: object) -> None:
+    run = small(tmp_path, model=model, decay=0.0)
+    h = run.curvature.matrix("ggn", 100)
+    errors = {}
+    for strategy in ("ekfac", "kfac", "diagonal"):
+        errors[strategy] = float((blocks_of(run, strategy) - h).norm())
+    assert errors["ekfac"] < 0.999 * errors["kfac"] and errors["ekfac"] < errors["diagonal"]
+
+
+def blocks_of(run: Run, strategy: str, **settings: int) -> Tensor:
+    """The approximate curvature (p, p) written out."""
+    found = EKFAC(**{"whole": 0, "strategy": strategy} | settings).measured(run, "ggn")  # type: ignore[arg-type]
+    h = torch.zeros(run.curvature.at.size, run.curvature.at.size, dtype=torch.float64)
+    for _, columns, block in found:
+        turned = block.into(torch.eye(columns.stop - columns.start, dtype=torch.float64))
+        h[columns, columns] = block.back(turned * block.eigenvalues)
+    return h
+
+
+def test_large_damping_leaves_dot_products_of_gradients(tmp_path: Path) -> None:
+    toy = train(tmp_path, table(), MLP(width=3), SGD(lr=0.1, weight_decay=0.1))
+    values = toy.estimate("if_ekfac", damping=1e9).values * 1e9
+    dots = toy.estimate("influence_functions", solver="identity").values
+    assert np.abs(values - dots).max() < 1e-7 * np.abs(dots).max()
+
+
+def test_layers_that_are_small_enough_are_whole(tmp_path: Path) -> None:
+    run = small(tmp_path, model=MLP(width=3), decay=0.0)
+    h, found = run.curvature.matrix("ggn", 100), blocks_of(run, "ekfac", whole=1000)
+    inside = found != 0
+    assert torch.allclose(found[inside], h[inside], rtol=0, atol=1e-13) and inside.float().mean() == 0.5
+    report = EKFAC(whole=1000).inverse(run, "ggn", None).report
+    assert report["share_whole"] == 1.0 and report["share_kronecker"] == 0.0
+
+
+class Sequence(nn.Module):
+    """Tokens, a shared weight, a norm, positions and convolutions in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(TOKENS, 4), nn.LayerNorm(4)
+        self.twice, self.mix = nn.Linear(4, 4), nn.Conv1d(4, 4, 2, groups=2)
+        self.position, self.head = nn.Parameter(torch.randn(3, 4)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.embed(x) + self.position)
+        h = self.twice(self.twice(h).tanh()).tanh()
+        out: Tensor = self.head(self.mix(h.transpose(1, 2)).tanh().flatten(1))
+        return out
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh(), nn.ConvTranspose2d(3, 2, 2), nn.Tanh(), nn.Flatten(),
+        nn.Linear(2 * 9, 3),
+    )  # fmt: skip
+
+
+def source(make: Callable[[], nn.Module], tokens: bool) -> PseudoGradients:
+    torch.manual_seed(0)
+    module = make().double().eval()
+    x = torch.randint(0, TOKENS, (5, 3)) if tokens else torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    y = torch.arange(5) % 3
+
+    def tensors(split: Split) -> tuple[Tensor, Tensor]:
+        rows = torch.as_tensor(split.ids)
+        return x[rows], y[rows]
+
+    at = GradientsAt(module, Classification(), "all", tensors)
+    split = Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))
+    return PseudoGradients(at, Classification(), split, "ggn", 3, np.empty((5, 0)), 2)
+
+
+def measured(given: PseudoGradients, strategy: str) -> Layerwise:
+    layers = list(layers_of(given.first(), given.at.parameters))
+    blocks = [block_for(layer, c.stop - c.start, strategy) for layer, _, c in layers]  # type: ignore[arg-type]
+    for rows, weight, again in given.blocks():
+        for block, layer in zip(blocks, rows.layers, strict=True):
+            block.gather(layer, weight, again)
+    for block in blocks:
+        block.turn()
+    for rows, weight, _ in given.blocks():
+        for block, layer in zip(blocks, rows.layers, strict=True):
+            block.measure(layer, weight)
+    zero = torch.zeros(given.at.size, dtype=torch.float64)
+    pairs = zip(layers, blocks, strict=True)
+    return Layerwise([damped(names, c, block, zero[c], 0.2) for (_, names, c), block in pairs], {})
+
+
+def pseudo(given: PseudoGradients) -> Tensor:
+    """``(n k, p)`` by one backward pass per instance and output; their outer products sum to the curvature."""
+    x, _ = given.at.tensors(given.split)
+    params = list(given.at.module.parameters())
+    jacobian = torch.stack(
+        [
+            torch.stack(
+                [torch.cat([g.flatten() for g in torch.autograd.grad(f, params, retain_graph=True)]) for f in outputs]
+            )
+            for outputs in (given.at.module(x[i : i + 1])[0].unbind() for i in range(len(x)))
+        ]
+    )
+    p = torch.softmax(given.at.module(x), 1).detach()
+    factors = p.sqrt()[:, :, None] * (torch.eye(3, dtype=p.dtype) - p[:, None, :])  # (n, k, outputs)
+    return torch.einsum("nkc,ncp->nkp", factors, jacobian).flatten(0, 1) / len(x) ** 0.5
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize(("make", "tokens"), [(Sequence, True), (convolutions, False)])
+def test_every_kind_of_layer_against_moments_of_written_out_gradients(
+    make: Callable[[], nn.Module], tokens: bool, pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:
+        monkeypatch.setattr(kronecker, "PIECE_BYTES", 1)
+    given = source(make, tokens)
+    g = pseudo(given)
+    for strategy in ("ekfac", "diagonal"):
+        inverse = measured(given, strategy)
+        expected = torch.zeros(given.at.size, given.at.size, dtype=torch.float64)
+        for part in inverse.parts:
+            own, eye = g[:, part.columns], torch.eye(part.columns.stop - part.columns.start, dtype=torch.float64)
+            basis = part.block.back(part.block.into(eye))
+            assert torch.allclose(basis, eye, rtol=0, atol=1e-12)  # a rotation
+            basis = part.block.into(eye).flatten(1)
+            moments = torch.diag((own @ basis).square().sum(0))
+            expected[part.columns, part.columns] = basis @ (moments + 0.2 * eye) @ basis.T
+            assert part.block.trace == pytest.approx(float(own.square().sum()), rel=1e-10)
+        rhs = torch.randn(4, given.at.size, dtype=torch.float64)
+        exact = torch.linalg.solve(expected, rhs.T).T
+        assert (inverse.solve(rhs) - exact).norm() < 1e-11 * exact.norm()
+        rows = given.at.rows(*given.at.tensors(given.split))
+        assert torch.allclose(inverse.quadratic_of(rows), inverse.quadratic(rows.flat()), rtol=1e-11, atol=0)
+
+
+def test_kinds_of_blocks_cover_every_parameter() -> None:
+    inverse = measured(source(Sequence, True), "ekfac")
+    kinds = {part.names: part.block.kind for part in inverse.parts}
+    assert kinds == {
+        ("position",): "whole",
+        ("embed.weight",): "kronecker",
+        ("norm.weight", "norm.bias"): "whole",
+        ("twice.weight", "twice.bias"): "kronecker",
+        ("mix.weight", "mix.bias"): "whole",
+        ("head.weight", "head.bias"): "kronecker",
+    }
+    assert sum(part.columns.stop - part.columns.start for part in inverse.parts) == len(inverse.damping)
+
+
+def test_many_sampled_labels_come_near_the_expectation(tmp_path: Path) -> None:
+    run = small(tmp_path, model=MLP(width=3))
+    expected = trace_of(run, EKFAC(whole=0), "ggn")
+    few, many = (
+        [abs(trace_of(run, EKFAC(whole=0, samples=s), "sampled_fisher", who) - expected) for who in range(4)]
+        for s in (1, 100)
+    )
+    assert np.mean(many) < 0.3 * np.mean(few) and np.mean(many) < 0.1 * expected
+
+
+def trace_of(run: Run, solver: EKFAC, kind: str, seed: int = 0) -> float:
+    other = replace(run, problem=replace(run.problem, seed=seed))
+    return sum(block.trace for _, _, block in solver.measured(other, kind))  # type: ignore[arg-type]
+
+
+def test_sampled_labels_of_regression_have_unit_variance(tmp_path: Path) -> None:
+    run = small(tmp_path, "regression")
+    expected = trace_of(run, EKFAC(whole=0), "ggn")
+    assert trace_of(run, EKFAC(whole=0, samples=400), "sampled_fisher") == pytest.approx(expected, rel=0.1)
+
+
+def test_some_instances_stand_for_all(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    every = blocks_of(run, "ekfac")
+    assert torch.equal(blocks_of(run, "ekfac", max_examples=9), every)
+    some = blocks_of(run, "ekfac", max_examples=4)
+    assert 0.2 < float(some.trace() / every.trace()) < 5 and not torch.allclose(some, every)
+
+
+def test_the_report_says_how_far_to_believe_it(tmp_path: Path) -> None:
+    report = EKFAC(whole=0).inverse(small(tmp_path, model=MLP(width=3)), "ggn", None).report
+    assert report["trace_kept"] == pytest.approx(1.0) and 0.1 < float(report["captured"]) < 1
+    assert 0 < float(report["error"]) < 1 and 0.5 < float(report["spearman"]) <= 1
+    exact = EKFAC(whole=0).inverse(small(tmp_path, "regression"), "ggn", None).report
+    assert float(exact["error"]) < 1e-10 and exact["spearman"] == pytest.approx(1.0)
+    assert exact["captured"] == pytest.approx(1.0)
+
+
+def test_a_tenth_of_each_layers_mean_eigenvalue_damps_it(tmp_path: Path) -> None:
+    inverse = EKFAC(whole=0).inverse(small(tmp_path, model=MLP(width=3)), "ggn", None)
+    for part in inverse.parts:
+        undamped = part.divisor - part.damping
+        assert part.damping == pytest.approx(0.1 * float(undamped.mean()))
+        assert float(undamped.min()) > 0.1 - 1e-12  # weight decay
+
+
+def test_what_cannot_be_inverted_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    run = small(tmp_path, decay=0.0)
+    with pytest.raises(NumericalError, match=r"0.weight and 0.bias is singular.*set estimator.damping=0\.\d+ or"):
+        EKFAC(whole=0).inverse(run, "ggn", 0.0)
+    silent = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3)).double()
+    with torch.no_grad():
+        silent[0].bias.fill_(-1e9)
+    x, y = torch.randn(5, 2).double(), torch.arange(5) % 3
+    at = GradientsAt(silent, Classification(), "all", lambda split: (x[split.ids], y[split.ids]))
+    split = Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))
+    given = PseudoGradients(at, Classification(), split, "ggn", 3, np.empty((5, 0)), 5)
+    with pytest.raises(NumericalError, match=r"gradients of 0.weight and 0.bias are zero.*estimator.damping=0.001"):
+        layers = list(layers_of(given.first(), at.parameters))
+        block = block_for(layers[0][0], 6, "ekfac")
+        for rows, weight, again in given.blocks():
+            block.gather(rows.layers[0], weight, again)
+        block.turn()
+        for rows, weight, _ in given.blocks():
+            block.measure(rows.layers[0], weight)
+        damped(layers[0][1], layers[0][2], block, torch.zeros(6, dtype=torch.float64), None)
+    with pytest.raises(ConfigError, match=r"got hessian; set estimator.curvature=ggn"):
+        EKFAC(whole=0).inverse(run, "hessian", None)
+    for settings in ({"strategy": "shampoo"}, {"samples": 0}, {"max_examples": 0}, {"whole": -1}):
+        with pytest.raises(ConfigError, match=f"estimator.{next(iter(settings))} must.*set"):
+            EKFAC(**settings)  # type: ignore[arg-type]
