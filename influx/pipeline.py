@@ -188,8 +188,9 @@ class Pipeline:
         truth, name, values = self.job.truth, self.job.truth_name, self.manifest.values
 
         def make() -> Made:
+            before = list(values["warnings"])
             found = self._measure(name, truth, entry="truth")
-            return found, values["cost"]["truth"], [w for w in values["warnings"] if w.startswith(f"{name}: ")]
+            return found, values["cost"]["truth"], [w for w in values["warnings"] if w not in before]
 
         found, values["cost"]["truth"], warnings = shared_truth(self.job, make)
         for sentence in warnings:

@@ -73,6 +73,8 @@ class NetShape:
         dot: multiply-adds of one product of two per-instance gradients, the cheaper way for each layer.
         head_dot: the same for the last linear layer.
         depth: layers with parameters.
+        sides: of each weight, numbers in the vectors of its gradients' outer products, (rows, columns, product):
+            rows are 0 for a table of tokens, both are for what is no matrix.
         plain: linear layers with elementwise functions between them, nothing else.
         steps: updates of the whole training.
         visits: instances in all their batches together.
@@ -87,6 +89,7 @@ class NetShape:
     dot: float
     head_dot: float
     depth: int
+    sides: tuple[tuple[int, int, int], ...]
     plain: bool
     steps: int
     visits: int

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from influx.engines.operators import Kind
+from influx.engines.regressed import rank_correlations
 from influx.run import Run
 
 AUDITED = 2000  # parameters at most
@@ -20,8 +21,9 @@ def compared(
 ) -> dict[str, float]:
     """Relative error of solutions and rank correlation of influence, at the same ``damping`` (p,).
 
-    With ``held``, the squared Frobenius norm of an approximation that is a projection, also ``captured``: its share of
-    that of the whole curvature. What is missing is between layers, and off the diagonal of their bases.
+    With ``held``, the squared Frobenius norm of an approximation that is a projection of this very curvature, also
+    ``captured``: its share of that of the whole. What is missing is between layers, and off the diagonal of their
+    bases.
     """
     report = {}
     matrix = run.curvature.matrix(kind, AUDITED)
@@ -40,8 +42,5 @@ def compared(
 
 
 def rank_correlation(left: Tensor, right: Tensor) -> float:
-    """Mean Spearman correlation of columns, without regard to ties."""
-    ranks = [values.argsort(0).argsort(0).double() for values in (left, right)]
-    first, second = (r - r.mean(0) for r in ranks)
-    lengths = (first.norm(dim=0) * second.norm(dim=0)).clamp_min(1e-300)
-    return float(((first * second).sum(0) / lengths).mean())
+    """Mean Spearman correlation of columns ``(n, c)``, ties at their mean rank; NaN if one on the right is constant."""
+    return float(rank_correlations(left.cpu().numpy(), right.cpu().numpy()).mean())

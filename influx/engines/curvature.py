@@ -46,7 +46,8 @@ class Curvature:
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets, floating-point ones in float64."""
         x, y = self.fitted.tensors(split)
-        return x.double(), (y.double() if y.is_floating_point() else y)
+        x, y = (t.double() if t.is_floating_point() else t for t in (x, y))
+        return x, y
 
     def operator(self, kind: Kind, damping: float | None, uniform: NDArray[np.float64] | None = None) -> Operator:
         """Products with H_r + δI; ``uniform`` (n,) decides the labels of a sampled Fisher matrix.

@@ -39,8 +39,11 @@ class Factorised:
         return half.square().sum(0)
 
 
-def check_size(p: int, max_p: int) -> None:
-    """Refuse a matrix that is too large.
+RAISE = "raise estimator.max_p or choose a smaller model"
+
+
+def check_size(p: int, max_p: int, remedy: str = RAISE) -> None:
+    """Refuse a matrix that is too large; ``remedy`` says what would help.
 
     Raises:
         IncompatibleError: p exceeds ``max_p``.
@@ -48,11 +51,11 @@ def check_size(p: int, max_p: int) -> None:
     if p > max_p:
         raise IncompatibleError(
             f"the exact solver builds a {p} x {p} matrix ({p**2 * 8 / 1e9:.1f} GB), "
-            f"estimator.max_p allows {max_p}; raise it or choose a smaller model"
+            f"the limit is {max_p} parameters; {remedy}"
         )
 
 
-def factorise(h: Tensor, damping: float | None) -> Factorised:
+def factorise(h: Tensor, damping: float | None, kind: str = "hessian") -> Factorised:
     """Factorise H_r + δI.
 
     ``damping`` None means δ = 0 when H_r is well conditioned (λ_min > 1e-8 λ_max) and otherwise a tenth of its
@@ -74,7 +77,8 @@ def factorise(h: Tensor, damping: float | None) -> Factorised:
         enough = max(-2 * smallest, 1e-3 * abs(mean), 1e-6)
         raise NumericalError(
             f"the curvature matrix plus estimator.damping={chosen:.3g} must be positive definite, its smallest "
-            f"eigenvalue is {smallest + chosen:.3g}; set estimator.damping={enough:.2g} or estimator.curvature=ggn"
+            f"eigenvalue is {smallest + chosen:.3g}; set estimator.damping={enough:.2g}"
+            + (" or estimator.curvature=ggn" if kind == "hessian" else "")
         )
     effective = len(h) - chosen * _trace_of_inverse(factor)
     report = {"damping": chosen, "lambda_min": smallest, "lambda_max": largest, "effective_dimension": effective}

@@ -35,6 +35,7 @@ OutputGradient = Callable[[Tensor, Tensor], Tensor]  # outputs, y -> gradient wi
 BLOCK_BYTES = 256 << 20  # factors and written-out gradients of one block of instances
 ACCELERATED_BYTES = 4 << 30  # the same on an accelerator, which is idle during small blocks
 CACHED_BYTES = 62 << 20  # the same on a processor: freed memory up to this is used again, without page faults
+WRITTEN_BYTES = 64 << 20  # gradients written out with what is computed from them
 HELD = 8  # blocks of the side that is held while the other is computed block by block
 
 
@@ -227,6 +228,11 @@ class GradientsAt:
         for start in range(0, len(split), step):
             part = slice(start, min(start + step, len(split)))
             yield part, self.rows(*self.tensors(split.take(part)))
+
+    def written(self, split: Split, beside: int = 0) -> Iterator[tuple[slice, Rows]]:
+        """The same in blocks that also fit when written out in float64 with ``beside`` numbers more per instance."""
+        fitting = WRITTEN_BYTES // (8 * (self.size + beside))
+        return self.blocks(split, max(1, min(self.block_size(split), fitting)))
 
     def squares(self, split: Split) -> Tensor:
         """``(n,)`` squared gradient norms, float64."""

@@ -18,7 +18,7 @@ from influx.engines.inverses import Inverse
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.solved import doubts
 from influx.engines.solver_plans import CG_ITERATIONS, exact_work, pass_work, product_work
-from influx.engines.solvers.choice import SOLVERS, Choice, SolverName
+from influx.engines.solvers.choice import Choice, SolverName, solver_named
 from influx.engines.solvers.exact import Exact
 from influx.engines.solvers.lissa import LiSSA
 from influx.errors import ConfigError
@@ -30,7 +30,6 @@ from influx.run import Run
 # From rows of groups and the sums (k, p) of their instances' gradients to changes of the parameters (r, k, p).
 Move = Callable[[slice, Tensor], Tensor]
 NOTE = "what an instance gets is its share of the effect of its group, and no effect on itself is computed"
-WRITTEN_BYTES = 64 << 20  # of gradients written out at a time
 HELD_BYTES = 512 << 20  # of parameter changes held at once: more groups take more passes over the training set
 
 
@@ -71,14 +70,12 @@ class GroupSolved:
 
     def chosen(self, groups: int, n: int, p: int) -> str:
         """Name of the solver, for as many solves as there are groups."""
-        return Choice(self.solver).chosen(n, groups, p)
+        return Choice(self.solver).chosen(n, groups, p, self.curvature)
 
     def inverse(self, run: Run, groups: Groups) -> Inverse:
         """That of the chosen solver, whose name is in its report."""
         name = self.chosen(len(groups), len(run.train), run.curvature.at.size)
-        inverse = SOLVERS[name].inverse(run, self.curvature, self.damping)
-        inverse.report["solver"] = name
-        return inverse
+        return solver_named(name, run, self.curvature, self.damping)
 
     def work(self, prospect: Prospect, solves: int = 1) -> Work:
         """``solves`` solves for each group, after a pass over the training instances."""
@@ -127,7 +124,7 @@ def _sums(gradients: GradientsAt, train: Split, members: NDArray[np.bool_]) -> t
     each = torch.as_tensor(members, dtype=torch.float64, device=device)
     sums = torch.zeros(len(members), gradients.size, dtype=torch.float64, device=device)
     total, norm = torch.zeros_like(sums[0]), 0.0
-    for part, rows in gradients.blocks(train, max(1, WRITTEN_BYTES // (8 * gradients.size))):
+    for part, rows in gradients.written(train):
         flat = rows.flat()
         sums.addmm_(each[:, part], flat)
         total += flat.sum(0)
@@ -138,7 +135,7 @@ def _sums(gradients: GradientsAt, train: Split, members: NDArray[np.bool_]) -> t
 def _along(gradients: GradientsAt, test: Split, moved: Tensor) -> Array:
     """``(r, k, m)`` products of changes ``(r, k, p)`` with the test gradients."""
     found = torch.empty(*moved.shape[:2], len(test), dtype=torch.float64)
-    for part, rows in gradients.blocks(test, max(1, WRITTEN_BYTES // (8 * gradients.size))):
+    for part, rows in gradients.written(test, moved[:, :, 0].numel()):
         found[:, :, part] = (moved @ rows.flat().T).cpu()
     return np.asarray(found.numpy())
 

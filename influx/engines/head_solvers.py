@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from influx import interrupts
-from influx.engines.heads import Objective, features_work, is_softmax, sizes
+from influx.engines.heads import HELD_BYTES, Objective, features_work, is_softmax, sizes
+from influx.engines.inverses import Inverse
+from influx.engines.operators import Operator
+from influx.engines.solvers.cg import BlockCG
 from influx.errors import NumericalError
 from influx.planning import Prospect, Work
 
-Report = dict[str, float | int | str]
+Report = dict[str, float | str]
 DENSE = 8000  # parameters of the head up to which its curvature is written out
 STEP_DENSE = 1024  # the same inside Newton's method, which needs it at every step
 CG_STEPS = 5000
-CG_TOLERANCE = 1e-12
-USUAL_CG = 600  # steps of it, for plans
+CG_TOLERANCE = 1e-8  # relative residual; rounding leaves about 1e-16 times the condition
+USUAL_CG = 200  # steps of it, for plans
 SINGULAR = 1e-12  # eigenvalue relative to the largest that counts as zero
-RIGHT_BYTES = 256 << 20  # right-hand sides solved at once
+RIGHT_BYTES = 256 << 20  # gradients of one block of instances on themselves
 
 
 def solving_work(prospect: Prospect, own: int) -> Work:
@@ -38,7 +42,7 @@ def solving_work(prospect: Prospect, own: int) -> Work:
     return features_work(prospect) + Work(
         flops=2 * (solve + 2.0 * n * m * s),
         numbers=numbers,
-        bytes=8.0 * (n * m + (n + m) * q + 2 * m * s + held),
+        bytes=8.0 * (n * m + (n + m) * q + held) + min(64.0 * m * s, HELD_BYTES),
         formula=f"curvature of {s} weights, {n} x {m} products of {s} numbers",
     )
 
@@ -79,14 +83,14 @@ def solver(objective: Objective, outputs: Tensor, damping: float | None, share: 
     # features that all vanish have no curvature, and no damping is a share of it
     unknown = bool((objective.penalty == 0).any()) and is_softmax(objective.task)
     if chosen == 0 and (unknown or mean == 0):
-        raise _singular(0.0, chosen, mean, softmax=unknown)
+        raise _singular(0.0, chosen, mean, softmax=unknown, automatic=damping is not None and mean > 0)
     if c * q > DENSE:
         return Iterative(objective, outputs, chosen, report | {"solver": "conjugate gradients"})
     h = objective.matrix(outputs)
     eigenvalues = torch.linalg.eigvalsh(h)
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     if smallest + chosen <= SINGULAR * largest:
-        raise _singular(smallest + chosen, chosen, mean, softmax=False)
+        raise _singular(smallest + chosen, chosen, mean, softmax=False, automatic=damping is not None)
     report |= {"solver": "cholesky", "lambda_min": smallest, "lambda_max": largest}
     kept = eigenvalues.clamp_min(0)
     report["effective_dimension"] = float((kept / (kept + chosen).clamp_min(1e-300)).sum())
@@ -94,12 +98,13 @@ def solver(objective: Objective, outputs: Tensor, damping: float | None, share: 
     return Dense(h, torch.linalg.cholesky(h), report)
 
 
-def _singular(smallest: float, damping: float, mean: float, softmax: bool) -> NumericalError:
+def _singular(smallest: float, damping: float, mean: float, softmax: bool, automatic: bool) -> NumericalError:
+    """``automatic`` says whether the automatic damping would be another one."""
     enough = max(1e-3 * mean, 1e-6)
     why = " (softmax outputs that all grow alike change nothing, and nothing decays them)" if softmax else ""
     return NumericalError(
         f"the last layer's curvature plus estimator.damping={damping:.3g} must be positive definite, its smallest "
-        f"eigenvalue is {smallest:.3g}{why}; set estimator.damping={enough:.2g} or null"
+        f"eigenvalue is {smallest:.3g}{why}; set estimator.damping={enough:.2g}{' or null' if automatic else ''}"
     )
 
 
@@ -112,10 +117,11 @@ class Dense:
     report: Report = field(default_factory=dict)
 
     def solve(self, right: Tensor) -> Tensor:
-        """Solutions; notes their largest relative residual."""
+        """Solutions; notes the largest relative residual of all so far."""
         rhs = right.flatten(1)
         x: Tensor = torch.cholesky_solve(rhs.T, self.factor).T
-        self.report["residual"] = _relative(x @ self.matrix - rhs, rhs)
+        left = (x @ self.matrix - rhs).norm(dim=1) / rhs.norm(dim=1).clamp_min(1e-300)
+        self.report["residual"] = max(float(self.report.get("residual", 0.0)), float(left.max()))
         return x.reshape(right.shape)
 
     def own(self, left: Tensor, right: Tensor, f: Tensor) -> Tensor | None:
@@ -131,12 +137,35 @@ class Dense:
 
 @dataclass(frozen=True)
 class Iterative:
-    """By conjugate gradients."""
+    """By block conjugate gradients; vectors are (C, q) matrices written as rows."""
 
     objective: Objective
     outputs: Tensor
     damping: float
     report: Report = field(default_factory=dict)
+    kind: Literal["ggn"] = "ggn"
+
+    @property
+    def size(self) -> int:
+        """C q."""
+        return self.decay.numel()
+
+    @property
+    def decay(self) -> Tensor:
+        """``(C q,)`` penalty of every weight."""
+        return self.objective.penalty.repeat(self.objective.shape[0])
+
+    def product(self, v: Tensor) -> Tensor:
+        """(H + δI) v for ``(k, C q)``."""
+        return self.objective.product(self.outputs, v.view(-1, *self.objective.shape)).flatten(1) + self.damping * v
+
+    @cached_property
+    def _block(self) -> BlockCG:
+        remedy = f"raise estimator.damping, for example to {10 * max(self.damping, 1e-6):.2g}"
+        before = Kronecker.of(self.objective, self.outputs, self.damping)
+        # they use of an operator and of an inverse only what these two have
+        operator, inverse = cast(Operator, self), cast(Inverse, before)
+        return BlockCG(operator, CG_TOLERANCE, CG_STEPS, inverse, self.report, remedy)
 
     def solve(self, right: Tensor) -> Tensor:
         """Solutions, some right-hand sides at a time.
@@ -144,24 +173,7 @@ class Iterative:
         Raises:
             NumericalError: they do not converge.
         """
-        precondition = Kronecker.of(self.objective, self.outputs, self.damping)
-        found, steps, worst = [], 0, 0.0
-        for block in right.split(max(1, RIGHT_BYTES // (48 * right[0].numel()))):
-            x, used = conjugate_gradients(self.product, block, precondition, CG_TOLERANCE, CG_STEPS)
-            found.append(x)
-            steps = max(steps, used)
-            worst = max(worst, _relative((self.product(x) - block).flatten(1), block.flatten(1)))
-        self.report.update({"residual": worst, "cg_steps": steps})
-        if worst > 1e-6:
-            raise NumericalError(
-                f"conjugate gradients should solve to a relative residual of 1e-6 in {CG_STEPS} steps, {worst:.2g} is "
-                f"left; raise estimator.damping, for example to {10 * max(self.damping, 1e-6):.2g}"
-            )
-        return torch.cat(found)
-
-    def product(self, v: Tensor) -> Tensor:
-        """(H + δI) v."""
-        return self.objective.product(self.outputs, v) + self.damping * v
+        return self._block.solve(right.flatten(1)).view_as(right)
 
     def own(self, left: Tensor, right: Tensor, f: Tensor) -> Tensor | None:
         """None: one solve for every training instance would be needed."""
@@ -192,6 +204,10 @@ class Kronecker:
     def __call__(self, v: Tensor) -> Tensor:
         """Times ``v`` (k, C, q)."""
         return self.outputs @ (self.inverse * (self.outputs.T @ v @ self.inputs)) @ self.inputs.T
+
+    def solve(self, rhs: Tensor) -> Tensor:
+        """The same for rows ``(k, C q)``."""
+        return self(rhs.view(-1, *self.inverse.shape)).flatten(1)
 
 
 class Product(Protocol):
@@ -255,12 +271,10 @@ def newton_step(objective: Objective, outputs: Tensor, gradient: Tensor) -> Tens
         return conjugate_gradients(product, gradient[None], precondition, close, CG_STEPS)[0][0]
     factor, failed = torch.linalg.cholesky_ex(objective.matrix(outputs))
     if int(failed):
+        # no eigenvalue is above the mean of |f|²
+        enough = max(100 * float(objective.penalty.max()), 1e-12 * float(objective.f.square().sum(1).mean()))
         raise NumericalError(
-            "the refit of the head must have a positive definite curvature, and it is singular to rounding; raise "
-            "estimator.penalty"
+            "the refit of the head must have a positive definite curvature, and it is singular to rounding; set "
+            f"estimator.penalty={enough:.2g}"
         )
     return torch.cholesky_solve(gradient.reshape(-1, 1), factor).view(c, q)
-
-
-def _relative(difference: Tensor, right: Tensor) -> float:
-    return float((difference.norm(dim=1) / right.norm(dim=1).clamp_min(1e-300)).max())

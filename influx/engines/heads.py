@@ -7,6 +7,7 @@ risk's second derivative with respect to the outputs, diag(p) - p pᵀ for class
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from influx import progress
 from influx.engines.features import Features, head_of
+from influx.engines.solved import DECOUPLED, NEARLY_STATIONARY
 from influx.errors import IncompatibleError
 from influx.learners.torch.fitted import to_tensors
 from influx.learners.torch.optimizers import AdamW
@@ -23,8 +25,11 @@ from influx.learners.torch.sequential import decays
 from influx.learners.torch.tasks import Classification, Task
 from influx.planning import Prospect, Work
 from influx.problem import Split
+from influx.run import Run
 
 PRODUCT_BYTES = 64 << 20  # intermediate numbers of one block of instances
+HELD_BYTES = 512 << 20  # right-hand sides and solutions held at once: more test instances take more passes
+HELD = 8  # arrays of that shape: right-hand sides, solutions and what solving takes
 COMPARED = 64  # instances on which features times weights are held against the model's own outputs
 
 
@@ -59,6 +64,12 @@ class Objective:
     def residual(self, outputs: Tensor) -> Tensor:
         """``(n, C)`` derivatives of each risk with respect to the outputs."""
         return self.task.residual(outputs, self.t)
+
+    def risk(self, outputs: Tensor) -> float:
+        """Mean risk, without the penalty."""
+        if is_softmax(self.task):
+            return float((torch.logsumexp(outputs, 1) - (self.t * outputs).sum(1)).mean())
+        return 0.5 * float((outputs - self.t).square().sum(1).mean())
 
     def mean_gradient(self, outputs: Tensor) -> Tensor:
         """``(C, q)`` gradient of the mean risk, without the penalty."""
@@ -155,11 +166,29 @@ class Head:
         """The same with other weights."""
         return replace(self, theta=theta)
 
-    def test_gradients(self) -> Tensor:
-        """``(m, C, q)`` gradients of the test risks."""
-        outputs = self.test @ self.theta.T
-        residual = self.task.residual(outputs, self.task.encode(self.y_test, self.classes, torch.float64))
-        return residual[:, :, None] * self.test[:, None]
+    def test_gradients(self, columns: slice) -> Tensor:
+        """``(k, C, q)`` gradients of the risks of the test instances ``columns``."""
+        f = self.test[columns]
+        residual = self.task.residual(f @ self.theta.T, self.task.encode(self.y_test[columns], self.classes, f.dtype))
+        return residual[:, :, None] * f[:, None]
+
+    def pieces(self) -> Iterator[slice]:
+        """Test instances, so many at a time that right-hand sides (k, C, q) and their solutions take 512 MB."""
+        m, size = len(self.test), max(1, HELD_BYTES // (8 * HELD * self.theta.numel()))
+        return (slice(start, min(start + size, m)) for start in range(0, m, size))
+
+    def doubts(self, run: Run, residual: Tensor) -> float:
+        """Norm of the objective's gradient; warns where the head is not at its minimum. ``residual`` is (n, C)."""
+        slope = float((residual.T @ self.train / len(self.train) + self.decay * self.theta).norm())
+        mean = float((residual.norm(dim=1) * self.train.norm(dim=1)).mean())
+        if slope > NEARLY_STATIONARY * mean:
+            run.warn(
+                f"the last layer is not at a minimum of the training objective: its gradient has norm {slope:.2g}, an "
+                f"instance's {mean:.2g} on average; influence functions describe a minimum"
+            )
+        if self.decoupled:
+            run.warn(DECOUPLED)
+        return slope
 
 
 def head_at_end(features: Features, train: Split, test: Split) -> Head:

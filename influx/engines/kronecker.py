@@ -4,7 +4,8 @@ An instance's gradient of a weight is G = Σ_s r_s c_sᵀ over positions s: of o
 image's patches, of all uses of the weight. Eigenvectors of E Σ_s r_s r_sᵀ and of E Σ_s c_s c_sᵀ make the basis
 Q_r ⊗ Q_c. The second moments of Q_rᵀ G Q_c are the eigenvalues that bring the matrix nearest to the curvature of the
 layer, in the Frobenius norm, that this basis allows. A bias is one more input, which is always 1. Tokens are one-hot,
-and the basis of their side is the standard one.
+and the basis of their side is the standard one. So is that of a side with more than ``SIDE`` numbers, whose moments
+would not fit in memory: its block is of the kind ``partial``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from influx.engines.layers import LayerRows, Weighted
 from influx.errors import IncompatibleError
 
 WHOLE = 2000  # numbers at most in a layer that is no sum of outer products for its matrix to be written out
+SIDE = 8000  # numbers at most in a side with a basis of its own: half a gigabyte
 PIECE_BYTES = 32 << 20  # of one layer's gradients, written out at a time
 
 
@@ -33,10 +35,18 @@ def block_for(layer: LayerRows, numbers: int, strategy: Strategy, whole: int = 0
     if found is None or numbers <= whole:
         return Whole(numbers) if numbers <= max(whole, WHOLE) and strategy != "diagonal" else Separate(numbers)
     assert isinstance(layer, Weighted)
-    turned = (strategy != "diagonal" and isinstance(found[0], Dense), strategy != "diagonal")
+    turned, narrow = turnable(strategy, *found)
     ones = layer.terms[0].inputs_side if layer.bias else None
-    kind = "kronecker" if any(turned) else "diagonal"
+    kind = "diagonal" if not any(turned) else "kronecker" if narrow else "partial"
     return Kronecker(_shape(found), ones, turned, strategy == "kfac", kind=kind)
+
+
+def turnable(strategy: Strategy, rows: Side, columns: Dense) -> tuple[tuple[bool, bool], bool]:
+    """Whether each side gets a basis other than its own, and whether neither is too large for one."""
+    fits = isinstance(rows, OneHot) or rows.width <= SIDE, columns.width <= SIDE
+    if strategy == "diagonal":
+        return (False, False), True
+    return (isinstance(rows, Dense) and fits[0], fits[1]), all(fits)
 
 
 def factor_numbers(layer: LayerRows) -> int:
@@ -99,7 +109,7 @@ class Kronecker:
     product: bool
     trace: float = 0.0
     kind: str = "kronecker"
-    _moments: list[Tensor | None] = field(default_factory=lambda: [None, None])  # (d, d), or (d,) of tokens
+    _moments: list[Tensor | None] = field(default_factory=lambda: [None, None])  # (d, d), or (d,) without a basis
     _last: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by side: vectors and their moment
     _bases: list[Tensor | None] = field(default_factory=lambda: [None, None])
     _values: Tensor | None = None
@@ -120,6 +130,8 @@ class Kronecker:
         """Inputs stay the same when output gradients change: their moment is computed once."""
         if isinstance(side, OneHot):
             return torch.bincount(side.index.flatten(), minlength=side.size).double()
+        if not self.turned[number]:
+            return side.vectors.flatten(0, 1).square().sum(0)
         if not again or number not in self._last or not torch.equal(self._last[number][0], side.vectors):
             flat = side.vectors.flatten(0, 1)
             self._last[number] = side.vectors, flat.T @ flat
@@ -128,15 +140,16 @@ class Kronecker:
     def turn(self) -> None:
         """Eigenvectors of both moments."""
         own = []
+        self._last = {}
         for number, moment in enumerate(self._moments):
+            self._moments[number] = None
             if moment is not None and moment.ndim == 2:
-                moment, self._bases[number] = torch.linalg.eigh((moment + moment.T) / 2)
+                moment, self._bases[number] = torch.linalg.eigh(moment)  # reads one triangle
             own.append(moment)
         if self.product and own[0] is not None and own[1] is not None:
             # inputs independent of output gradients, and these uncorrelated between positions: Grosse & Martens 2016
             both = torch.outer(own[0].clamp_min(0), own[1].clamp_min(0))
             self._values = both / (self._count * self._length)
-        self._moments, self._last = [None, None], {}
 
     def measure(self, layer: LayerRows, weight: float) -> None:
         """Second moments of the gradients in the basis."""

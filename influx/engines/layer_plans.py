@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
-    """Passes for factors and eigenvalues, and their decomposition for layers of equal size."""
-    p, depth = prospect.net.parameters, max(prospect.net.depth, 1)
+    """Passes for factors and eigenvalues, the layers' decomposition, and the comparison for small nets."""
+    from influx.engines.compared import AUDITED, ROWS
+    from influx.engines.kronecker import SIDE, WHOLE
+
+    p = prospect.net.parameters
     n = min(len(prospect.train), solver.max_examples or len(prospect.train))
     repeats = 1
     if kind in ("ggn", "fisher"):
@@ -22,14 +25,35 @@ def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
     elif kind == "sampled_fisher":
         repeats = solver.samples
     passes = 1 if solver.strategy == "kfac" else 2
-    width = (p / depth) ** 0.5
-    layers = 30.0 * depth * width**3 + 4.0 * (len(prospect.test) + len(prospect.train)) * p * width
+    m, every = len(prospect.test), len(prospect.train)
+    flops = held = 0.0
+    largest = 0  # of the matrices to diagonalise, one after the other
+    for rows, columns, numbers in prospect.net.sides:
+        product = rows or numbers // max(columns, 1)
+        if not columns or numbers <= solver.own_matrix:
+            bases = [numbers] if numbers <= max(solver.own_matrix, WHOLE) and solver.strategy != "diagonal" else []
+        else:
+            bases = [d for d in (rows, columns) if d and d <= SIDE and solver.strategy != "diagonal"]
+        squares = float(sum(d**2 for d in bases))
+        flops += 15.0 * sum(d**3 for d in bases) + passes * repeats * n * squares
+        flops += (2.0 * m * product * sum(bases) if columns else m * squares) + every * squares
+        held += 2.0 * squares + 2.0 * numbers
+        largest = max(largest, *bases, 0)
+    audited = p if solver.audit and p <= AUDITED else 0
     made = Work(
         gradients=float(passes * repeats * n),
-        flops=2 * (2.0 * passes * repeats * n * p + layers),
-        bytes=8.0 * 4.0 * p,
-        formula=f"{passes} passes of {repeats} gradients over {n} instances, layers' d³",
+        flops=2 * (2.0 * passes * repeats * n * p + flops),
+        bytes=8.0 * (held + 3.0 * largest**2 + 2.0 * p),
+        formula=f"{passes} passes of {repeats} gradients over {n} instances, d³ of layers' sides, d <= {largest}",
     )
+    if audited:
+        rows = min(every, ROWS)
+        made += Work(
+            gradients=float(every * prospect.problem.data.n_outputs + rows),
+            flops=2 * (2.0 * every * prospect.problem.data.n_outputs * p**2 + 2 / 3 * p**3),
+            bytes=8.0 * (held + 4.0 * p**2 + rows * p),
+            formula="p³ to compare with the exact solution",
+        )
     return made + pass_work(prospect)
 
 

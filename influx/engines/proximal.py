@@ -40,6 +40,7 @@ STATE_BYTES = 96 << 20  # parameters, gradients and memory of the instances that
 PASS_BYTES = 16 << 20  # activations of one pass
 RANK = 1  # of each instance's curvature is taken out of the metric, at one solve each; more did not save steps
 KEPT_BYTES = 256 << 20  # a larger training split is converted anew in every pass
+LEAST = 0.1  # of the median gradient, for the accuracy of what all instances share
 OUTPUT_ROUNDING = 100 * 2.0**-53  # of outputs of about 100
 
 
@@ -127,6 +128,11 @@ class Proximal:
         """λ."""
         return float(self.metric.report["damping"])
 
+    @property
+    def stronger(self) -> float:
+        """A λ to try when minimisations do not converge."""
+        return 10 * self.chosen if self.chosen > 0 else 0.1 * float(self.metric.matrix.diagonal().mean())
+
     @cached_property
     def stack(self) -> Stack:
         """The net as a function of its parameters."""
@@ -207,10 +213,10 @@ class Proximal:
         )
 
     def keep(self, rows: Tensor, tol: float, steps: int) -> Moved:
-        """Minimiser of ``retrained`` with nothing left out ``(1, p)``, as exact as those without any of ``rows``."""
+        """Minimiser of ``retrained`` with nothing left out ``(1, p)``, exact enough for most of ``rows``."""
         gradients = self._gradients(rows)
         norms = (gradients * self.metric.solve(gradients)).sum(1).clamp_min(0).sqrt()
-        target, first = tol * norms.min() + self._floor, rows[:1]
+        target, first = tol * torch.maximum(norms.min(), LEAST * norms.median()) + self._floor, rows[:1]
         found = minimise(
             lambda theta, _: self.evaluate(theta, first, "retrained", 0.0),
             self.stack.theta.unsqueeze(0),

@@ -21,7 +21,6 @@ from influx.influence import Influence
 from influx.problem import Split
 from influx.run import Run
 
-WRITTEN_BYTES = 64 << 20  # of gradients written out at a time
 HELD_BYTES = 512 << 20  # of solutions held at once: more test instances take more passes over the candidates
 TOP = 50  # most influential instances, of either sign, that candidates should hold
 MISSED = 0.5  # recall from which no warning is needed
@@ -63,7 +62,7 @@ class Pruned:
             scale="loss",
             stderr=self.spread,
             self_influence_note=NOTE,
-            report=self.inverse.report | {"curvature": kind} | report,
+            report={"curvature": kind} | self.inverse.report | report,
         )
 
     def _fill(self, columns: slice, used: NDArray[np.int64]) -> None:
@@ -74,7 +73,7 @@ class Pruned:
         here = np.flatnonzero((self.audited >= columns.start) & (self.audited < columns.stop))
         whole = repeats[:, self.audited[here] - columns.start].mean(0)  # (audited, p)
         with progress.task("influence of candidates", n if len(here) else len(used)) as done:
-            for rows, flat in self._blocks(np.arange(n) if len(here) else used):
+            for rows, flat in self._blocks(np.arange(n) if len(here) else used, repeats[:, :, 0].numel()):
                 if len(here):
                     self.whole[np.ix_(rows, here)] = (flat @ whole.T / n).cpu().numpy()
                     if here[0] == 0:
@@ -88,10 +87,9 @@ class Pruned:
         if self.spread is not None:
             self.spread[missing, columns] = np.nan
 
-    def _blocks(self, chosen: NDArray[np.int64]) -> Any:
+    def _blocks(self, chosen: NDArray[np.int64], beside: int) -> Any:
         """Rows of the training split and their gradients ``(b, p)``."""
-        size = max(1, WRITTEN_BYTES // (8 * self.gradients.size))
-        for part, rows in self.gradients.blocks(self.run.train.take(chosen), size):
+        for part, rows in self.gradients.written(self.run.train.take(chosen), beside):
             yield chosen[part], rows.flat()
 
     def _write(self, rows: NDArray[np.int64], columns: slice, flat: Tensor, repeats: Tensor) -> None:

@@ -17,6 +17,7 @@ from influx.planning import Prospect, Work
 from influx.run import Run
 
 AGREEING = 0.9  # share of test instances below which a refit is another model
+FALL = 1e-4  # share of what the gradient promises by which the objective must fall
 USUAL_STEPS = 12  # of Newton's method, for plans
 USUAL_PROXIMAL = 2000  # of proximal steps, for plans
 
@@ -24,8 +25,8 @@ USUAL_PROXIMAL = 2000  # of proximal steps, for plans
 def refit(objective: Objective, tolerance: float, max_steps: int) -> tuple[Tensor, Tensor, int]:
     """Minimise by Newton's method from zero.
 
-    Steps are shortened by the bound that softmax risks obey: along a direction the logarithm of the second derivative
-    changes no faster than the largest range of outputs, so that the objective falls without being evaluated (Sun and
+    A step is halved until the objective falls, down to a length at which it falls in any case: along a direction the
+    logarithm of a softmax risk's second derivative changes no faster than the largest range of outputs (Sun and
     Tran-Dinh 2019).
 
     Returns:
@@ -33,7 +34,6 @@ def refit(objective: Objective, tolerance: float, max_steps: int) -> tuple[Tenso
         the gradient is within ``tolerance``, one more step uses up as little of it as rounding allows.
     """
     theta = objective.f.new_zeros(objective.shape)
-    softmax = is_softmax(objective.task)
     for step in range(max_steps + 1):
         outputs = objective.outputs(theta)
         gradient = objective.gradient(theta, outputs)
@@ -45,10 +45,24 @@ def refit(objective: Objective, tolerance: float, max_steps: int) -> tuple[Tenso
             closer = theta - move
             last = objective.gradient(closer, objective.outputs(closer))
             return (closer, last, step) if float(last.abs().max()) <= size else (theta, gradient, step)
-        moved = objective.outputs(move)
-        span = float((moved.amax(1) - moved.amin(1)).max()) if softmax else 0.0
-        theta = theta - (np.log1p(span) / span if span > 1 else 1.0) * move
+        theta = theta - _length(objective, theta, outputs, move, float((gradient * move).sum())) * move
     return theta, gradient, max_steps
+
+
+def _length(objective: Objective, theta: Tensor, outputs: Tensor, move: Tensor, slope: float) -> float:
+    """How much of a Newton step to take; ``slope`` is its product with the gradient."""
+    moved = objective.outputs(move)
+    span = float((moved.amax(1) - moved.amin(1)).max()) if is_softmax(objective.task) else 0.0
+    sure = float(np.log1p(span)) / span if span > 1 else 1.0
+
+    def value(length: float) -> float:
+        penalty = float((objective.penalty * (theta - length * move).square()).sum())
+        return objective.risk(outputs - length * moved) + 0.5 * penalty
+
+    length, before = 1.0, value(0.0) if sure < 1 else 0.0
+    while length > sure and not value(length) < before - FALL * length * slope:
+        length /= 2
+    return max(length, sure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +83,7 @@ class Refitted:
                 f"estimator.penalty must be positive and finite, got {self.penalty}: without a penalty the weights are "
                 "no sum over training instances; set for example estimator.penalty=0.006"
             )
-        check_solver(self.tolerance, self.max_steps)
+        check_solver(self.tolerance, self.max_steps, Refitted)
 
     def plan(self, prospect: Prospect) -> Work:
         """Features, a few Newton steps and one product of features."""
@@ -135,7 +149,7 @@ class Regularised:
             )
         if not 0 < self.penalty_share < 1:
             raise ConfigError(f"estimator.penalty_share must be between 0 and 1, got {self.penalty_share}; try 0.1")
-        check_solver(self.tolerance, self.max_steps)
+        check_solver(self.tolerance, self.max_steps, Regularised)
 
     def plan(self, prospect: Prospect) -> Work:
         """Features, some proximal steps, a few Newton steps and one product of features."""
@@ -166,16 +180,16 @@ class Regularised:
         return fitted, made.penalty, report | judged(run, fitted)
 
 
-def check_solver(tolerance: float, max_steps: int) -> None:
-    """Check ranges of a refit's settings.
+def check_solver(tolerance: float, max_steps: int, usual: type[Refitted | Regularised]) -> None:
+    """Check ranges of a refit's settings, whose defaults are those of ``usual``.
 
     Raises:
         ConfigError: one is out of range.
     """
     if not tolerance > 0:
-        raise ConfigError(f"estimator.tolerance must be positive, got {tolerance}; 1e-8 is the default")
+        raise ConfigError(f"estimator.tolerance must be positive, got {tolerance}; {usual.tolerance:g} is the default")
     if max_steps < 1:
-        raise ConfigError(f"estimator.max_steps must be at least 1, got {max_steps}; 100 is the default")
+        raise ConfigError(f"estimator.max_steps must be at least 1, got {max_steps}; {usual.max_steps} is the default")
 
 
 def judged(run: Run, fitted: Surrogate) -> dict[str, float]:

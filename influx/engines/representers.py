@@ -93,7 +93,7 @@ class Surrogate:
         """How far its outputs on test instances are from the trained head's."""
         mine, theirs = self.outputs[1], self.head.test @ self.head.theta.T
         if not is_softmax(self.head.task):
-            spread = float(theirs.std()) if len(theirs) > 1 else 0.0
+            spread = float((self.head.train @ self.head.theta.T).std(correction=0))  # one test instance has none
             return {"mean_output_change": float((mine - theirs).abs().mean()), "output_spread": spread}
         change = (torch.softmax(mine, 1) - torch.softmax(theirs, 1)).abs().mean()
         agreeing = (mine.argmax(1) == theirs.argmax(1)).double().mean()

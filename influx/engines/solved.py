@@ -15,12 +15,14 @@ from influx.engines.gradients import GradientsAt
 from influx.engines.inverses import Inverse, Layered, Repeated, Solver, solutions
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.rows import Rows
+from influx.errors import NumericalError
 from influx.influence import Influence, Scale
 from influx.planning import Prospect, Work
 from influx.run import Run
 
-WRITTEN_BYTES = 64 << 20  # of gradients written out at a time
 HELD_BYTES = 512 << 20  # of solutions held at once: more test instances take more passes over the training set
+DECOUPLED = "AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not"
+UNSOLVED = 0.3  # relative residual of a stochastic solver worth a warning
 NEARLY_STATIONARY = 0.01  # gradient of the objective in mean gradient norms of instances
 Relative = Literal["none", "theta", "loss", "gradient"]
 
@@ -84,14 +86,25 @@ def solved(run: Run, inverse: Inverse, kind: Kind, relative: Relative, own: bool
         columns = slice(start, min(start + at_once, len(run.test)))
         passes.fill(values, spread, columns)
     slope = doubts(run, passes.total / len(run.train), float(passes.norms.mean()))
+    unsolved(run, inverse)
     if passes.without:
         run.warn(f"{passes.without} training instances have a zero gradient; their influence is zero")
-    report: dict[str, Any] = inverse.report | {"curvature": kind, "gradient_norm": slope}
+    report: dict[str, Any] = {"curvature": kind} | inverse.report | {"gradient_norm": slope}
     note = "" if own else ASK
     found = passes.own.numpy() if own else None
     return run.influence(
         values, scale=scale, stderr=spread, self_influence=found, self_influence_note=note, report=report
     )
+
+
+def unsolved(run: Run, inverse: Inverse) -> None:
+    """Warn when a stochastic solver is far from a solution."""
+    residual = inverse.report.get("residual", 0.0)
+    if isinstance(inverse, Repeated) and isinstance(residual, float) and residual > UNSOLVED:
+        run.warn(
+            f"LiSSA left a relative residual of up to {residual:.2g}, so that ranks suffer; raise estimator.damping or "
+            "let another solver solve it (if_cg)"
+        )
 
 
 def doubts(run: Run, mean_gradient: Tensor, mean_norm: float) -> float:
@@ -106,7 +119,7 @@ def doubts(run: Run, mean_gradient: Tensor, mean_norm: float) -> float:
             f"{mean_norm:.2g} on average; influence functions describe a minimum"
         )
     if run.curvature.decoupled:
-        run.warn("AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not")
+        run.warn(DECOUPLED)
     return slope
 
 
@@ -127,9 +140,8 @@ class Passes:
         first, n = columns.start == 0, len(self.run.train)
         rhs = torch.cat([rows.flat() for _, rows in self.gradients.blocks(self.run.test.take(columns))])
         repeats = solutions(self.inverse, rhs)
-        size = max(1, WRITTEN_BYTES // (8 * self.gradients.size))
         with progress.task("influence", n) as done:
-            for part, rows in self.gradients.blocks(self.run.train, size):
+            for part, rows in self.gradients.written(self.run.train, repeats[:, :, 0].numel()):
                 flat = rows.flat()
                 if first:
                     self._look(part, flat, rows)
@@ -145,22 +157,32 @@ class Passes:
         n = len(self.run.train)
         self.total += flat.sum(0)
         norms = flat.norm(dim=1)
-        divisors = torch.ones_like(norms)
-        quadratic = None
+        quadratic, divisors = self._sizes(flat, rows, norms)
+        if self.relative != "none":
+            zero = norms == 0
+            self.without += int(zero.sum())
+            if bool((divisors[~zero] <= 0).any()):
+                raise NumericalError(
+                    "an instance's own quadratic form must be positive to divide by; set a larger estimator.damping or "
+                    "estimator.curvature=ggn"
+                )
+            divisors = torch.where(zero, torch.ones_like(divisors), divisors)
+        self.norms[part], self.divisors[part] = norms.cpu(), divisors.cpu()
+        if self.with_own:
+            self.own[part] = (quadratic / n / divisors).cpu()
+
+    def _sizes(self, flat: Tensor, rows: Rows, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """``(b,)`` quadratic forms with the inverse, where somebody asks for them, and divisors."""
+        if self.relative == "theta":
+            moved = self.inverse.solve(flat)
+            return (moved * flat).sum(1), moved.norm(dim=1)
+        quadratic = torch.zeros_like(norms)
         if self.with_own or self.relative == "loss":
             layered = self.inverse if isinstance(self.inverse, Layered) else None
             quadratic = self.inverse.quadratic(flat) if layered is None else layered.quadratic_of(rows)
-        if self.relative == "theta":
-            divisors = self.inverse.solve(flat).norm(dim=1)
-        elif self.relative == "gradient":
-            divisors = norms
-        elif self.relative == "loss":
-            assert quadratic is not None
-            divisors = quadratic.clamp_min(0).sqrt()
-        if self.relative != "none":
-            self.without += int((divisors == 0).sum())
-            divisors = torch.where(divisors > 0, divisors, torch.ones_like(divisors))
-        self.norms[part], self.divisors[part] = norms.cpu(), divisors.cpu()
-        if self.with_own:
-            assert quadratic is not None
-            self.own[part] = (quadratic / n / divisors).cpu()
+        if self.relative == "gradient":
+            return quadratic, norms
+        # negative ones must not hide behind a root that is not a number
+        return quadratic, quadratic.sign() * quadratic.abs().sqrt() if self.relative == "loss" else torch.ones_like(
+            norms
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from influx.engines.factorised import check_size
+from influx.engines.factorised import RAISE, check_size
 from influx.engines.operators import Kind
 from influx.planning import Prospect, Work
 
@@ -28,10 +28,10 @@ def product_work(prospect: Prospect, kind: Kind, products: float, instances: int
     )
 
 
-def exact_work(prospect: Prospect, kind: Kind, max_p: int) -> Work:
+def exact_work(prospect: Prospect, kind: Kind, max_p: int, remedy: str = RAISE) -> Work:
     """Building, factorising and solving with the whole matrix."""
     n, m, p = len(prospect.train), len(prospect.test), prospect.net.parameters
-    check_size(p, max_p)
+    check_size(p, max_p, remedy)
     outputs = prospect.problem.data.n_outputs
     solve = p**3 + 4.0 * m * p**2
     build = Work(flops=2 * 2.0 * n * p**2, bytes=8.0 * 4.0 * p**2, formula=f"n p² + p³ with p={p}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from influx import interrupts
 from influx.engines.head_solvers import conjugate_gradients
 from influx.engines.heads import Objective, is_softmax
-from influx.errors import ConfigError, NumericalError
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 
 FIRST_STEPS = 200  # proximal steps before the first try to finish by Newton's method; doubled each time
 NEWTON_STEPS = 50
@@ -48,6 +48,10 @@ class Norm(Protocol):
         """Newton's method on the weights, or the rank, that ``theta`` has left."""
         ...
 
+    def centred(self, theta: Tensor) -> Tensor:
+        """Of the weights that differ by what softmax does not see, and not in norm, the ones to take."""
+        ...
+
 
 @dataclass(frozen=True)
 class Sparse:
@@ -65,6 +69,11 @@ def fit(
 ) -> Sparse:
     """Minimise from zero.
 
+    Softmax risks do not change when a feature's weights all grow alike. With an even number of classes the l1 norm may
+    not change either, so that its optimum is not unique; the one returned has the midpoint of every feature's two
+    middle weights at 0, whatever the start and the order of the instances. Features that depend linearly on each other
+    may leave other ties, which stay as they are found.
+
     Args:
         objective: the mean risk; its own penalty is zero.
         norm: the regulariser.
@@ -75,34 +84,42 @@ def fit(
 
     Raises:
         ConfigError: all weights are zero at that λ.
+        IncompatibleError: they are at any λ.
         NumericalError: ``max_steps`` were not enough.
     """
     theta = objective.f.new_zeros(objective.shape)
     largest = norm.dual(objective.mean_gradient(objective.outputs(theta)))
+    if largest == 0:
+        raise IncompatibleError(
+            "the last layer's features must tell something about the targets to refit it, the risk has no slope at "
+            "zero weights (are all features or all targets zero?); choose another dataset or model"
+        )
     chosen = share * largest if penalty is None else penalty
     if chosen >= largest:
         raise ConfigError(
             f"estimator.penalty must be below {largest:.4g}, from where on all weights of the last layer are zero and "
             f"there is nothing to explain, got {chosen:.4g}; set for example estimator.penalty={0.1 * largest:.2g}"
         )
-    bound = (0.5 if is_softmax(objective.task) else 1.0) * float(
-        torch.linalg.eigvalsh(objective.f.T @ objective.f / len(objective.f))[-1]
-    )
+    softmax = is_softmax(objective.task)
+    bound = (0.5 if softmax else 1.0) * float(torch.linalg.eigvalsh(objective.f.T @ objective.f / len(objective.f))[-1])
     done, steps = 0, FIRST_STEPS
     while True:
         steps = min(steps, max_steps - done)
         theta = _accelerated(objective, norm, theta, chosen, bound, steps)
         done, steps = done + steps, 2 * steps
-        candidates = (norm.polish(objective, theta, chosen), theta)
+        candidates = [norm.polish(objective, theta, chosen), theta]
+        if softmax:
+            candidates = [norm.centred(x) for x in candidates]
         found = [norm.residual(x, -objective.mean_gradient(objective.outputs(x)) / chosen) for x in candidates]
         best = min((0, 1), key=found.__getitem__)
         if found[best] <= tolerance:
             return Sparse(candidates[best], chosen, largest, found[best], done)
         if done >= max_steps:
+            easier = min(max(100 * chosen, 0.1 * largest), (chosen + largest) / 2)
             raise NumericalError(
                 f"the refit with a {norm.name} norm should reach a residual of {tolerance:g}, after {done} steps it is "
-                f"{found[best]:.2g}; raise estimator.max_steps, for example to {4 * max_steps}, or raise "
-                f"estimator.penalty above {chosen:.3g}"
+                f"{found[best]:.2g}; raise estimator.max_steps, for example to {4 * max_steps}, or set "
+                f"estimator.penalty={easier:.2g}"
             )
 
 
@@ -164,6 +181,14 @@ class L1:
                 return new
             theta = new
         return theta
+
+    def centred(self, theta: Tensor) -> Tensor:
+        """The midpoint of a column's two middle weights becomes 0; with an odd number of classes it is at optima."""
+        c = len(theta)
+        if c % 2:
+            return theta
+        middle = theta.sort(0).values[c // 2 - 1 : c // 2 + 1]
+        return theta - middle.mean(0)
 
 
 def _restricted(objective: Objective, outputs: Tensor, kept: Tensor) -> Tensor:
@@ -239,6 +264,10 @@ class Nuclear:
 
             step, _ = conjugate_gradients(product, slope[None], _unchanged, 1e-8, 4 * both.numel())
             both = both - step[0]
+        return theta
+
+    def centred(self, theta: Tensor) -> Tensor:
+        """Themselves: this norm grows with any shift of a column from its mean of 0, which optima have."""
         return theta
 
 

@@ -13,10 +13,11 @@ from influx.learners.torch.learner import TorchLearner
 from influx.problem import Problem
 
 
-def warm_losses(problem: Problem, fitted: object, removed: NDArray[np.int64]) -> NDArray[np.float64]:
+def warm_losses(problem: Problem, fitted: object, removed: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
     """``(1 + K, m)`` test risks after the whole recipe once more from the trained parameters.
 
     First with everything, then without each of ``removed`` (K,): its weight is 0, batches are divided by their size.
+    ``seed`` decides the order of batches; 0 is that of the training itself.
 
     Raises:
         IncompatibleError: the learner is no net.
@@ -24,7 +25,7 @@ def warm_losses(problem: Problem, fitted: object, removed: NDArray[np.int64]) ->
     learner = problem.learner
     if not isinstance(learner, TorchLearner) or not isinstance(fitted, TorchFitted):
         raise IncompatibleError("training on from the trained parameters takes a net; choose a model such as model=mlp")
-    design = subsets.leave_one_out(len(problem.train), removed, 0, "full")
+    design = subsets.leave_one_out(len(problem.train), removed, seed, "full")
     size, found = learner.block_size(problem.data), []
     with progress.task("training on without each instance", len(design)) as done:
         for first in range(0, len(design), size):

@@ -60,7 +60,9 @@ class Tradeoff:
         instance in most lists, a global outlier if it is 1; ``tradeoff_norm_spearman_topk``, the Spearman
         correlation of the gradient's norm with the number of lists.
     Intervals: 95% percentile bootstrap over training instances for correlations. For shares of lists over test
-        instances, except ``tradeoff_distinct``, which grows with their number and has none.
+        instances, except ``tradeoff_distinct``, which grows with their number and has none; the list and the instance
+        that most have stay the chosen ones in all resamples, so that the intervals of ``tradeoff_same_topk`` and
+        ``tradeoff_most`` are about these and not about whichever is the most frequent.
     Degenerate: constant scores or sizes. Training instances without scores are left out.
     Needs: gradients at the final parameters.
     Cost: n gradients, n·m·log n, n_boot·n.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from influx.engines.solvers import datainf
+from influx.engines import gradients
 from influx.engines.solvers.datainf import DataInf, MeanOfInverses
 from influx.errors import ConfigError, NumericalError
 from influx.learners.torch.optimizers import SGD
@@ -73,7 +73,7 @@ def test_larger_damping_comes_nearer_to_the_damped_empirical_fisher_matrix(tmp_p
 def test_blocks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, run = trained(tmp_path)
     expected = solutions(DataInf().inverse(run, "empirical_fisher", None))
-    monkeypatch.setattr(datainf, "WRITTEN_BYTES", 1)
+    monkeypatch.setattr(gradients, "WRITTEN_BYTES", 1)
     assert np.allclose(solutions(DataInf().inverse(run, "empirical_fisher", None)), expected, rtol=1e-12)
 
 

@@ -72,7 +72,7 @@ def test_conjugate_gradients_solve_as_the_factor_does(monkeypatch: pytest.Monkey
     outputs, right = made.outputs(theta), torch.randn(5, 3, 4).double()
     dense = solver(made, outputs, 0.02, 0.0)
     monkeypatch.setattr(head_solvers, "DENSE", 0)
-    monkeypatch.setattr(head_solvers, "RIGHT_BYTES", 1)
+    monkeypatch.setattr(head_solvers, "CG_TOLERANCE", 1e-12)
     iterative = solver(made, outputs, 0.02, 0.0)
     torch.testing.assert_close(iterative.solve(right), dense.solve(right), rtol=1e-10, atol=1e-10)
     assert iterative.report["residual"] <= 1e-11 and iterative.report["solver"] == "conjugate gradients"
@@ -107,7 +107,7 @@ def test_conjugate_gradients_that_do_not_arrive_are_refused(monkeypatch: pytest.
     made, theta = objective(1e-9)
     monkeypatch.setattr(head_solvers, "DENSE", 0)
     monkeypatch.setattr(head_solvers, "CG_STEPS", 1)
-    with pytest.raises(NumericalError, match=r"left; raise estimator.damping, for example to"):
+    with pytest.raises(NumericalError, match=r"1 iterations and not .*; raise estimator.damping, for example to"):
         solver(made, made.outputs(theta), 0.0, 0.0).solve(torch.randn(2, 3, 4).double())
 
 
@@ -195,3 +195,13 @@ def test_decoupled_decay_is_warned_about(tmp_path: Path) -> None:
     run = toy.run(estimator, "if_last_layer")
     estimator.estimate(run)
     assert any("decoupled weight decay" in warning for warning in run.warnings)
+
+
+def test_a_singular_curvature_names_a_penalty_that_works() -> None:
+    made, theta = objective(1e-18)
+    outputs, made = made.outputs(theta), replace(made, f=made.f * 1e3)
+    with pytest.raises(NumericalError, match=r"set estimator.penalty=") as refused:
+        head_solvers.newton_step(made, outputs, made.gradient(theta, outputs))
+    named = torch.full((4,), float(str(refused.value).rpartition("=")[2])).double()
+    made = replace(made, penalty=named)
+    assert head_solvers.newton_step(made, outputs, made.gradient(theta, outputs)).isfinite().all()

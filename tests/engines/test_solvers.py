@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influx.engines.curvature import Curvature
 from influx.engines.factorised import factorise
@@ -27,6 +27,7 @@ from influx.models.mlp import MLP
 from influx.needs import Need
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
+from influx.problem import Data
 from influx.run import Run
 
 DAMPING = 0.3
@@ -125,7 +126,7 @@ def test_negative_curvature_is_named_with_a_damping_that_works(curvature: Curvat
     operator = curvature.operator("hessian", 0.0)
     negative = -1.0
     bent = Operator(operator.at, operator.task, operator.train, "hessian", operator.decay + negative)
-    with pytest.raises(NumericalError, match=r"negative curvature .* set estimator\.damping=([\d.e+-]+)") as caught:
+    with pytest.raises(NumericalError, match=r"eigenvalue of about -1.*; set estimator\.damping=([\d.e+-]+)") as caught:
         cg(bent).solve(vectors(2, bent.size))
     enough = float(str(caught.value).split("estimator.damping=")[1].split()[0])
     solver = cg(bent.damped(enough))
@@ -303,3 +304,72 @@ BAD: list[tuple[Callable[[], object], str]] = [
 def test_bad_settings_are_named(make: Callable[[], object], name: str) -> None:
     with pytest.raises(ConfigError, match=rf"estimator\.{name} must"):
         make()
+
+
+class Tokens:
+    """A model of token ids."""
+
+    def build(self, data: Data) -> nn.Module:
+        return nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(12, 3))
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    data = toys.table(n_train=12, features=4)
+    tokens = [replace(s, x=(np.abs(s.x) * 2).astype(np.int64) % 7) for s in (data.train, data.test)]
+    toy = toys.train(tmp_path, replace(data, kind="text", train=tokens[0], test=tokens[1]), Tokens(), SGD(lr=0.1))
+    found = [toy.estimate(name, damping=0.1).values for name in ("if_exact", "if_cg")]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6 * np.abs(found[0]).max())
+
+
+def test_short_series_that_diverge_are_caught_too(toy: Toy) -> None:
+    diverging = series(toy, 0.0, batch_size=30, depth=20, repeats=1, lissa_scale=0.02)
+    with pytest.raises(NumericalError, match="LiSSA diverges"):
+        diverging.solve(vectors(1, diverging.operator.size))
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_reported_bias_is_that_along_the_smallest_eigenvalue(
+    toy: Toy, curvature: Curvature, averaged: bool
+) -> None:
+    values, eigenvectors = torch.linalg.eigh(dense(curvature.operator("ggn", 0.1)))
+    run = series(toy, 0.1, batch_size=30, depth=40, repeats=1, averaged=averaged)
+    slowest = eigenvectors[:, :1].T  # decay and damping alone act on it: the smallest eigenvalue there is
+    assert float(values[0]) == pytest.approx(0.15)
+    bias = 1 - float(run.solve(slowest) @ slowest.T) * float(values[0])
+    assert run.report["bias_bound"] == pytest.approx(bias, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ggn", "hessian"])
+def test_the_rest_of_the_spectrum_is_its_mean(toy: Toy, curvature: Curvature, kind: Kind) -> None:
+    values = torch.linalg.eigvalsh(dense(curvature.operator(kind, 0.0)))
+    kept = values[values.abs().argsort(descending=True)]
+    kept = kept[kept > 0][:3]
+    found = space(toy, 2.0, kind, iterations=1000, rank=3)
+    mean = float((values.sum() - kept.sum()) / (len(values) - 3))
+    assert found.report["lambda_tail"] == pytest.approx(max(mean, 0.0), rel=1e-6)
+
+
+def test_rounding_is_no_eigenvalue(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(n_train=2), Linear(), SGD(lr=0.1))
+    for settings in ({"complement": "drop"}, {"complement": "drop", "negative": "keep"}):
+        found = toy.estimate("if_arnoldi", damping=0.0, curvature="empirical_fisher", rank=10, **settings)
+        assert np.abs(found.values).max() < 1e6
+
+
+def test_a_trace_by_random_signs_is_close_and_a_small_one_exact(curvature: Curvature, tmp_path: Path) -> None:
+    small = curvature.operator("hessian", 0.2)
+    assert small.trace() == pytest.approx(float(dense(small).trace()), rel=1e-10)
+    toy = toys.train(tmp_path, toys.table(n_train=30), MLP(width=[12, 12]), SGD(lr=0.1))
+    large = Curvature(toy.fitted, toy.train).operator("ggn", 0.2)
+    assert large.size > 128
+    assert large.trace() == pytest.approx(float(dense(large).trace()), rel=0.1)
+
+
+def test_the_report_says_what_was_inverted(toy: Toy) -> None:
+    for solver, curvature in (("datainf", "empirical_fisher"), ("identity", "none"), ("cg", "hessian")):
+        found = toy.estimate("influence_functions", solver=solver, curvature="hessian", damping=5.0)
+        assert found.report["curvature"] == curvature and found.report["solver"] == solver
+
+
+def test_a_large_net_with_a_hessian_is_left_to_conjugate_gradients() -> None:
+    assert Choice("auto").chosen(50_000, 10_000, 100_000_000, "hessian") == "cg"

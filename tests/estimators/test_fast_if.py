@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from influx.engines import pruned
+from influx.engines import gradients, pruned
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
@@ -106,7 +106,7 @@ def test_no_audit_takes_no_gradients_of_others(net: Toy) -> None:
 def test_blocks_do_not_matter(net: Toy, monkeypatch: pytest.MonkeyPatch, audited: int) -> None:
     settings = {"candidates": 5, "solver": "exact", "damping": 2.0, "audited": audited}
     expected = net.estimate("fast_if", **settings)
-    monkeypatch.setattr(pruned, "WRITTEN_BYTES", 1)
+    monkeypatch.setattr(gradients, "WRITTEN_BYTES", 1)
     monkeypatch.setattr(pruned, "HELD_BYTES", 1)
     found = net.estimate("fast_if", **settings)
     np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-14)

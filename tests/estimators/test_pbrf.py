@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def test_what_does_not_converge_has_no_value_and_is_said(toy: Toy) -> None:
     lost = int((~found.computed).sum())
     assert lost and found.report["not_converged"] == lost
     assert any(f"{lost} of 12 minimisations did not converge" in sentence for sentence in run.warnings)
+    assert any(re.search(r"; set steps=\d+ or damping=\S+ of pbrf$", sentence) for sentence in run.warnings)
     assert np.isnan(found.self_influence[~found.computed]).all()
 
 

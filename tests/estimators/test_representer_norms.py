@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 
 from influx.engines.representers import surrogate
 from influx.engines.sparse_heads import L1, Norm, Nuclear, fit, parts
-from influx.errors import ConfigError, NumericalError
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
@@ -136,3 +139,60 @@ def test_settings_out_of_range_are_refused(name: str, settings: dict[str, float]
     (setting,) = settings
     with pytest.raises(ConfigError, match=f"estimator.{setting} must be"):
         estimator_named(name, settings)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_an_even_number_of_classes_has_one_answer(
+    classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its l1 optimum is not unique: what is found must not depend on the order of the instances or on the start."""
+    rng, data = np.random.default_rng(0), toys.table(n_train=40, n_test=8)
+    x, y = rng.normal(size=(48, 3)).astype(np.float32), rng.integers(0, classes, 48)
+    train, test = replace(data.train, x=x[:40], y=y[:40]), replace(data.test, x=x[40:], y=y[40:])
+    data = replace(data, train=train, test=test, classes=tuple("abcd"[:classes]))
+    toy = toys.train(tmp_path, data, MLP(width=6), epochs=20)
+    order = rng.permutation(40)
+    found = toy.estimate("representer_l1", penalty_share=0.05).values
+    moved = toy.with_data(replace(data, train=train.take(order))).estimate("representer_l1", penalty_share=0.05).values
+    np.testing.assert_allclose(moved, found[order], rtol=0, atol=1e-6 * np.abs(found).max())
+    monkeypatch.setattr("influx.engines.sparse_heads.FIRST_STEPS", 3000)
+    longer = toy.estimate("representer_l1", penalty_share=0.05).values
+    np.testing.assert_allclose(longer, found, rtol=0, atol=1e-6 * np.abs(found).max())
+    made = start(toy, "representer_l1")
+    theta = fit(made.objective, L1(), None, 0.05, 1e-10, 50000).theta.numpy()
+    np.testing.assert_allclose(np.median(theta, axis=0), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_defaults_in_messages_are_those_of_the_estimator(name: str) -> None:
+    for setting, usual in (("tolerance", "1e-10"), ("max_steps", "50000")):
+        with pytest.raises(ConfigError, match=f"got 0.*; {usual} is the default"):
+            estimator_named(name, {setting: 0})
+
+
+@pytest.mark.parametrize("penalty", [None, 0.1])
+@pytest.mark.parametrize("name", NORMS)
+def test_targets_that_are_all_zero_are_refused(name: str, penalty: float | None, tmp_path: Path) -> None:
+    data = toys.table("regression")
+    toy = toys.train(tmp_path, data, MLP(width=3))
+    zeros = replace(data, train=replace(data.train, y=np.zeros_like(data.train.y)))
+    with pytest.raises(IncompatibleError, match=r"all targets zero.*choose another dataset"):
+        toy.with_data(zeros).estimate(name, penalty=penalty)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_penalty_that_a_refusal_names_works(name: str, tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(n_train=60), MLP(width=6), epochs=20)
+    with pytest.raises(NumericalError, match=r"set estimator.penalty=") as refused:
+        toy.estimate(name, penalty_share=1e-6, max_steps=200)
+    named = re.search(r"or set estimator.penalty=(\S+)$", str(refused.value))
+    assert named and toy.estimate(name, penalty=float(named[1]), max_steps=200).report["residual"] <= 1e-10
+
+
+def test_one_test_instance_has_no_spread_to_warn_about(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table("regression", n_train=20, n_test=1), MLP(width=6), epochs=200)
+    for name, settings in (("representer_l1", {"penalty_share": 0.01}), ("representer_point", {"penalty": 1e-4})):
+        estimator = estimator_named(name, settings)
+        run = toy.run(estimator, name)
+        report = estimator.estimate(run).report
+        assert report["mean_output_change"] < report["output_spread"] / 2 and not run.warnings

@@ -15,6 +15,8 @@ from influx.engines.refits import refit
 from influx.engines.representers import surrogate
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.influence import Influence
+from influx.learners.torch.optimizers import SGD
+from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.oracles import plain, toys
 from influx.oracles.toys import Toy, estimator_named
@@ -192,3 +194,12 @@ def test_a_free_bias_needs_every_class(toy: Toy) -> None:
     with pytest.raises(IncompatibleError, match=r"one class has none; set estimator.bias=augment"):
         estimated(toy.with_data(fewer), bias="free")
     assert np.isfinite(estimated(toy.with_data(fewer))[0].values).all()
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
+def test_wide_features_take_few_steps(scale: float, tmp_path: Path) -> None:
+    data = toys.table(n_train=40, features=5)
+    sides = {side: replace(split, x=split.x * scale) for side, split in (("train", data.train), ("test", data.test))}
+    toy = toys.train(tmp_path, data, Linear(), SGD(lr=0.1), epochs=2).with_data(replace(data, **sides))
+    report = toy.estimate("representer_point").report
+    assert report["newton_steps"] < 60 and report["gradient_max"] <= 1e-8

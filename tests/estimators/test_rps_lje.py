@@ -12,7 +12,7 @@ import torch
 from influx.engines import head_solvers
 from influx.engines.heads import head_at_end
 from influx.errors import ConfigError, NumericalError
-from influx.learners.torch.optimizers import SGD
+from influx.learners.torch.optimizers import SGD, AdamW
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.influence_functions import logistic_problem, ridge_problem
@@ -113,6 +113,7 @@ def test_conjugate_gradients_give_the_same_without_self_influence(
 ) -> None:
     dense = undecayed.estimate("rps_lje", damping=0.01).values
     monkeypatch.setattr(head_solvers, "DENSE", 0)
+    monkeypatch.setattr(head_solvers, "CG_TOLERANCE", 1e-12)
     found = undecayed.estimate("rps_lje", damping=0.01)
     np.testing.assert_allclose(found.values, dense, rtol=0, atol=1e-9 * np.abs(dense).max())
     assert found.self_influence is None and "a solve of its own" in found.self_influence_note
@@ -123,3 +124,32 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(ConfigError, match=f"estimator.{name} must be"):
         estimator_named("rps_lje", settings)
+
+
+def test_decoupled_decay_is_warned_about(tmp_path: Path) -> None:
+    for optimizer, words in ((AdamW(lr=0.01), True), (AdamW(lr=0.01, weight_decay=0.0), False)):
+        toy = toys.train(tmp_path, toys.table(), MLP(width=3), optimizer)
+        estimator = estimator_named("rps_lje")
+        run = toy.run(estimator, "rps_lje")
+        estimator.estimate(run)
+        assert any("decoupled weight decay" in warning for warning in run.warnings) == words
+
+
+@pytest.mark.parametrize("name", ["rps_lje", "if_last_layer"])
+def test_a_few_test_instances_at_a_time_give_the_same(
+    name: str, undecayed: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = undecayed.estimate(name, damping=0.01)
+    calls: list[int] = []
+    solve = head_solvers.Dense.solve
+
+    def counted(self: head_solvers.Dense, right: torch.Tensor) -> torch.Tensor:
+        calls.append(len(right))
+        return solve(self, right)
+
+    monkeypatch.setattr(head_solvers.Dense, "solve", counted)
+    monkeypatch.setattr("influx.engines.heads.HELD_BYTES", 8 * 8 * 3 * 4 * 3)  # three of them
+    pieces = undecayed.estimate(name, damping=0.01)
+    assert calls == [3, 1]
+    np.testing.assert_allclose(pieces.values, together.values, rtol=0, atol=1e-12)
+    assert pieces.report["residual"] < 1e-10

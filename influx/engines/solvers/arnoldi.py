@@ -19,6 +19,7 @@ from influx.run import Run
 
 Complement = Literal["mean", "zero", "drop"]
 Negative = Literal["drop", "absolute", "keep"]
+ROUNDING = 1e-10  # eigenvalues over the largest from which they are not noise
 IGNORED = 0.05  # share of a gradient inside the subspace below which the estimate ignores the gradient
 SEED = 0  # of the start vector's own generator, so that the space does not depend on instances
 
@@ -88,10 +89,15 @@ class Arnoldi:
         ritz = lanczos(bare.product, start, self.iterations, "eigenvectors of the curvature")
         kept = self._chosen(ritz)
         values, outside = ritz.values[kept], operator.size - len(kept)
-        trace = run.curvature.trace(bare)
+        trace = bare.trace() if kind == "hessian" else run.curvature.trace(bare)
         tail = max((trace - float(values.sum())) / outside, 0.0) if outside else 0.0
         used = values.abs() if self.negative == "absolute" else values
-        rest = self._rest(tail, delta, 0.1 * trace / operator.size) if outside else 0.0
+        if float((used + delta).abs().min()) <= ROUNDING * float(values.abs().max()):
+            raise NumericalError(
+                f"an eigenvalue plus estimator.damping={delta:.3g} is zero and cannot be inverted; set "
+                f"estimator.damping={max(0.1 * abs(trace) / operator.size, 1e-6):.2g}"
+            )
+        rest = self._rest(tail, delta, 0.1 * abs(trace) / operator.size) if outside else 0.0
         report: dict[str, float | str] = {
             "damping": delta,
             "rank": float(len(kept)),
@@ -118,12 +124,11 @@ class Arnoldi:
     def _chosen(self, ritz: Ritz) -> Tensor:
         """Positions of the kept pairs."""
         usable = torch.arange(len(ritz.values), device=ritz.values.device)
+        usable = usable[ritz.values.abs() > ROUNDING * ritz.values.abs().max()]
         if self.negative == "drop":
-            usable = usable[ritz.values > 0]
+            usable = usable[ritz.values[usable] > 0]
         if not len(usable):
-            raise NumericalError(
-                "no eigenvalue of the curvature is positive; set estimator.curvature=ggn or estimator.negative=absolute"
-            )
+            raise NumericalError("no eigenvalue of the curvature is positive; set estimator.curvature=ggn")
         order = ritz.values[usable].abs().argsort(descending=True)
         return usable[order[: self.rank]]
 
@@ -134,6 +139,6 @@ class Arnoldi:
         if level <= 0:
             raise NumericalError(
                 "outside the subspace the curvature counts as zero and needs damping; set "
-                f"estimator.damping={max(enough, 1e-6):.2g}, estimator.complement=mean or estimator.complement=drop"
+                f"estimator.damping={max(enough, 1e-6):.2g}"
             )
         return 1 / level

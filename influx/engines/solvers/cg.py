@@ -12,7 +12,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.inverses import Inverse, labels_of
 from influx.engines.lanczos import extremes
-from influx.engines.operators import Kind, Operator, is_definite
+from influx.engines.operators import VECTORS, Kind, Operator, is_definite
 from influx.engines.solver_plans import cg_work
 from influx.engines.solvers.ekfac import EKFAC
 from influx.errors import ConfigError, NumericalError
@@ -44,7 +44,7 @@ class BlockCG:
         Raises:
             NumericalError: the curvature is negative along some direction, or the tolerance was not reached.
         """
-        at_once = max(1, HELD_BYTES // (8 * 6 * rhs.shape[1]))
+        at_once = max(1, min(VECTORS, HELD_BYTES // (8 * 6 * rhs.shape[1])))
         return torch.cat([self._solve(part) for part in rhs.split(at_once)])
 
     def quadratic(self, rows: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ class BlockCG:
         if float(values[0]) <= 0:
             lowest = self.lowest()
             raise NumericalError(
-                f"conjugate gradients met negative curvature (smallest eigenvalue about {lowest:.2g}): they need a "
-                f"positive definite matrix; set estimator.damping={max(-2 * lowest + self.operator.damping, 1e-6):.2g} "
-                "or estimator.curvature=ggn"
+                "conjugate gradients need a positive definite matrix, this one has an eigenvalue of about "
+                f"{lowest:.2g}; set estimator.damping={max(-2 * lowest + self.operator.damping, 1e-6):.2g}"
+                + (" or estimator.curvature=ggn" if self.operator.kind == "hessian" else "")
             )
         inverse: Tensor = (vectors / values) @ vectors.T
         return inverse

@@ -21,8 +21,8 @@ from influx.run import Run
 
 SolverName = Literal["auto", "exact", "cg", "lissa", "arnoldi", "ekfac", "datainf", "identity"]
 SOLVERS: dict[str, Solver] = {
-    "exact": Exact(),
-    "cg": ConjugateGradients(remedy="raise estimator.damping or set estimator.solver=ekfac"),
+    "exact": Exact(remedy="set estimator.solver=cg"),
+    "cg": ConjugateGradients(remedy="raise estimator.damping or set another estimator.solver"),
     "lissa": LiSSA(remedy="set estimator.curvature=ggn or estimator.solver=exact"),
     "arnoldi": Arnoldi(),
     "ekfac": EKFAC(),
@@ -48,28 +48,33 @@ class Choice:
         if self.name not in get_args(SolverName):
             raise ConfigError(f"estimator.solver must be one of {', '.join(get_args(SolverName))}, got {self.name}")
 
-    def chosen(self, n: int, m: int, p: int) -> str:
-        """The name, for n training and m test instances and p parameters."""
+    def chosen(self, n: int, m: int, p: int, kind: Kind = "ggn") -> str:
+        """The name, for n training and m test instances and p parameters; EK-FAC has no Hessian."""
         if self.name != "auto":
             return self.name
         solves = m + (n if self.all_rows else 0)
         exact, cg = 2.0 * n * p**2 + p**3, 12.0 * CG_ITERATIONS * solves * n * p
         if p <= Exact().max_p and exact <= cg:
             return "exact"
-        return "cg" if cg <= AFFORDABLE else "ekfac"
+        return "cg" if cg <= AFFORDABLE or kind == "hessian" else "ekfac"
 
     def inverse(self, run: Run, kind: Kind, damping: float | None) -> Inverse:
         """That of the chosen solver, whose name is in its report."""
-        name = self.chosen(len(run.train), len(run.test), run.curvature.at.size)
-        found = SOLVERS[name].inverse(run, _fitting(name, kind), damping)
-        found.report["solver"] = name
-        return found
+        return solver_named(self.chosen(len(run.train), len(run.test), run.curvature.at.size, kind), run, kind, damping)
 
     def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
         """What the chosen solver takes."""
         n, m, p = len(prospect.train), len(prospect.test), prospect.net.parameters
-        name = self.chosen(n, m, p)
+        name = self.chosen(n, m, p, kind)
         return SOLVERS[name].work(prospect, _fitting(name, kind), own or self.all_rows)
+
+
+def solver_named(name: str, run: Run, kind: Kind, damping: float | None) -> Inverse:
+    """The inverse of a solver, which says in its report what it is of."""
+    fitting = _fitting(name, kind)
+    found = SOLVERS[name].inverse(run, fitting, damping)
+    found.report.update(solver=name, curvature="none" if name == "identity" else fitting)
+    return found
 
 
 def _fitting(name: str, kind: Kind) -> Kind:

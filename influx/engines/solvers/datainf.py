@@ -18,8 +18,6 @@ from influx.planning import Prospect, Work
 from influx.problem import Split
 from influx.run import Run
 
-WRITTEN_BYTES = 64 << 20  # of gradients written out at a time
-
 
 @dataclass
 class MeanOfInverses:
@@ -61,8 +59,7 @@ class MeanOfInverses:
 
 def written(at: GradientsAt, split: Split) -> Iterator[Tensor]:
     """Gradients ``(b, p)`` written out, block by block."""
-    size = max(1, min(at.block_size(split), WRITTEN_BYTES // (8 * at.size)))
-    return (rows.flat() for _, rows in at.blocks(split, size))
+    return (rows.flat() for _, rows in at.written(split))
 
 
 def _layers(at: GradientsAt, decay: Tensor) -> dict[str, slice]:

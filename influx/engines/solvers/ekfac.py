@@ -30,7 +30,8 @@ class EKFAC:
     """Inverts the curvature of each layer alone, in the eigenbasis of its Kronecker factors.
 
     Two passes over the training set: one for the factors, one for the eigenvalues; ``kfac`` needs the first only.
-    What is no product of inputs and output gradients gets a matrix of its own below 2,000 numbers, else a diagonal.
+    What is no product of inputs and output gradients gets a matrix of its own up to 2,000 numbers, else a diagonal.
+    Inputs or outputs of a layer that are more than 8,000 keep their own basis.
 
     Source: George et al. 2018, arXiv:1806.03884; Grosse et al. 2023, arXiv:2308.03296. They sample labels; ``ggn``
     here takes the expectation over labels instead.
@@ -64,12 +65,12 @@ class EKFAC:
                 f"estimator.max_examples must be at least 1, got {self.max_examples}; "
                 "set estimator.max_examples=null for all"
             )
-
         if self.whole is not None and self.whole < 0:
             raise ConfigError(f"estimator.whole must not be negative, got {self.whole}; set estimator.whole=0")
 
     @property
-    def _whole(self) -> int:
+    def own_matrix(self) -> int:
+        """``whole``, or what null stands for."""
         automatic = SMALL if self.strategy == "ekfac" else 0
         return automatic if self.whole is None else self.whole
 
@@ -100,7 +101,9 @@ class EKFAC:
         if self.audit and run.curvature.at.size <= AUDITED:
             held = sum(float(part.block.eigenvalues.square().sum()) for part in parts)
             exact: Kind = "empirical_fisher" if kind == "empirical_fisher" else "ggn"
-            numbers = compared(run, exact, inverse.solve, inverse.damping, held if self.strategy != "kfac" else None)
+            every = self.max_examples is None or self.max_examples >= len(run.train)
+            projected = self.strategy != "kfac" and kind != "sampled_fisher" and every
+            numbers = compared(run, exact, inverse.solve, inverse.damping, held if projected else None)
             inverse.report.update(numbers)
         return inverse
 
@@ -110,7 +113,8 @@ class EKFAC:
         source = self._source(run, kind)
         layers = list(layers_of(source.first(), source.at.parameters))
         blocks: list[Block] = [
-            block_for(layer, columns.stop - columns.start, self.strategy, self._whole) for layer, _, columns in layers
+            block_for(layer, columns.stop - columns.start, self.strategy, self.own_matrix)
+            for layer, _, columns in layers
         ]
         passes = 1 if self.strategy == "kfac" else 2
         with progress.task("curvature", passes * source.repeats * len(source.split)) as done:
@@ -149,16 +153,18 @@ class EKFAC:
         """Damping and condition of the layers, and which share of the parameters is in which kind of block."""
         sizes = [part.divisor.numel() for part in parts]
         total = sum(sizes)
-        traces = [part.block.trace for part in parts]
-        kept = sum(float(part.block.eigenvalues.sum()) for part in parts)
         report: dict[str, float | str] = {
             "strategy": self.strategy,
             "damping": sum(part.damping * size for part, size in zip(parts, sizes, strict=True)) / total,
+            "damping_min": min(part.damping for part in parts),
+            "damping_max": max(part.damping for part in parts),
             "lambda_max": max(float(part.divisor.max()) - part.damping for part in parts),
             "condition": max(float(part.divisor.max() / part.divisor.min()) for part in parts),
-            "trace_kept": kept / max(sum(traces), 1e-300),
         }
+        if self.strategy == "kfac":  # the others keep all of it
+            kept = sum(float(part.block.eigenvalues.sum()) for part in parts)
+            report["trace_kept"] = kept / max(sum(part.block.trace for part in parts), 1e-300)
         kinds = [(part.block.kind, size) for part, size in zip(parts, sizes, strict=True)]
-        for kind in ("kronecker", "whole", "diagonal"):
+        for kind in ("kronecker", "partial", "whole", "diagonal"):
             report[f"share_{kind}"] = sum(size for own, size in kinds if own == kind) / total
         return report

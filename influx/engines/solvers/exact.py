@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from influx.engines.factorised import Factorised, factorise
+from influx.engines.factorised import RAISE, Factorised, check_size, factorise
 from influx.engines.inverses import labels_of
 from influx.engines.operators import Kind
 from influx.engines.solver_plans import exact_work
@@ -18,14 +18,17 @@ class Exact:
 
     Attributes:
         max_p: largest number of parameters to accept.
+        remedy: what to say that would help when there are more.
     """
 
     max_p: int = 12000
+    remedy: str = RAISE
 
     def inverse(self, run: Run, kind: Kind, damping: float | None) -> Factorised:
         """The factor of the damped matrix."""
-        return factorise(run.curvature.matrix(kind, self.max_p, labels_of(run, kind)), damping)
+        check_size(run.curvature.at.size, self.max_p, self.remedy)
+        return factorise(run.curvature.matrix(kind, self.max_p, labels_of(run, kind)), damping, kind)
 
     def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
         """Building, factorising and solving, in double precision."""
-        return exact_work(prospect, kind, self.max_p)
+        return exact_work(prospect, kind, self.max_p, self.remedy)

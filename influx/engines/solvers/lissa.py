@@ -15,7 +15,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.inverses import labels_of
 from influx.engines.lanczos import extremes
-from influx.engines.operators import Kind, Operator
+from influx.engines.operators import Kind, Operator, is_definite
 from influx.engines.solver_plans import lissa_work
 from influx.errors import ConfigError, NumericalError
 from influx.planning import Prospect, Work
@@ -25,7 +25,7 @@ TRIED = 10  # batches whose largest eigenvalue is looked at
 MARGIN = 1.1  # of the scale over the largest eigenvalue seen
 LOOKED = 10  # products per batch to find it
 CHECKED = 50  # steps between looks at the size of the iterate
-GROWN = 1e3  # times as large as the right-hand side over the smallest possible eigenvalue: divergence
+GROWN = 2.0  # times its right-hand side per step: an iterate that grows faster diverges
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Series:
             found = rhs + found - self.operator.product(found, rows) / self.scale
             if step >= first:
                 total += found
-            if step % CHECKED == CHECKED - 1:
+            if step % CHECKED == CHECKED - 1 or step == self.depth - 1:
                 self._check(float(found.norm()) / size if size else 0.0, step + 1)
             done(1)
         return total / ((self.depth - first) * self.scale)
@@ -86,7 +86,7 @@ class Series:
         return rows
 
     def _check(self, size: float, steps: int) -> None:
-        """A converging iterate never exceeds the scale over the smallest eigenvalue, and at most one per step."""
+        """A converging iterate grows by at most its right-hand side in every step, on average over batches."""
         if math.isfinite(size) and size <= GROWN * steps:
             return
         raise NumericalError(
@@ -149,8 +149,9 @@ class LiSSA:
             "damping": operator.damping,
             "scale": scale,
             "lambda_max_batch": largest,
-            "bias_bound": (1 - smallest / scale) ** self.depth if smallest < scale else 0.0,
         }
+        if is_definite(kind):
+            report["bias_bound"] = self._bias(smallest / scale)
         return Series(
             operator,
             scale,
@@ -162,6 +163,13 @@ class LiSSA:
             self.remedy,
             report,
         )
+
+    def _bias(self, slowest: float) -> float:
+        """Largest relative bias of a whole-curvature series along an eigenvector, ``slowest`` being λ_min / σ."""
+        rate, first = 1 - slowest, self.depth // 2 if self.averaged else self.depth - 1
+        if not 0 < slowest < 1:
+            return 1.0 if slowest <= 0 else 0.0
+        return (rate ** (first + 2) - rate ** (self.depth + 2)) / (slowest * (self.depth - first))
 
     def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
         """Steps of all runs."""

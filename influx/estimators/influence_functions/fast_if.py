@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from influx.engines.inverses import Inverse, Solver
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.pruned import NOTE, Pruned
+from influx.engines.solved import UNSOLVED
 from influx.engines.solvers.choice import Choice, SolverName
 from influx.engines.solvers.lissa import LiSSA
 from influx.engines.subsets import some
@@ -22,8 +23,6 @@ from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
 GAPS = "each test instance has candidates of its own, and training instances no value for the other test instances"
-UNSOLVED = 0.3  # relative residual of LiSSA from which ranks suffer
-
 REMEDY = "set a larger estimator.batch_size, estimator.curvature=ggn or estimator.solver=exact"
 
 

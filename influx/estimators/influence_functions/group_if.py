@@ -11,6 +11,7 @@ from torch import Tensor
 from influx.engines.group_newton import NewtonSteps
 from influx.engines.group_shifts import GroupSolved, effects, grouped, refuse_whole, slopes
 from influx.engines.inverses import solutions
+from influx.engines.solved import unsolved
 from influx.engines.solver_plans import CG_ITERATIONS, product_work
 from influx.engines.solvers.exact import Exact
 from influx.errors import ConfigError
@@ -101,7 +102,8 @@ class GroupInfluence(GroupSolved):
             return torch.cat([steps.steps(part, sums)[None], additive]) if self.newton else additive
 
         found, slope = effects(run, groups, move)
-        report: dict[str, Any] = inverse.report | {"curvature": self.curvature, "gradient_norm": slope}
+        unsolved(run, inverse)
+        report: dict[str, Any] = {"curvature": self.curvature} | inverse.report | {"gradient_norm": slope}
         report["largest_share"] = float(groups.members.mean(axis=1).max())
         if not self.newton:
             return grouped(run, groups, found, report)

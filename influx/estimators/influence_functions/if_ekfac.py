@@ -18,10 +18,11 @@ class EKFACInfluence(Solved):
     """Influence functions, solved layer by layer in the eigenbasis of Kronecker factors.
 
     Estimates: (1/n) Σ_l ∇_l L(z_j; θ)ᵀ (Ĥ_l + δ_l I)⁻¹ ∇_l L(z_i; θ), where Ĥ_l is diagonal in the eigenbasis of layer
-        l's Kronecker factors, plus weight decay. Loss units; positive for proponents. Equal to exact influence for a
-        linear layer and squared error; elsewhere it loses what is between layers and off those diagonals, the more
-        so the smaller δ (``whole`` brings back the latter). ``if_cg`` solves the same system to any accuracy, in some
-        ten to forty products with the curvature.
+        l's Kronecker factors, plus weight decay. Loss units; positive for proponents. For a linear model and squared
+        error it is exact influence at the same damping (the two choose another when none is given); elsewhere it loses
+        what is between layers and off those diagonals, the more so the smaller δ (``whole`` brings back the latter).
+        A side of a layer with more than 8,000 numbers keeps its own basis. ``if_cg`` solves the same system to any
+        accuracy, in some ten to forty products with the curvature.
     Needs: per-instance gradients at the final parameters.
     Cost: two passes over the training set for each output (for each sampled label with ``sampled_fisher``), a
         decomposition of d_in³ + d_out³ per layer; memory d_in² + d_out² + d_in d_out per layer, whatever n.

@@ -19,7 +19,6 @@ from influx.run import Card, Run
 SHARE = 1e-3  # of the mean eigenvalue: the automatic damping
 COMPARED = 256  # training instances on which the whole gradient is measured
 LITTLE = 0.3  # share of the gradient's norm in the last layer that calls for a warning
-NEARLY_STATIONARY = 0.01  # gradient of the objective in mean gradient norms of instances
 NO_SELF = f"above {DENSE} weights in the last layer every training instance's influence on itself is a solve of its own"
 
 
@@ -29,7 +28,8 @@ class LastLayerInfluence:
 
     Estimates: (1/n) ∇L(z_j; W)ᵀ (H_r + δI)⁻¹ ∇L(z_i; W) over the weights W and the bias of the last layer, with the
         other layers held fixed: the first-order change of test risk j when the weight of i in the mean objective goes
-        from 1 to 0. Loss units; positive for proponents. Equal to if_exact for a model of one linear layer.
+        from 1 to 0. Loss units; positive for proponents. Equal to if_exact at equal
+        damping for a model of one linear layer.
     Needs: learned features, a linear last layer, and gradients of all parameters for a few instances (diagnostics).
     Cost: n + m forward passes; with s = outputs · (d + 1) weights, n s² + s³/3 multiplications for s up to 8000, and
         above it m conjugate gradient solves of n s each step. Memory n (d + outputs) + s².
@@ -67,7 +67,7 @@ class LastLayerInfluence:
         return solving_work(prospect, own=1) + Work(gradients=float(min(len(prospect.train), COMPARED)))
 
     def estimate(self, run: Run) -> Influence:
-        """Solve for all test gradients at once, then one product with the training gradients."""
+        """Solve for as many test gradients as memory takes, then one product with the training gradients."""
         run.head()
         head, n = head_at_end(run.features, run.train, run.test), len(run.train)
         objective = head.objective
@@ -75,18 +75,12 @@ class LastLayerInfluence:
         solving = solver(objective, outputs, self.damping, SHARE)
         residual = objective.residual(outputs)
         values = run.zeros()
-        fill(values, residual, head.train, solving.solve(head.test_gradients()), 1 / n)
+        for columns in head.pieces():
+            fill(values[:, columns], residual, head.train, solving.solve(head.test_gradients(columns)), 1 / n)
         own = solving.own(residual, residual, head.train)
         norms = residual.norm(dim=1) * head.train.norm(dim=1)  # of the last layer's gradients
-        slope = float(objective.gradient(head.theta, outputs).norm())
+        slope = head.doubts(run, residual)
         report = solving.report | {"gradient_norm": slope, "last_layer_share": self._share(run, norms)}
-        if slope > NEARLY_STATIONARY * float(norms.mean()):
-            run.warn(
-                f"the last layer is not at a minimum of the training objective: its gradient has norm {slope:.2g}, an "
-                f"instance's {float(norms.mean()):.2g} on average; influence functions describe a minimum"
-            )
-        if head.decoupled:
-            run.warn("AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not")
         return run.influence(
             values,
             self_influence=None if own is None else (own / n).cpu().numpy(),

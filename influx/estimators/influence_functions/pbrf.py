@@ -113,7 +113,8 @@ class ProximalBregmanResponse:
             some = ", ".join(map(str, run.train.ids[lost[:5]]))
             run.warn(
                 f"{len(lost)} of {len(removed)} minimisations did not converge in {self.steps} steps and have no value "
-                f"(training ids {some}{'…' if len(lost) > 5 else ''}); raise damping, now {solver.chosen:.2g}, or steps"
+                f"(training ids {some}{'…' if len(lost) > 5 else ''}); set steps={4 * self.steps} or damping="
+                f"{solver.stronger:.2g} of pbrf"
             )
         if engine.decoupled:
             run.warn("AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not")

@@ -12,6 +12,7 @@ from torch import Tensor
 from influx.engines.group_shifts import GroupSolved, effects, grouped, refuse_whole, slopes
 from influx.engines.groups import Groups
 from influx.engines.inverses import Inverse, labels_of
+from influx.engines.solved import unsolved
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -95,8 +96,9 @@ class SecondOrderGroupInfluence(GroupSolved):
         inverse = self.inverse(run, groups)
         series = Series(run, groups, inverse, self)
         found, slope = effects(run, groups, series.terms)
+        unsolved(run, inverse)
         share = groups.members.mean(axis=1)
-        report: dict[str, Any] = inverse.report | {"curvature": self.curvature, "gradient_norm": slope}
+        report: dict[str, Any] = {"curvature": self.curvature} | inverse.report | {"gradient_norm": slope}
         report["largest_share"] = float(share.max())
         large = int((share >= LARGE).sum())
         if large:

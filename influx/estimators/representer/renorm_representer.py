@@ -39,7 +39,8 @@ class RenormalisedRepresenter(Refitted):
         max_steps: most Newton steps of the refit.
         allow_nonstationary: go on with a refit that did not converge, with a warning.
         norm: l2 (α_i/|α_i|) or sign (the signs of α_i, as a unit vector).
-        normalise_features: also divide features by their length, which leaves cosines.
+        normalise_features: also divide features by their length, which leaves cosines; with bias augment the constant 1
+            counts as one of the features.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.LINEAR_HEAD})

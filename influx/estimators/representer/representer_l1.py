@@ -21,7 +21,8 @@ class L1Representer(Regularised):
 
     Estimates: α_i[y_j] Σ_d |W_{y_j d}| f_id f_jd with α_i = -(1/(λ n)) ∂ℓ/∂ŷ at W = argmin (1/n) Σ ℓ(W f_i, y_i) +
         λ Σ |W| for the trained net's features f. Features without weight do not count. Over i the values add up to the
-        refitted head's logit of label y_j. For regression the explained value is the prediction times the sign of
+        refitted head's logit of label y_j. With an even number of classes W may not be unique; then the midpoint of
+        each feature's two middle weights is 0. For regression the explained value is the prediction times the sign of
         (y_j - prediction). Positive for proponents.
     Needs: learned features and a linear last layer.
     Cost: n + m forward passes, proximal steps of n · outputs · d each until the weights that are left are known,

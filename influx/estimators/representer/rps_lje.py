@@ -84,11 +84,12 @@ class RPSLJE:
         solving = solver(objective, outputs, self.damping, SHARE)
         residual = objective.residual(outputs)
         mine, theirs = explained(head, before.theta)
-        direction = _directions(theirs, head.classes)
-        solved = solving.solve(direction[:, :, None] * head.test[:, None])  # (m, C, q)
-        values = run.zeros()
-        fill(values, residual, head.train, solved, -1 / n)
-        constant = theirs.of(head.test @ head.theta.T) - (solved * (head.decay * head.theta)).sum((1, 2))
+        values, direction = run.zeros(), _directions(theirs, head.classes)
+        constant = theirs.of(head.test @ head.theta.T)
+        for columns in head.pieces():
+            solved = solving.solve(direction[columns, :, None] * head.test[columns, None])  # (k, C, q)
+            fill(values[:, columns], residual, head.train, solved, -1 / n)
+            constant[columns] -= (solved * (head.decay * head.theta)).sum((1, 2))
         total = values.sum(axis=0) + constant.cpu().numpy()
         if not self.drop_constant:
             values += (constant / n).cpu().numpy()
@@ -119,8 +120,8 @@ class RPSLJE:
                 f"the step of gradient ascent raises the mean risk of the last layer from {risks[0]:.2g} to "
                 f"{risks[1]:.2g}, an expansion around it says little; lower estimator.lr"
             )
-        slope = objective.gradient(before.theta, outputs[0])
-        return {"gradient_norm": float(slope.norm()), "risk_before": risks[0], "risk_after": risks[1]}
+        slope = before.doubts(run, objective.residual(outputs[0]))
+        return {"gradient_norm": slope, "risk_before": risks[0], "risk_after": risks[1]}
 
 
 def _directions(what: Explained, outputs: int) -> Tensor:

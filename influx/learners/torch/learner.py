@@ -170,6 +170,11 @@ class TorchLearner:
         whole = int(min(max(fitting, program.least), 256)) // program.multiple
         return max(whole, 1) * program.multiple
 
+    def multiple(self, data: Data) -> int:
+        """What the number of models that are trained together is rounded up to divide by."""
+        program = self._program(self._module(data, 0, 0), data)
+        return 1 if program is None else program.multiple
+
     def _program(self, module: nn.Module, data: Data) -> Program | None:
         """The stacked program for a module, or None to train one at a time.
 

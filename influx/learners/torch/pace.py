@@ -34,6 +34,7 @@ def pace(learner: TorchLearner, problem: Problem) -> Pace:
     per_instance = learner.cost(problem.data, 1).flops / visits
     batch = int(np.clip(STEP_SECONDS * ASSUMED_RATE / per_instance, min(8, n), min(learner.training.batch_size, n)))
     models = int(np.clip(STEP_SECONDS * ASSUMED_RATE / (per_instance * batch), 1, block))
+    models = -(-models // learner.multiple(problem.data)) * learner.multiple(problem.data)
     threads = torch.get_num_threads()
     try:
         single_step, _ = _timed(learner, problem, batch, 1, "sequential")
@@ -85,6 +86,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
         dot=sum(dot for _, dot in products.values()),
         head_dot=products[last][1] if isinstance(last, nn.Linear) else 0.0,
         depth=len(products),
+        sides=tuple(side for layer in products for side in sides(layer)),
         plain=dense_layers(module) is not None,
         steps=steps,
         visits=len(training.batches(n, 0, 0).rows),
@@ -127,6 +129,19 @@ def layer_products(module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[float,
         for hook in hooks:
             hook.remove()
     return found
+
+
+def sides(layer: nn.Module) -> list[tuple[int, int, int]]:
+    """As in ``NetShape.sides``; a bias is one number more in the columns."""
+    own = list(layer.parameters(recurse=False))
+    matrices = [weight for weight in own if weight.ndim > 1]
+    if not matrices:
+        return [(0, 0, sum(vector.numel() for vector in own))]
+    if isinstance(layer, nn.Embedding):
+        return [(0, weight[0].numel(), weight.numel()) for weight in matrices]
+    bias = len(own) > len(matrices)
+    shapes = [(weight.shape[0], weight[0].numel() + bias) for weight in matrices]
+    return [(rows, columns, rows * columns) for rows, columns in shapes]
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
