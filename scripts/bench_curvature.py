@@ -130,11 +130,15 @@ class Worker:
             self.process.wait()
 
 
-def explore(worker: Worker, library: str, size: int, limit: float, references: dict[str, np.ndarray]) -> list[Entry]:
+def explore(
+    worker: Worker, library: str, size: int, limit: float, references: dict[str, np.ndarray], methods: list[str]
+) -> list[Entry]:
     """Every way of a library once, alone."""
     entries = []
     for number, way in enumerate(ways(library)):
         entry = Entry(library, number, way.method, way.label, way.kind)
+        if methods and way.method not in methods:
+            continue
         entries.append(entry)
         if size > way.most:
             entry.alone = {"refused": f"not tried: whole matrices of {size:,} parameters"}
@@ -172,7 +176,9 @@ def measure(letter: str, case: Case, args: argparse.Namespace) -> dict[str, Any]
         references = {kind: exact for kind, (exact, _) in checked.items()}
         workers = {library: Worker(library, folder, args) for library in ["influx", *args.peers]}
         entries = [
-            e for library, worker in workers.items() for e in explore(worker, library, size, args.limit, references)
+            e
+            for library, worker in workers.items()
+            for e in explore(worker, library, size, args.limit, references, args.methods)
         ]
         rate = compete(entries, workers, args)
     return {
@@ -268,6 +274,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(cases(False)), default=list(cases(False)))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--pydvl-python", default=sys.executable)
+    parser.add_argument("--methods", nargs="*", default=[], help="exact, cg, lissa…: these only")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a way is too slow")
     parser.add_argument("--threads", type=int, default=2)

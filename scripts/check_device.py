@@ -14,13 +14,13 @@ import json
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from influx.catalogue import rows
 from influx.errors import UserError
@@ -63,7 +63,7 @@ def compared(below: Path, net: str, name: str, device: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compare, print a table."""
+    """Compare, and print as it goes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="*", help="estimators; default all that take nets")
@@ -76,13 +76,11 @@ def main() -> int:
     ]
     console, results = Console(), []
     with tempfile.TemporaryDirectory() as below:
-        for net in NETS:
-            results += [compared(Path(below), net, name, args.device) for name in names]
-    table = Table("net", "estimator", "difference", f"cpu, {args.device} (s)")
-    for r in results:
-        shown = r.get("refused") or f"{r['difference']:.1e}"
-        table.add_row(r["net"], r["estimator"], shown, ", ".join(f"{s:.2f}" for s in r.get("seconds", [])))
-    console.print(table)
+        for net, name in product(NETS, names):
+            results.append(compared(Path(below), net, name, args.device))
+            found = results[-1]
+            seconds = " and ".join(f"{s:.2f} s" for s in found.get("seconds", []))
+            console.print(net, name, found.get("refused") or f"{found['difference']:.1e}", seconds)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
     bad = [f"{r['net']}: {r['estimator']}" for r in results if r.get("difference", 0.0) > BOUND]

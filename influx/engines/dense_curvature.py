@@ -83,8 +83,7 @@ class DenseCurvature:
         mine, theirs = inputs[first], inputs[second]
         if first == second:
             e, o = torch.triu_indices(curved.shape[0], curved.shape[2], device=curved.device)
-            j, k = torch.triu_indices(mine.shape[1], mine.shape[1], device=curved.device)
-            units, pairs = curved[e, :, o], mine[:, j] * mine[:, k]
+            units, pairs = curved[e, :, o], _products(mine.t().contiguous()).t()
         else:
             units = curved.transpose(1, 2).reshape(-1, len(mine))
             pairs = (mine.unsqueeze(2) * theirs.unsqueeze(1)).flatten(1)
@@ -135,6 +134,17 @@ class DenseCurvature:
     @staticmethod
     def _with_ones(a: Tensor, layer: nn.Linear) -> Tensor:
         return a if layer.bias is None else torch.cat([a, a.new_ones(len(a), 1)], 1)
+
+
+def _products(rows: Tensor) -> Tensor:
+    """``(d (d + 1) / 2, b)`` products of every two rows j <= k of ``(d, b)``, one j after the other."""
+    count, b = rows.shape
+    found = rows.new_empty(count * (count + 1) // 2, b)
+    start = 0
+    for j in range(count):
+        torch.mul(rows[j:], rows[j], out=found[start : start + count - j])
+        start += count - j
+    return found
 
 
 def _accumulate(sums: dict[tuple[int, int], Tensor], key: tuple[int, int], left: Tensor, right: Tensor) -> None:

@@ -11,7 +11,8 @@ from influx.engines.lanczos import extremes
 from influx.errors import IncompatibleError, NumericalError
 
 DIAGONALISED = 256  # parameters up to which all eigenvalues are computed
-KRYLOV = 16  # products for the extreme ones of larger matrices
+KRYLOV = 16  # products for the largest one of larger matrices
+INVERSE_KRYLOV = 8  # solves for the smallest one, which stands apart in the inverse
 PROBES = 16  # random vectors for the trace of an inverse
 
 
@@ -111,5 +112,5 @@ def _factor(h: Tensor, damping: float) -> tuple[Tensor | None, float, float]:
         values = torch.linalg.eigvalsh(h)
         return factor, float(values[0]), float(values[-1])
     largest = extremes(lambda v: v @ h, len(h), h, KRYLOV)[1]
-    inverse = extremes(lambda v: torch.cholesky_solve(v.T, factor).T, len(h), h, KRYLOV)[1]
+    inverse = extremes(lambda v: torch.cholesky_solve(v.T, factor).T, len(h), h, INVERSE_KRYLOV)[1]
     return factor, 1 / inverse - damping, largest
