@@ -31,7 +31,7 @@ CONVERGED = ["model=linear", "optimizer.lr=0.5", "optimizer.weight_decay=0.01", 
 CONVERGED += ["training.batch_size=400", "training.dtype=float64", "truth.ceiling_budget=0"]
 PROBLEMS = {
     "logistic": [*CONVERGED, "truth=loo", "metric=[agreement,tradeoff]"],
-    "mlp": ["model=mlp", "truth=loo", "metric=[agreement,lds,ceiling,tradeoff]"],
+    "mlp": ["model=mlp", "truth=loo", "metric=[agreement,lds,ceiling,tradeoff]", "metric.lds.seeds=3"],
     "pbrf": ["model=mlp", "truth=pbrf", "truth.damping=0.01", "metric=[agreement]"],
     "flips": ["model=mlp", "truth=none", "corruption=label_noise", "metric=[mislabel,tradeoff]"],
 }
