@@ -255,10 +255,10 @@ def check_path(folds: int, path: int, path_ratio: float, models: int) -> None:
 
 
 def lasso_work(models: int, n: int, outcomes: int, folds: int, fits: int, groups: int = 1) -> Work:
-    """Products over six passes, and fits of about 30 steps each, of a product and a dozen passes over the slopes."""
+    """Products over six passes, and fits of about 20 steps each, of a product and a dozen passes over the slopes."""
     return Work(
-        numbers=fits * 30 * 12.0 * n * outcomes,
-        flops=2 * (6 * 2.0 * models * n * (n + outcomes) + fits * 18 * 2.0 * n * n * outcomes),
+        numbers=fits * 20 * 12.0 * n * outcomes,
+        flops=2 * (6 * 2.0 * models * n * (n + outcomes) + fits * 20 * 2.0 * n * n * outcomes),
         bytes=8.0 * (4.0 * n * n + (8.0 + 2.0 * groups) * n * outcomes),
         formula=f"{fits + folds} LASSO fits of {outcomes} outcomes on {n} instances",
     )
