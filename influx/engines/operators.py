@@ -42,6 +42,17 @@ def check_curvature(kind: str, damping: float | None) -> None:
         raise ConfigError(f"estimator.damping must not be negative, got {damping}; use null for automatic")
 
 
+def sampled(task: Task, uniform: NDArray[np.float64], outputs: Tensor, y: Tensor) -> Tensor:
+    """``(b, outputs)`` gradients of the risk of labels drawn from the model, which ``uniform`` (b,) decides."""
+    drawn = torch.as_tensor(uniform).to(outputs)
+    if isinstance(task, Classification):
+        cumulated = torch.softmax(outputs, -1).cumsum(-1)
+        labels = (drawn.unsqueeze(1) > cumulated).sum(1).clamp_max(outputs.shape[1] - 1)
+        return task.output_gradient(outputs, labels)
+    noise: Tensor = torch.special.ndtri(drawn.clamp(1e-12, 1 - 1e-12))
+    return -noise.unsqueeze(1).expand_as(outputs)
+
+
 def is_definite(kind: Kind) -> bool:
     """Whether a curvature has no negative eigenvalue whatever the model."""
     return kind != "hessian"
@@ -120,18 +131,8 @@ class Operator:
         for start in range(0, len(chosen), size):
             part = chosen[start : start + size]
             x, y = self.at.tensors(self.train.take(part))
-            gradient = partial(self._sampled, part) if self.kind == "sampled_fisher" else None
+            gradient = partial(sampled, self.task, self.uniform[part]) if self.kind == "sampled_fisher" else None
             yield self.at.rows(x, y, gradient).flat(), 1 / len(chosen)
-
-    def _sampled(self, part: NDArray[np.int64], outputs: Tensor, y: Tensor) -> Tensor:
-        """Gradient of the risk of labels drawn from the model."""
-        u = torch.as_tensor(self.uniform[part]).to(outputs)
-        if isinstance(self.task, Classification):
-            cumulated = torch.softmax(outputs, -1).cumsum(-1)
-            drawn = (u.unsqueeze(1) > cumulated).sum(1).clamp_max(outputs.shape[1] - 1)
-            return self.task.output_gradient(outputs, drawn)
-        noise: Tensor = torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
-        return -noise.unsqueeze(1).expand_as(outputs)
 
     @property
     def _parameters(self) -> list[Tensor]:

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from influx.engines.gradients import GradientsAt, OutputGradient
-from influx.engines.operators import Kind
+from influx.engines.operators import Kind, sampled
 from influx.engines.rows import Rows
-from influx.learners.torch.tasks import Classification, Task
+from influx.learners.torch.tasks import Task
 from influx.problem import Split
 
 
@@ -71,14 +69,3 @@ class PseudoGradients:
         if self.kind in ("ggn", "fisher"):
             return partial(self.task.curvature_factor, k=number)
         return partial(sampled, self.task, self.uniform[part, number]) if self.kind == "sampled_fisher" else None
-
-
-def sampled(task: Task, uniform: NDArray[np.float64], outputs: Tensor, y: Tensor) -> Tensor:
-    """Gradient with respect to the outputs of the risk of labels from the model, which ``uniform`` (b,) decides."""
-    drawn = torch.as_tensor(uniform).to(outputs)
-    if isinstance(task, Classification):
-        cumulated = torch.softmax(outputs, -1).cumsum(-1)
-        return task.output_gradient(outputs, (drawn[:, None] > cumulated).sum(1).clamp_max(outputs.shape[1] - 1))
-    noise = torch.special.ndtri(drawn.clamp(1e-12, 1 - 1e-12))
-    gradient: Tensor = task.curvature_factor(outputs, y, 0) * noise[:, None]
-    return gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ Relative = Literal["none", "theta", "loss", "gradient"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solved:
+class Solved(ABC):
     """What all influence functions share: which curvature, how damped, and the passes over the instances.
 
     An estimator says which solver with which options by ``solved_by``.
@@ -46,9 +47,9 @@ class Solved:
         self.solved_by  # noqa: B018
 
     @property
+    @abstractmethod
     def solved_by(self) -> Solver:
         """The solver with its options."""
-        raise NotImplementedError
 
     @property
     def refuses(self) -> Mapping[str, str]:
