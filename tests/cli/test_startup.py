@@ -43,14 +43,17 @@ def processor_seconds() -> float:
 def test_light_commands_start_fast_without_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     given = [str(tmp_path) if argument == "." else argument for argument in arguments]
-    seconds = []
+    seconds, floor = [], []
     for _ in range(2):  # the first may have to compile
+        before = processor_seconds()
+        spawn("import hydra.utils, rich.table")
+        floor.append(processor_seconds() - before)
         before = processor_seconds()
         done = spawn(PROBE.format(heavy=HEAVY, arguments=given), COMP_LINE="influx run esti", COMP_POINT="15")
         seconds.append(processor_seconds() - before)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "heavy: []"
-    assert min(seconds) < 0.5
+    assert min(seconds) < max(0.5, 2.5 * min(floor)), "0.5 s, or in proportion where the libraries alone take long"
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES, ids=[line for line, _ in LINES])
