@@ -261,7 +261,7 @@ class Run:
     def _curvature(self) -> Curvature:
         from influx.engines.curvature import Curvature
 
-        return Curvature(self._torch, self.train)
+        return Curvature(self._torch, self.train, self._gradients)
 
     @cached_property
     def _features(self) -> Features:

@@ -158,6 +158,7 @@ def compete(entries: list[Entry], workers: dict[str, Worker], args: argparse.Nam
     rate = gemm(args.device)
     for _ in range(args.repeats):
         for entry in able:
+            time.sleep(0.1)  # threads of the process before spin for a while on the processors
             entry.runs.append(workers[entry.library].again(entry.number))
             rate = max(rate, gemm(args.device, repeats=2))
     for worker in workers.values():

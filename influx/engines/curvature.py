@@ -18,7 +18,7 @@ from influx.engines.dense_curvature import DenseCurvature
 from influx.engines.factorised import Factorised as Factorised
 from influx.engines.factorised import check_size as check_size
 from influx.engines.factorised import factorise as factorise
-from influx.engines.gradients import GradientsAt
+from influx.engines.gradients import Gradients, GradientsAt
 from influx.engines.operators import VECTORS, Kind, Operator, is_definite
 from influx.engines.products import Hessians
 from influx.learners.torch.fitted import TorchFitted
@@ -32,22 +32,20 @@ CONDITIONED = 1e-8  # smallest eigenvalue over the largest from which no damping
 
 @dataclass(frozen=True)
 class Curvature:
-    """Curvature of one trained problem at its final parameters."""
+    """Curvature of one trained problem at its final parameters; ``gradients`` are to be shared with others."""
 
     fitted: TorchFitted
     train: Split
+    gradients: Gradients | None = None
 
     @cached_property
     def at(self) -> GradientsAt:
         """Per-instance gradients at the final parameters in float64, in the parameter order of ``matrix``."""
-        module = self.fitted.model().double()
-        return GradientsAt(module, self.fitted.task, "all", self.tensors)
+        return (self.gradients or Gradients(self.fitted, self.train, self.train)).exact
 
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets, floating-point ones in float64."""
-        x, y = self.fitted.tensors(split)
-        x, y = (t.double() if t.is_floating_point() else t for t in (x, y))
-        return x, y
+        return self.at.tensors(split)
 
     def operator(self, kind: Kind, damping: float | None, uniform: NDArray[np.float64] | None = None) -> Operator:
         """Products with H_r + δI; ``uniform`` (n,) decides the labels of a sampled Fisher matrix.

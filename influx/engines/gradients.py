@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -186,7 +187,7 @@ class GradientsAt:
         """Instances per block of the side that is held."""
         return min(HELD * self._fitting(split, BLOCK_BYTES if self._on_processor else ACCELERATED_BYTES), 4096)
 
-    def _together(self, split: Split) -> int:
+    def together(self, split: Split) -> int:
         """Instances whose gradients are written out before they are multiplied: a number of blocks."""
         block, element = self.block_size(split), next(iter(self.parameters.values())).element_size()
         if not self._on_processor:
@@ -245,7 +246,7 @@ class GradientsAt:
         """
         for columns, theirs in self.blocks(right, self.held_size(right)):
             right_squares = theirs.squares()
-            size = self._together(left)
+            size = self.together(left)
             collected = Collected(theirs, len(right_squares), size)
             for start in range(0, len(left), size):
                 part = slice(start, min(start + size, len(left)))
@@ -270,6 +271,11 @@ class Gradients:
     train: Split
     test: Split
     _first: dict[tuple[Select, torch.dtype], GradientsAt] = field(default_factory=dict)
+
+    @cached_property
+    def exact(self) -> GradientsAt:
+        """Those at the final parameters in float64; made once, so nobody may move the module's parameters."""
+        return self.at(self.fitted.checkpoints[-1], dtype=torch.float64)
 
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
         """Gradients at a checkpoint with respect to all parameters or those of the last linear layer."""

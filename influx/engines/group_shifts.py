@@ -106,7 +106,7 @@ def refuse_whole(groups: Groups, why: str) -> None:
 
 def effects(run: Run, groups: Groups, move: Move) -> tuple[Array, float]:
     """Influence (r, groups, m) of the parameter changes that ``move`` makes, and the objective's gradient norm."""
-    gradients = run.gradients.at(run.final, dtype=torch.float64)
+    gradients = run.gradients.exact
     at_once = max(1, HELD_BYTES // (8 * gradients.size))
     slope, parts = 0.0, []
     for start in range(0, len(groups), at_once):

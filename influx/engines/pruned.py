@@ -40,7 +40,7 @@ class Pruned:
     def __init__(self, run: Run, inverse: Inverse, audited: NDArray[np.int64]):
         """``audited`` are columns of the test split, ascending."""
         self.run, self.inverse, self.audited = run, inverse, audited
-        self.gradients: GradientsAt = run.gradients.at(run.final, dtype=torch.float64)
+        self.gradients: GradientsAt = run.gradients.exact
         self.values = run.zeros()
         self.spread = run.zeros() if isinstance(inverse, Repeated) else None
         self.whole = np.empty((len(run.train), len(audited)))  # influence of all instances on audited ones

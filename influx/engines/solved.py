@@ -79,7 +79,7 @@ def solved(run: Run, inverse: Inverse, kind: Kind, relative: Relative, own: bool
     ``relative`` divides row i by ‖(H_r + δI)⁻¹ g_i‖ (theta), √(g_iᵀ (H_r + δI)⁻¹ g_i) (loss) or ‖g_i‖ (gradient); a
     zero gradient keeps zeros.
     """
-    gradients = run.gradients.at(run.final, dtype=torch.float64)
+    gradients = run.gradients.exact
     passes = Passes(run, gradients, inverse, relative, own)
     values, spread = run.zeros(), run.zeros() if isinstance(inverse, Repeated) else None
     at_once = max(1, HELD_BYTES // (8 * gradients.size))
@@ -146,8 +146,10 @@ class Passes:
                 flat = rows.flat()
                 if first:
                     self._look(part, flat, rows)
-                each = flat @ repeats.transpose(1, 2) / n / self.divisors[part].to(flat)[:, None]  # (r, b, columns)
-                values[part, columns] = each.mean(0).cpu().numpy()
+                each = (flat @ repeats.transpose(1, 2)).div_(n)  # (r, b, columns)
+                if self.relative != "none":
+                    each /= self.divisors[part].to(flat)[:, None]
+                values[part, columns] = (each[0] if len(each) == 1 else each.mean(0)).cpu().numpy()
                 if spread is not None:
                     found = each.std(0, correction=1) / len(each) ** 0.5 if len(each) > 1 else each[0] * np.nan
                     spread[part, columns] = found.cpu().numpy()
