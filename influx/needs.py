@@ -19,4 +19,5 @@ class Need(StrEnum):
     TRAJECTORY = "trajectory"  # every step: batch ids, learning rates, clip factors, replay
     LINEAR_HEAD = "linear_head"  # a last layer that is linear in the features
     LINEAR_MODEL = "linear_model"  # a linear model with a penalty at its optimum, in closed form or by Newton's method
+    FOREST = "forest"  # trees as arrays: the leaf of every instance, what leaves add, derivatives of the risk
     RETRAIN = "retrain"  # training again on weighted or reduced training sets

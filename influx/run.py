@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from influx.engines.curvature import Curvature
     from influx.engines.features import Features
+    from influx.engines.forest import Forest
     from influx.engines.gradients import Gradients
     from influx.engines.path import Path
     from influx.engines.retrain import Bank
@@ -217,6 +218,12 @@ class Run:
         return "head"
 
     @property
+    def forest(self) -> Forest:
+        """The trained trees as arrays, checked against the library that grew them."""
+        self._use(Need.FOREST)
+        return self._forest
+
+    @property
     def features(self) -> Features:
         """Learned representations."""
         self._use(Need.FEATURES)
@@ -266,5 +273,15 @@ class Run:
     @cached_property
     def _features(self) -> Features:
         from influx.engines.features import Features
+        from influx.learners.trees.fitted import TreesFitted
 
-        return Features(self._torch)
+        return Features(self.fitted if isinstance(self.fitted, TreesFitted) else self._torch)
+
+    @cached_property
+    def _forest(self) -> Forest:
+        from influx.engines.forest import read
+        from influx.learners.trees.fitted import TreesFitted
+
+        if not isinstance(self.fitted, TreesFitted):
+            raise IncompatibleError(f"{self.who} needs trees; choose model=lightgbm or another tree model")
+        return read(self.fitted, self.problem.data)

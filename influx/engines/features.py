@@ -1,16 +1,20 @@
-"""Learned representations: the input of the linear layer that a model ends in."""
+"""Learned representations: the input of the linear layer that a net ends in, or the leaves of trees."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
 from influx.learners.torch.fitted import TorchFitted, chunks
 from influx.learners.torch.pace import tensors_in
+from influx.learners.trees.fitted import TreesFitted
 from influx.problem import Split
+
+LEAF_BYTES = 4e9  # of the largest table of leaves
 
 
 def head_of(module: nn.Module, x: Tensor) -> tuple[str, nn.Linear]:
@@ -54,23 +58,64 @@ def _last_called(module: nn.Module, x: Tensor) -> nn.Linear | None:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a trained net."""
+    """Features of a trained net or of trained trees."""
 
-    fitted: TorchFitted
+    fitted: TorchFitted | TreesFitted
 
-    @torch.no_grad()
+    @property
+    def net(self) -> TorchFitted:
+        """The net.
+
+        Raises:
+            IncompatibleError: the model is trees.
+        """
+        if isinstance(self.fitted, TreesFitted):
+            raise IncompatibleError("a net is needed here and the model is trees; choose a model such as model=mlp")
+        return self.fitted
+
     def penultimate(self, split: Split) -> Tensor:
-        """``(n, d)`` inputs of the head under the final model."""
-        module = self.fitted.model()
-        kept: list[Tensor] = []
+        """``(n, d)`` inputs of a net's head under the final model, or leaves.
 
-        def keep(layer: nn.Module, args: object, kwargs: object) -> None:
-            kept.append(next(tensors_in((args, kwargs))).flatten(1))
+        Raises:
+            IncompatibleError: the net has no head, or the table of leaves would be too large.
+        """
+        return _leaves(self.fitted, split) if isinstance(self.fitted, TreesFitted) else _inputs(self.fitted, split)
 
-        head = head_of(module, self.fitted.recipe.x[:1])[1]
-        handle = head.register_forward_pre_hook(keep, with_kwargs=True)
-        x, _ = self.fitted.tensors(split)
-        for chunk in chunks(x):
-            module(chunk)
-        handle.remove()
-        return torch.cat(kept)
+
+@torch.no_grad()
+def _inputs(fitted: TorchFitted, split: Split) -> Tensor:
+    """``(n, d)`` inputs of the head."""
+    module = fitted.model()
+    kept: list[Tensor] = []
+
+    def keep(layer: nn.Module, args: object, kwargs: object) -> None:
+        kept.append(next(tensors_in((args, kwargs))).flatten(1))
+
+    head = head_of(module, fitted.recipe.x[:1])[1]
+    handle = head.register_forward_pre_hook(keep, with_kwargs=True)
+    x, _ = fitted.tensors(split)
+    for chunk in chunks(x):
+        module(chunk)
+    handle.remove()
+    return torch.cat(kept)
+
+
+def _leaves(fitted: TreesFitted, split: Split) -> Tensor:
+    """``(n, leaves)`` 1/√T for each leaf that an instance is in, of T trees.
+
+    The product of two instances is the share of the trees that put both into one leaf.
+    """
+    sizes, leaves = fitted.ensemble.values().sizes, fitted.leaves(split)
+    if leaves.shape[1] > 1 and leaves.strides[1] == 0:  # one tree for all outputs
+        sizes, leaves = sizes[:, :1], leaves[:, :1]
+    width = int(sizes.sum())
+    if 8.0 * len(split) * width > LEAF_BYTES:
+        raise IncompatibleError(
+            f"leaves as features take {8e-9 * len(split) * width:.0f} GB here ({len(split)} instances x {width} "
+            "leaves); grow fewer or smaller trees, or set estimator.features=raw"
+        )
+    first = (np.cumsum(sizes.ravel()) - sizes.ravel()).reshape(sizes.shape)
+    place = (leaves + first[..., None]).reshape(-1, len(split)).T
+    found = np.zeros((len(split), width))
+    np.put_along_axis(found, place, 1 / np.sqrt(place.shape[1]), 1)
+    return torch.from_numpy(found)

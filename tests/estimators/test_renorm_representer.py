@@ -67,6 +67,7 @@ def test_normalised_features_leave_cosines(toy: Toy) -> None:
     assert np.abs(toy.estimate("renorm_representer").values).max() > 1
 
 
+@pytest.mark.fault(23, "similarity zero, counted")
 def test_vanishing_representer_values_have_no_direction(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Objective.residual
 

@@ -17,8 +17,9 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 SMALL = {"resnet9": {"width": 0.125}, "torchvision": {"architecture": "squeezenet1_1"}}  # quick to build
 CONVOLUTIONAL = ["cnn", "resnet9", "torchvision"]
-LEARNERS = ["logistic", "ridge"]  # solve for an optimum themselves, without a net
-NETS = [name for name in NAMES if name not in LEARNERS]
+LINEAR = ["logistic", "ridge"]  # solve for an optimum themselves, without a net
+TREES = [path.stem for path in (CONF.parents[1] / "influx" / "learners" / "trees").glob("*.py")]
+NETS = [name for name in NAMES if name not in (*LINEAR, *TREES)]
 LINEAR_HEAD = [name for name in NETS if name != "torchvision"]
 FLAT = [name for name in NETS if name not in CONVOLUTIONAL]
 
@@ -45,7 +46,7 @@ def test_yaml_lists_every_field_with_its_default(name: str) -> None:
 def test_yaml_opens_with_a_summary_and_is_named_after_its_module(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ") and text[2].isupper()
-    where = ["learners", "linear"] if name in LEARNERS else ["models"]
+    where = ["learners", "linear"] if name in LINEAR else ["learners", "trees"] if name in TREES else ["models"]
     assert settings(name)["_target_"].split(".")[:-1] == ["influx", *where, name]
 
 
