@@ -1,4 +1,4 @@
-"""How fast this machine is at what runs are made of, measured in a fraction of a second."""
+"""How fast a machine is at what runs are made of: this one, measured in a fraction of a second, or a described one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from influx.errors import ConfigError
 from influx.planning import Work
 
 SECONDS = 0.03  # per kernel
@@ -34,6 +35,46 @@ class Rates:
             f"{self.flops / 1e9:.3g} Gflop/s in products, {self.numbers / 1e6:.3g} million numbers/s in passes, "
             f"{self.compared / 1e6:.3g} million comparisons/s in sorting"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Another machine, as ``conf/machine`` describes it; ``workers`` of them share what can be divided.
+
+    Attributes:
+        float32: operations per second that passes through nets and products of their gradients sustain.
+        tf32: the same with ``precision=tf32``.
+        bfloat16: the same with ``precision=bfloat16``.
+        numbers: as in ``Rates``.
+        compared: as in ``Rates``.
+        layer_step: seconds that a step of training takes per layer, however small.
+        memory_gb: of the accelerator, or of a machine without one.
+        workers: how many of them there are.
+    """
+
+    float32: float
+    tf32: float
+    bfloat16: float
+    numbers: float
+    compared: float
+    layer_step: float
+    memory_gb: float
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("float32", "tf32", "bfloat16", "numbers", "compared", "layer_step", "memory_gb", "workers"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"machine.{name} must be positive, got {getattr(self, name)}; correct it")
+
+    def rates(self, precision: str = "model") -> Rates:
+        """Operations per second in a precision (``model`` is float32)."""
+        flops = {"tf32": self.tf32, "bfloat16": self.bfloat16}.get(precision, self.float32)
+        return Rates(flops=flops, numbers=self.numbers, compared=self.compared)
+
+    def training_seconds(self, flops: float, steps: int, depth: int, double: bool) -> float:
+        """Of one training by its operations, and at least what its kernels take to start."""
+        return max((1 + double) * flops / self.float32, steps * depth * self.layer_step)
 
 
 def measure() -> Rates:

@@ -9,6 +9,7 @@ import numpy as np
 import torchvision
 
 from influx.datasets.cifar_files import CIFAR10, CIFAR100, Part, Version, read_version
+from influx.datasets.described import described
 from influx.datasets.download import data_folder, fetch
 from influx.datasets.images import Images, choose, image_data
 from influx.datasets.settings import check_choice, check_flag, check_sizes
@@ -18,6 +19,7 @@ from influx.problem import Data
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 VERSIONS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 N_CLASSES = {"cifar10": 10, "cifar100": 100}
+N_TRAIN, N_TEST = 50_000, 10_000
 SOURCES = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 
 
@@ -43,6 +45,13 @@ class Cifar:
         check_flag("dataset.download", self.download)
         check_flag("dataset.standardize", self.standardize)
         check_sizes(self.n_train, self.n_test)
+
+    def describe(self) -> Data | None:
+        """Sizes alone, where the files are not here."""
+        if _find(data_folder(self.path), VERSIONS[self.which]) is not None:
+            return None
+        sizes, classes = (self.n_train or N_TRAIN, self.n_test or N_TEST), range(N_CLASSES[self.which])
+        return described(self.which, (3, 32, 32), *sizes, tuple(str(c) for c in classes), "classification")
 
     def load(self, seed: int) -> Data:
         """The dataset; ``seed`` chooses the subset."""

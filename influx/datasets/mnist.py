@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torchvision
 
+from influx.datasets.described import described
 from influx.datasets.download import data_folder, fetch
 from influx.datasets.idx import read_idx
 from influx.datasets.images import Images, choose, image_data
@@ -50,6 +51,13 @@ class Mnist:
         check_flag("dataset.download", self.download)
         check_flag("dataset.standardize", self.standardize)
         check_sizes(self.n_train, self.n_test)
+
+    def describe(self) -> Data | None:
+        """Sizes alone, where the files are not here."""
+        if _find(data_folder(self.path), FOLDERS[self.which]) is not None:
+            return None
+        sizes = (self.n_train or SIZE["train"], self.n_test or SIZE["t10k"])
+        return described(self.which, (1, 28, 28), *sizes, CLASSES[self.which], "classification")
 
     def load(self, seed: int) -> Data:
         """The dataset; ``seed`` chooses the subset."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from influx.commands.plan import Outlook, foresee
+from influx.commands.outlook import Outlook
+from influx.commands.plan import foresee
 from influx.config import compose
 from influx.engines import game_plans
 from influx.job import Job, assemble

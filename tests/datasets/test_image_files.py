@@ -103,6 +103,7 @@ class Bomb:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.fault(32, "refused in one sentence; nothing is executed")
 def test_a_pickle_bomb_is_refused_without_running(tmp_path: Path) -> None:
     formats.write_cifar10_python(tmp_path, 10, 10, 0)
     mark = tmp_path / "exploded"
@@ -181,7 +182,7 @@ def test_a_download_without_network_is_one_sentence(
     def offline(*_: object, **__: object) -> None:
         raise OSError("<urlopen error name resolution failed>")
 
-    monkeypatch.setattr("influx.datasets.download.download_and_extract_archive", offline)
+    monkeypatch.setattr("influx.datasets.download.download_and_unpack", offline)
     with pytest.raises(DataError, match=r"could not be downloaded to .*name resolution failed.*check the network"):
         dataset(path=str(tmp_path), download=True).load(0)
 
@@ -193,7 +194,7 @@ def test_a_download_goes_where_it_is_then_read(tmp_path: Path, monkeypatch: pyte
         asked.append((filename, md5))
         formats.write_cifar10_python(Path(folder), 20, 10, 0)
 
-    monkeypatch.setattr("influx.datasets.download.download_and_extract_archive", serve)
+    monkeypatch.setattr("influx.datasets.download.download_and_unpack", serve)
     assert len(Cifar(path=str(tmp_path), download=True).load(0).train) == 20
     Cifar(path=str(tmp_path), download=True).load(0)
     assert asked == [("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")]  # once, with the official sum
