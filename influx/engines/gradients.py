@@ -148,8 +148,7 @@ class GradientsAt:
     def settle_as(self, other: GradientsAt) -> None:
         """Compute in the way that was chosen for another checkpoint of the same net."""
         if other._settled:
-            self._settled, self._mapped, self._free = True, other._mapped, other._free
-            self._measured = other._measured
+            self._settled, self._measured, self._mapped, self._free = True, other._measured, other._mapped, other._free
 
     def _choose(self, few: Tensor, tolerance: float) -> None:
         """Leave to autograd what the recorder does not cover or gets wrong; then see whether vmap gets that right."""
@@ -250,8 +249,7 @@ class GradientsAt:
             collected = Collected(theirs, len(right_squares), size)
             for start in range(0, len(left), size):
                 part = slice(start, min(start + size, len(left)))
-                products, squares = collected.compare(self.blocks(left.take(part)), part.stop - start)
-                yield part, columns, products, squares, right_squares
+                yield part, columns, *collected.compare(self.blocks(left.take(part)), part.stop - start), right_squares
 
     def products(self, left: Split, right: Split) -> Iterator[tuple[slice, slice, Tensor]]:
         """Dot products block by block, without norms: row slice, column slice, ``(b, m)`` products.

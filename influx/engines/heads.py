@@ -198,7 +198,7 @@ def head_at_end(features: Features, train: Split, test: Split) -> Head:
         IncompatibleError: the net does not end in a linear layer, or that layer's weights are used elsewhere too or
             are not what multiplies the features.
     """
-    fitted = features.fitted
+    fitted = features.net
     module = fitted.model()
     name, layer = head_of(module, fitted.recipe.x[:1])
     uses = [m for m in module.modules() for p in m.parameters(recurse=False) if p is layer.weight or p is layer.bias]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from influx.engines.gradients import GradientsAt, Rows
-from influx.engines.projections import Kind, Projector, projected
+from influx.engines.projections import Kind, Projector, projected, projected_size
 from influx.problem import Checkpoint, Split
 
 Unit = Literal["tensor", "module"]
@@ -38,18 +38,32 @@ class Kernel(Protocol):
         """Blocks, in any order."""
         ...
 
-
-def products(at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
-    """⟨g_i, g_j⟩."""
-    for rows, columns, dots, mine, _ in at.dots(left, right):
-        yield Block(rows, columns, _wide(dots), mine, int((mine == 0).sum()))
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """Rows that are computed together: a part of ``left`` that begins at a multiple has the bits of the whole."""
+        ...
 
 
-def cosines(at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
-    """⟨g_i, g_j⟩ / |g_i| |g_j|, 0 where a gradient is."""
-    for rows, columns, dots, mine, theirs in at.dots(left, right):
-        values = _wide(dots) * inverse_norm(mine)[:, None] * inverse_norm(theirs)[None, :]
-        yield Block(rows, columns, values, (mine > 0).float(), int((mine == 0).sum()))
+@dataclass(frozen=True)
+class Dots:
+    """⟨g_i, g_j⟩; with ``cosine`` divided by |g_i| |g_j|, 0 where a gradient is."""
+
+    cosine: bool
+
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """Of whole gradients."""
+        for rows, columns, dots, mine, theirs in at.dots(left, right):
+            values, own = _wide(dots), mine
+            if self.cosine:
+                values = values * inverse_norm(mine)[:, None] * inverse_norm(theirs)[None, :]
+                own = (mine > 0).float()
+            yield Block(rows, columns, values, own, int((mine == 0).sum()))
+
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """Instances whose gradients are written out together."""
+        return at.together(left)
+
+
+products, cosines = Dots(cosine=False), Dots(cosine=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,10 @@ class LayerCosines:
                 present = torch.stack([(s > 0).float() for s in squares.values()]).sum(0)
                 vanished = count * len(present) - int(present.sum())
                 yield Block(rows, columns, values * factor, present * factor, vanished)
+
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """A block of instances."""
+        return at.block_size(left)
 
 
 def _squares(rows: Rows, units: list[str]) -> dict[str, Tensor]:
@@ -131,6 +149,10 @@ class Projected:
             values = mine @ theirs.T
             variance = torch.outer(squares, right_squares).add_(values.square()).div_(self.dim + 1)
             yield Block(rows, columns, values, squares, int((squares == 0).sum()), variance)
+
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """A block of instances that are projected."""
+        return projected_size(at, left)
 
 
 def inverse_norm(squares: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
     audited = p if solver.audit and p <= AUDITED else 0
     made = Work(
         gradients=float(passes * repeats * n),
-        flops=2 * (2.0 * passes * repeats * n * p + flops),
+        flops=2 * (passes * n * (2.0 + 4.0 * repeats) * prospect.net.macs + 2.0 * passes * repeats * n * p + flops),
         bytes=8.0 * (held + 3.0 * largest**2 + 2.0 * p),
         formula=f"{passes} passes of {repeats} gradients over {n} instances, d³ of layers' sides, d <= {largest}",
     )
@@ -64,7 +64,7 @@ def datainf_work(prospect: Prospect, own: bool) -> Work:
     passes = 2 + (max(1, 8 * p * n // (64 << 20)) if own else 0)
     made = Work(
         gradients=float(passes * n),
-        flops=2 * 4.0 * n * solves * p,
+        flops=2 * (6.0 * prospect.net.macs * passes * n + 4.0 * n * solves * p),
         bytes=8.0 * 2.0 * m * p,
         formula=f"{passes} passes over {n} instances, 4 n {solves} p",
     )

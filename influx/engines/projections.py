@@ -80,6 +80,11 @@ class Projector:
 
 def projected(at: GradientsAt, split: Split, projector: Projector) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Projections of a split block by block: rows, ``(b, D)`` projections, ``(b,)`` exact squared norms."""
-    element = next(iter(at.parameters.values())).element_size()
-    for part, rows in at.blocks(split, max(min(at.block_size(split), WRITTEN_BYTES // (element * at.size)), 1)):
+    for part, rows in at.blocks(split, projected_size(at, split)):
         yield part, projector.project(rows), rows.squares()
+
+
+def projected_size(at: GradientsAt, split: Split) -> int:
+    """Instances per block of ``projected``."""
+    element = next(iter(at.parameters.values())).element_size()
+    return max(min(at.block_size(split), WRITTEN_BYTES // (element * at.size)), 1)

@@ -8,8 +8,9 @@ stopped, and estimators, metrics and ground truth share rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx import interrupts, progress
-from influx.engines.executor import Executor, Local
+from influx.engines.executor import Arrays, Executor, Local, Task
 from influx.errors import ConfigError
 from influx.problem import Design, LossNorm, Outcomes, Problem
-from influx.store import Folder, set_aside
+from influx.store import Folder, content_hash, set_aside
 
 FIELDS = ("loss", "margin", "prediction")
 SPLITS = ("train", "test")
@@ -72,7 +73,7 @@ class Bank:
                 f"a design needs one weight per training instance ({len(self.problem.train)}), "
                 f"got {design.weights.shape[1]}; build it from this problem"
             )
-        keys = row_keys(design)
+        keys = keys_of(self.problem, design)
         with self.folder.locked(what="retraining bank"):
             self.folder.sweep_temporaries()
             self._requested.update(keys)
@@ -93,35 +94,29 @@ class Bank:
     def missing(self, design: Design, keys: list[str] | None = None) -> NDArray[np.int64]:
         """Rows of the design that are not in the bank; each distinct training once."""
         self._index()
-        keys = row_keys(design) if keys is None else keys
+        keys = keys_of(self.problem, design) if keys is None else keys
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         return np.array(sorted(row for key, row in first.items() if key not in self._where), dtype=np.int64)
 
+    @cached_property
+    def _id(self) -> str:
+        return self.problem.id
+
     def _train(self, design: Design, keys: list[str], missing: NDArray[np.int64], label: str) -> None:
-        learner = self.problem.learner
-        size = learner.block_size(self.problem.data)
+        blocks = list(_blocks(design, missing, self.problem.learner.block_size(self.problem.data)))
+        names = _names(self._id, [[keys[r] for r in rows] for rows in blocks]) if self.executor.spreads else None
+        task = _task(self.problem, self._id if names else "", design, blocks, names)
         with progress.task(label, len(missing)) as done:
-
-            def train(rows: NDArray[np.int64]) -> tuple[Outcomes, Outcomes]:
-                interrupts.check()
-                return learner.retrain(self.problem.data, self.problem.seed, design.rows(rows))
-
-            for rows, outcomes in self.executor.map(train, _blocks(design, missing, size), learner.concurrent_blocks):
+            for number, outcomes in self.executor.do(task, lambda number: done(len(blocks[number]))):
+                rows = blocks[number]
                 self._save(design.rows(rows), [keys[r] for r in rows], outcomes)
                 self.trained += len(rows)
-                done(len(rows))
 
-    def _save(self, part: Design, keys: list[str], outcomes: tuple[Outcomes, Outcomes]) -> None:
-        arrays: dict[str, NDArray[Any]] = {
-            f"{split}_{name}": getattr(outcome, name)
-            for split, outcome in zip(SPLITS, outcomes, strict=True)
-            for name in FIELDS
-        }
-        weights = canonical(part.weights)
-        binary = weights.dtype == np.uint8 and weights.max(initial=0) <= 1
-        arrays |= {"masks": np.packbits(weights, axis=1)} if binary else {"weights": weights}
+    def _save(self, part: Design, keys: list[str], outcomes: Arrays) -> None:
+        arrays = dict(outcomes)
+        arrays |= _compact(canonical(part.weights))
         arrays |= {
-            "n_train": np.array(weights.shape[1]),
+            "n_train": np.array(part.weights.shape[1]),
             "seeds": np.stack([part.init, part.order], 1),
             "loss_norm": np.array(part.loss_norm),
             "keys": np.array(keys),
@@ -180,6 +175,12 @@ def canonical(weights: NDArray[Any]) -> NDArray[Any]:
     return small if np.array_equal(small, weights) else np.asarray(weights, dtype=np.float64)
 
 
+def _compact(weights: NDArray[Any]) -> Arrays:
+    """One bit per weight where all are 0 or 1."""
+    binary = weights.dtype == np.uint8 and weights.max(initial=0) <= 1
+    return {"masks": np.packbits(weights, axis=1)} if binary else {"weights": weights}
+
+
 def row_keys(design: Design) -> list[str]:
     """One key per training: hash of weights, seeds and normalisation."""
     keys = []
@@ -191,9 +192,74 @@ def row_keys(design: Design) -> list[str]:
     return keys
 
 
+def keys_of(problem: Problem, design: Design) -> list[str]:
+    """One key per training of a problem; seeds that have no effect on its learner make no other training."""
+    if getattr(problem.learner, "deterministic", False):
+        design = replace(design, init=np.zeros_like(design.init), order=np.zeros_like(design.order))
+    return row_keys(design)
+
+
 def _blocks(design: Design, missing: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     """Missing rows in blocks that share initialisation and order."""
     seeds = np.stack([design.init[missing], design.order[missing]], 1)
     for pair in np.unique(seeds, axis=0):
         rows = missing[(seeds == pair).all(axis=1)]
         yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def _task(
+    problem: Problem, problem_id: str, design: Design, blocks: list[NDArray[np.int64]], names: Sequence[str] | None
+) -> Task:
+    """Training of some blocks of a design's rows. Without ``names`` only this process can do it."""
+    learner = problem.learner
+
+    def train(number: int) -> Arrays:
+        interrupts.check()
+        outcomes = learner.retrain(problem.data, problem.seed, design.rows(blocks[number]))
+        return {
+            f"{split}_{name}": getattr(outcome, name)
+            for split, outcome in zip(SPLITS, outcomes, strict=True)
+            for name in FIELDS
+        }
+
+    told = {
+        "kind": "retrain",
+        "problem": problem_id,
+        "seed": problem.seed,
+        "loss_norm": design.loss_norm,
+        "dtype": str(design.weights.dtype),
+    }
+    return Task(
+        names=[""] * len(blocks) if names is None else names,
+        do=train,
+        at_once=learner.concurrent_blocks,
+        threads=1,
+        told=told,
+        arrays=lambda: _packed(design, blocks),
+    )
+
+
+def described_retraining(problem: Problem, told: Mapping[str, Any], arrays: Arrays) -> Task:
+    """The task that ``told`` and ``arrays`` describe, in another process."""
+    weights = arrays["weights"] if "weights" in arrays else np.unpackbits(arrays["masks"], 1, len(problem.train))
+    design = Design(
+        weights=weights.astype(told["dtype"]), init=arrays["init"], order=arrays["order"], loss_norm=told["loss_norm"]
+    )
+    keys, blocks = keys_of(problem, design), np.split(np.arange(len(design)), np.cumsum(arrays["sizes"])[:-1])
+    names = _names(told["problem"], [[keys[r] for r in rows] for rows in blocks])
+    return _task(problem, told["problem"], design, blocks, names)
+
+
+def _names(problem_id: str, keys: list[list[str]]) -> list[str]:
+    return [content_hash([problem_id, block], 24) for block in keys]
+
+
+def _packed(design: Design, blocks: list[NDArray[np.int64]]) -> Arrays:
+    """The rows of the blocks, one block after the other."""
+    rows = np.concatenate(blocks)
+    sizes = np.array([len(block) for block in blocks])
+    return _compact(canonical(design.weights[rows])) | {
+        "init": design.init[rows],
+        "order": design.order[rows],
+        "sizes": sizes,
+    }

@@ -6,7 +6,7 @@ which checkpoints and weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from influx import interrupts, progress
 from influx.engines import precision as lower
 from influx.engines.attribution import doubts
 from influx.engines.curves import Curves
 from influx.engines.gradients import BLOCK_BYTES, HELD, Gradients, Select
-from influx.engines.kernels import Kernel
+from influx.engines.kernels import Block, Kernel
 from influx.engines.path import Path
 from influx.engines.precision import Precision
+from influx.engines.shares import Compared
 from influx.engines.spread import JACKKNIFE, Spread
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
@@ -111,36 +111,25 @@ class Similarity:
 
 
 def gradient_similarity(
-    gradients: Gradients,
-    weighted: list[tuple[Checkpoint, float]],
-    kernel: Kernel,
+    blocks: Iterable[tuple[Checkpoint, float, Block]],
     values: NDArray[np.float64],
     curves: Curves,
-    *,
-    select: Select = "all",
-    dtype: torch.dtype | None = None,
     spread: tuple[Spread, NDArray[np.float64]] | None = None,
 ) -> Similarity:
     """Σ_c w_c k(g_i, g_j); ``values`` and the matrix beside ``spread`` hold zeros and take the sums."""
-    train, test = gradients.train, gradients.test
-    own, vanished, sums = np.zeros(len(train)), 0, torch.from_numpy(values)
-    with progress.task("influence", len(weighted) * len(train)) as done:
-        for checkpoint, weight in weighted:
-            at = gradients.at(checkpoint, select, dtype)
-            for block in kernel(at, checkpoint, train, test):
-                rows, columns = block.rows, block.columns
-                found = block.values.cpu()
-                sums[rows, columns].add_(found, alpha=weight)
-                curves.add(checkpoint.step, rows, columns, found.numpy(), weight)
-                if spread is not None:
-                    spread[1][rows, columns] += spread[0].term(block, weight).cpu().numpy()
-                if columns.start == 0:
-                    mine = weight * block.own.double().cpu().numpy()
-                    own[rows] += mine
-                    curves.add_own(checkpoint.step, rows, mine)
-                    vanished += block.vanished
-                    done(rows.stop - rows.start)
-                interrupts.check()
+    own, vanished, sums = np.zeros(len(values)), 0, torch.from_numpy(values)
+    for checkpoint, weight, block in blocks:
+        rows, columns = block.rows, block.columns
+        found = block.values.cpu()
+        sums[rows, columns].add_(found, alpha=weight)
+        curves.add(checkpoint.step, rows, columns, found.numpy(), weight)
+        if spread is not None:
+            spread[1][rows, columns] += spread[0].term(block, weight).cpu().numpy()
+        if columns.start == 0:
+            mine = weight * block.own.double().cpu().numpy()
+            own[rows] += mine
+            curves.add_own(checkpoint.step, rows, mine)
+            vanished += block.vanished
     return Similarity(values, own, vanished)
 
 
@@ -198,12 +187,11 @@ class Checkpointed:
         kind = JACKKNIFE if self.jackknife else spread
         curves = Curves(run.train, run.test, [c.step for c, _ in weighted], self.curve_tests)
         measured = self._precision_error(run, weighted[0][0], kernel, select)
-        values, beside = run.zeros(), (kind, run.zeros()) if kind else None
         with lower.computing(self.precision, gradients.fitted.device, gradients.fitted.recipe.x.dtype):
-            dtype = lower.dtype_of(self.precision)
-            found = gradient_similarity(
-                gradients, weighted, kernel, values, curves, select=select, dtype=dtype, spread=beside
-            )
+            compared = Compared(gradients, weighted, kernel, select, lower.dtype_of(self.precision))
+            blocks = compared.blocks(run, self)  # before there are matrices: a worker goes no further
+            values, beside = run.zeros(), (kind, run.zeros()) if kind else None
+            found = gradient_similarity(blocks, values, curves, beside)
         if beside is not None:
             _finish(*beside, values, len(weighted))
             measured["stderr"] = beside[0].meaning

@@ -12,7 +12,7 @@ def pass_work(prospect: Prospect, own: float = 0.0) -> Work:
     n, m, p = len(prospect.train), len(prospect.test), prospect.net.parameters
     return Work(
         gradients=float(n + m),
-        flops=2 * (2.0 * n * m * p + 2.0 * n * own),
+        flops=2 * (6.0 * prospect.net.macs * (n + m) + 2.0 * n * m * p + 2.0 * n * own),
         bytes=8.0 * (2.0 * m * p + n * m),
         formula=f"n + m gradients, n m p products with n={n}, m={m}, p={p}",
     )

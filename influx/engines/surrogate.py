@@ -93,8 +93,8 @@ class Surrogate:
         n, m = len(data.train), len(data.test)
         columns = m + n if self.own else m
         raw = self.features == "raw"
-        d = data.train.x[0].size if raw else prospect.net.head // data.n_outputs
-        passes = 0.0 if raw else 2.0 * (n + m) * prospect.net.macs
+        d, macs = (data.train.x[0].size, 0.0) if raw else prospect.represented
+        passes = 2.0 * (n + m) * macs
         return Work(
             flops=passes + 4.0 * n * columns * (d + 2),
             numbers=12.0 * n * columns,

@@ -87,6 +87,7 @@ def test_more_instances_than_sixteen_bits() -> None:
         assert (np.diff(distances) >= -1e-9 * distances[1:]).all()
 
 
+@pytest.mark.fault(23, "similarity zero, counted")
 def test_cosine_is_that_of_unit_vectors_and_zero_for_zeros() -> None:
     train, test = split(40, 0), split(5, 1)
     train.x[7] = 0

@@ -1,0 +1,350 @@
+"""Work that other processes do: the same bits as here, whatever dies, and one sentence when it cannot be done."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from influx import api
+from influx.engines import shares
+from influx.engines.executor import Arrays, Finished, Place, Task
+from influx.engines.executors.exchange import Exchange, raised, save_arrays, told_error
+from influx.engines.executors.processes import Crew, Processes
+from influx.engines.executors.queue import Queue
+from influx.engines.executors.slurm import Slurm, Watch
+from influx.errors import ConfigError, DataError, NumericalError, UserError
+from influx.store import Folder
+from influx.worker import Claiming, Told, Wanted, serve
+
+TINY = (
+    "dataset=iris",
+    "dataset.n_train=60",
+    "dataset.n_test=20",
+    "model.width=4",
+    "training.epochs=3",
+    "training.batch_size=10",
+    "training.checkpoints=3",
+    "training.block=16",
+    "truth.ceiling_budget=0",
+    "metric=[agreement]",
+    "baselines=[]",
+    "name=tiny",
+    "threads=1",
+    "quiet=true",
+)
+RESULTS = ("influence.npy", "stderr.npy", "truth.npy", "self_influence.csv", "curves.parquet", "metrics.csv")
+
+
+@dataclass
+class Listed:
+    """Blocks in a given order."""
+
+    wanted: list[Wanted]
+    finished: list[str] = field(default_factory=list)
+
+    def next(self) -> Wanted | None:
+        return self.wanted.pop(0) if self.wanted else None
+
+    def done(self, name: str) -> None:
+        self.finished.append(name)
+
+    def gone(self, task: str) -> None:
+        raise AssertionError
+
+    def failed(self, error: BaseException) -> None:
+        raise AssertionError
+
+
+@dataclass
+class Here:
+    """A worker in this process, which does the blocks from the last to the first."""
+
+    place: Place
+    tasks: list[Task] = field(default_factory=list)
+    spreads: bool = True
+
+    def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
+        self.tasks.append(task)
+        exchange = Exchange.of(self.place)
+        folder = exchange.describe(task, self.place.settings)
+        numbers = list(range(len(task.names)))
+        serve(exchange, Listed([(folder.path.name, number) for number in numbers[::-1]]), "here")
+        for number in numbers:
+            arrays = exchange.read(task.names[number])
+            assert arrays is not None
+            finished(number)
+            yield number, arrays
+
+    def close(self, done: bool) -> None:
+        if done:
+            Exchange.of(self.place).clear()
+
+
+def results(outputs: Path) -> dict[str, bytes]:
+    """Bytes of all results, the bank included."""
+    files = [outputs / "runs/tiny" / name for name in RESULTS]
+    files += sorted(outputs.glob("problems/*/retrain/*.npz"))
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+
+def test_a_worker_trains_and_compares_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "ROWS", 16)
+    monkeypatch.setattr("influx.engines.passes.TOGETHER", 16)
+    monkeypatch.setattr("influx.engines.gradients.TOGETHER", 16)
+    monkeypatch.setattr("influx.engines.gradients.CACHED_BYTES", 2000)  # blocks of few instances
+    overrides = [*TINY, "estimator.jackknife=true"]
+    api.run([*overrides, f"paths.outputs={tmp_path / 'local'}"])
+    opened: list[Here] = []
+
+    def open_here(choice: Processes, place: Place) -> Here:
+        opened.append(Here(place))
+        return opened[-1]
+
+    monkeypatch.setattr(Processes, "open", open_here)
+    api.run([*overrides, "executor=processes", f"paths.outputs={tmp_path / 'spread'}"])
+    kinds = [(task.told["kind"], len(task.names)) for task in opened[0].tasks]
+    assert [kind for kind, _ in kinds] == ["retrain", "similarity"]
+    assert kinds[0][1] == 4 and kinds[1][1] > 2 * 2  # several shares of rows at each checkpoint
+    expected = results(tmp_path / "local")
+    assert {"influence.npy", "stderr.npy", "truth.npy"} < set(expected)
+    assert results(tmp_path / "spread") == expected
+    assert not (tmp_path / "spread/runs/tiny/workers").exists()
+
+
+def doubled(names: list[str]) -> Task:
+    """A task that nobody here needs to do."""
+    return Task(
+        names=names,
+        do=lambda number: {"x": np.array([2 * number])},
+        at_once=1,
+        threads=1,
+        told={"kind": "none"},
+        arrays=dict,
+    )
+
+
+def exchange_with(tmp_path: Path, task: Task, done: dict[int, str]) -> Exchange:
+    """The task described, and results by number that workers left."""
+    exchange = Exchange(tmp_path / "workers" / "code")
+    exchange.describe(task, {})
+    for number, worker in done.items():
+        arrays = task.do(number)
+        Folder(exchange.results / worker).write(f"{task.names[number]}.npz", lambda p, a=arrays: save_arrays(p, a))
+    return exchange
+
+
+@pytest.mark.fault(13, "a damaged share is set aside and done again")
+def test_a_damaged_result_is_set_aside_and_missing(tmp_path: Path) -> None:
+    task = doubled(["a", "b"])
+    exchange = exchange_with(tmp_path, task, {0: "one", 1: "two"})
+    path = exchange.results / "one" / "a.npz"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert exchange.done() == {"a", "b"}
+    assert exchange.read("a") is None and (path.parent / "a.npz.corrupt").exists() and not exchange.has("a")
+    found = exchange.read("b")
+    assert found is not None and found["x"].tolist() == [2]
+
+
+def test_a_block_is_claimed_once_and_free_again_when_its_job_begins_anew(tmp_path: Path) -> None:
+    task = doubled(["a", "b", "c"])
+    exchange = exchange_with(tmp_path, task, {})
+    folder = exchange.tasks()[0]
+    one, two = Claiming(exchange, "7_0", 0.0), Claiming(exchange, "7_1", 0.0)
+    assert [one.next(), two.next(), one.next(), two.next()] == [(folder, 0), (folder, 1), (folder, 2), None]
+    assert Claiming(exchange, "7_1", 0.0).next() == (folder, 1)
+
+
+class Cluster(Queue):
+    """A queue without Slurm: ``states`` are given out one after the other, the last for ever."""
+
+    states: list[dict[str, str] | None]
+    submitted: list[int]
+
+    def jobs(self) -> dict[str, str] | None:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def submit(self, count: int) -> None:
+        self.submitted.append(count)
+
+
+def watched(exchange: Exchange, task: Task, states: list[dict[str, str] | None]) -> tuple[Watch, Cluster]:
+    choice = Slurm(workers=2, poll=0.01, retries=2)
+    queue = Cluster(choice, exchange.path)
+    queue.states, queue.submitted = states, []
+    return Watch(choice, exchange, queue, task, lambda number: None), queue
+
+
+def test_lost_shares_are_submitted_again_until_retries_are_used_up(tmp_path: Path) -> None:
+    task = doubled(["a", "b", "c"])
+    exchange = exchange_with(tmp_path, task, {0: "7_0"})
+    exchange.claim("b", "7_0")
+    exchange.claim("c", "7_1")
+    (exchange.logs / "7_0.txt").write_text("module: command not found\n")
+    watch, queue = watched(exchange, task, [{"7_1": "RUNNING"}, None, {"7_1": "RUNNING"}, {}])
+    given = []
+    with pytest.raises(UserError, match=r"3 times in a row.*7_0\.txt \(module: command not found\)"):
+        for number, _ in watch.go():
+            given.append(number)
+            assert exchange.claimed(["b", "c"]) == {"c": "7_1"}  # that of a job which is gone was taken back
+    assert given == [0] and queue.submitted == [1, 1, 2]
+
+
+def test_nothing_is_submitted_while_an_earlier_array_does_the_work(tmp_path: Path) -> None:
+    task = doubled(["a", "b"])
+    exchange = exchange_with(tmp_path, task, {0: "7_0", 1: "7_1"})
+    watch, queue = watched(exchange, task, [{"7_0": "RUNNING", "7_1": "PENDING"}])
+    assert [(number, arrays["x"].item()) for number, arrays in watch.go()] == [(0, 0), (1, 2)]
+    assert queue.submitted == [] and not exchange.has("a"), "what was taken is removed"
+
+
+def test_an_error_of_a_worker_is_that_of_the_run(tmp_path: Path) -> None:
+    told = told_error(NumericalError("step 3 diverged"))
+    assert isinstance(raised(told, tmp_path), NumericalError) and str(raised(told, tmp_path)) == "step 3 diverged"
+    assert "log.txt shows where" in str(raised(told_error(KeyError("x")), tmp_path / "log.txt"))
+    exchange = exchange_with(tmp_path, task := doubled(["a"]), {})
+    exchange.report("7_0", DataError("the data changed"))
+    watch, _ = watched(exchange, task, [{"7_0": "RUNNING"}])
+    with pytest.raises(DataError, match="the data changed"):
+        list(watch.go())
+
+
+def test_an_error_of_a_machine_is_a_lost_worker(tmp_path: Path) -> None:
+    exchange = exchange_with(tmp_path, task := doubled(["a"]), {})
+    exchange.report("7_0", RuntimeError("no device"))
+    watch, queue = watched(exchange, task, [{}])
+    with pytest.raises(UserError, match=rf"3 times in a row.*on {re.escape(os.uname().nodename)}.*no device"):
+        list(watch.go())
+    assert queue.submitted == [1, 1, 1]
+
+
+@pytest.mark.fault(19, "with workers: an answer, not silence")
+def test_a_worker_whose_task_is_gone_says_so(tmp_path: Path) -> None:
+    exchange = exchange_with(tmp_path, doubled(["a"]), {})
+    with pytest.raises(DataError, match="removed or changed meanwhile"):
+        serve(exchange, Told(io.StringIO("task_0 0\n"), io.StringIO()), "here")
+    with pytest.raises(UserError, match="its folder was removed meanwhile"):
+        Crew(Processes(workers=2), Place(path=tmp_path, settings={})).hire(Exchange(tmp_path / "none"))
+
+
+def test_a_new_worker_gets_the_free_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    exchange = exchange_with(tmp_path, doubled(["a"]), {})
+    crew = Crew(Processes(workers=3, gpus=3), Place(path=tmp_path, settings={}))
+    assert [crew.hire(exchange).device for _ in range(3)] == ["0", "1", "2"]
+    lost = crew.workers.pop(1)
+    lost.process.communicate()
+    assert crew.hire(exchange).device == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert crew.hire(exchange).device is None
+    crew.close(False)
+
+
+def test_a_job_that_never_starts_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "7_0 RUNNING None\n7_1 PENDING (JobHeldUser)\n7_2 PENDING Resources\n7_3 PENDING launch failed held\n"
+    queue = Queue(Slurm(), tmp_path)
+    monkeypatch.setattr(queue, "_call", lambda *command: subprocess.CompletedProcess(command, 0, said, ""))
+    assert queue.jobs() == {"7_0": "RUNNING", "7_2": "PENDING"}
+
+
+def test_a_worker_leaves_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from influx import worker
+
+    parents, left = [5, 1], []
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0)
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(os, "_exit", left.append)
+    worker.leave_with(5)
+    assert left == [1] and not parents
+
+
+def test_the_script_of_an_array_asks_for_what_is_set(tmp_path: Path) -> None:
+    choice = Slurm(mem_gb=0.5, timeout_min=5, gpus_per_task=1, partition="a b", setup=["module load cuda"])
+    lines = Queue(choice, tmp_path / "it's").script().splitlines()
+    assert {"#SBATCH --mem=512M", "#SBATCH --time=5", "#SBATCH --gpus-per-task=1", "module load cuda"} < set(lines)
+    assert "#SBATCH '--partition=a b'" in lines
+    assert lines[-1].startswith(f"exec {sys.executable} -P -m influx.worker ")
+    with pytest.raises(ConfigError, match=r"executor\.account"):
+        Slurm(account="me\nrm -rf ~")
+    with pytest.raises(UserError, match="control characters"):
+        Queue(choice, tmp_path / "a\nb").script()
+
+
+def start(outputs: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "influx", "run", *TINY, "training.epochs=40", "training.block=4"]
+    return subprocess.Popen(
+        [*command, "executor=processes", "executor.workers=2", f"paths.outputs={outputs}"], stderr=subprocess.PIPE
+    )
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in text.split()]
+
+
+def wait_for_blocks(process: subprocess.Popen[bytes], outputs: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while len(list(outputs.glob("problems/*/retrain/block_*"))) < count:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads processes from /proc")
+@pytest.mark.fault(6, "its share is done again; the same bits")
+@pytest.mark.fault(7, "no orphans; the same command goes on")
+def test_killed_workers_and_a_killed_run_cost_no_bit(tmp_path: Path) -> None:
+    api.run([*TINY, "training.epochs=40", "training.block=4", f"paths.outputs={tmp_path / 'local'}"])
+    outputs = tmp_path / "spread"
+    process = start(outputs)
+    wait_for_blocks(process, outputs, 2)
+    os.kill(children(process)[0], signal.SIGKILL)  # it is replaced
+    wait_for_blocks(process, outputs, 5)
+    workers = children(process)
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # none is left behind
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process = start(outputs)
+    assert process.communicate()[1] == b"" and process.returncode == 0
+    assert results(outputs) == results(tmp_path / "local")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(19, "with workers: one sentence, no hang")
+def test_a_workers_folder_that_goes_away_ends_or_heals_the_run(tmp_path: Path) -> None:
+    outputs = tmp_path / "spread"
+    process = start(outputs)
+    wait_for_blocks(process, outputs, 2)
+    shutil.rmtree(outputs / "runs/tiny/workers")
+    said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode in (0, 2) and "Traceback" not in said
+    process = start(outputs)
+    assert process.communicate(timeout=120)[1] == b"" and process.returncode == 0
+    assert not (outputs / "runs/tiny/workers").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault(6, "again and again: one sentence")
+def test_a_worker_that_always_dies_ends_the_run_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    crew = Crew(Processes(workers=2, retries=1), Place(path=tmp_path, settings={}))
+    with pytest.raises(UserError, match=re.escape("executor.retries=1 and the same block ended 2 workers")):
+        list(crew.do(doubled(["a", "b"]), lambda number: None))
+    crew.close(False)
