@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from influx import __version__
-from influx.errors import ConfigError, InfluxError, Interrupted, did_you_mean
+from influx.errors import ConfigError, InfluxError, Interrupted, UserError, did_you_mean
 from influx.interrupts import Stopped
 
 HELP = """\
@@ -103,6 +103,10 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"{name} is not a command{did_you_mean(name, COMMANDS)}; see influx --help")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed meanwhile; change to one that exists and try again") from None
     return COMMANDS[name](rest)
 
 

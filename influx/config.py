@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from influx import refusals, resolvers
 from influx.errors import ConfigError, did_you_mean
+from influx.resolvers import without_environment
 
 GROUPS = (
     "dataset",
@@ -25,6 +27,17 @@ GROUPS = (
     "executor",
     "paths",
 )
+# settings that say how and where a run is done, not what it is
+PRESENTATION = ("name", "overwrite", "on_busy", "quiet", "trust", "threads", "paths", "executor", "matrix_mb", "sweep")
+NAME = re.compile(r"(?!.*\.corrupt(\.\d+)?$)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # *.corrupt is what was set aside
+
+
+@dataclass
+class SweepSettings:
+    """What ``influx run -m`` does with its jobs."""
+
+    name: str | None = None
+    on_error: str = "continue"
 
 
 @dataclass
@@ -53,6 +66,7 @@ class Config:
     on_busy: str = "wait"
     quiet: bool = False
     trust: list[str] = field(default_factory=list)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
 
 
 def conf_dir() -> Path:
@@ -96,7 +110,11 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     GlobalHydra.instance().clear()
     extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
     try:
-        with explained(overrides, config_dir), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with (
+            without_environment(),
+            explained(overrides, config_dir),
+            initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        ):
             cfg = hydra_compose("config", [*overrides, *extra], return_hydra_config=True)
             return settings_from(cfg, tuple(overrides), config_dir)
     finally:
@@ -162,9 +180,9 @@ def settings_from(cfg: Any, overrides: tuple[str, ...], config_dir: Path | None 
     from omegaconf import OmegaConf, open_dict
 
     choices = {k: str(v) for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    with open_dict(cfg):
+    with open_dict(cfg), without_environment():  # not all that comes here is from ``compose``
         cfg.pop("hydra")
-    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     known = [f.name for f in dataclasses.fields(Config)]
     for key in values:
@@ -180,6 +198,9 @@ def settings_from(cfg: Any, overrides: tuple[str, ...], config_dir: Path | None 
 def explain(error: Exception, overrides: list[str], config_dir: Path | None = None) -> ConfigError:
     """One clear sentence for what Hydra or OmegaConf refused."""
     text = " ".join(str(e) for e in (error, error.__cause__) if e is not None)
+    environment = resolvers.explained(text)
+    if environment is not None:
+        return environment
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing and "/" in missing.group(1):
         group, _, name = missing.group(1).rpartition("/")
@@ -199,40 +220,11 @@ def explain(error: Exception, overrides: list[str], config_dir: Path | None = No
         return ConfigError(
             f"cannot read the override {malformed!r}; write key=value, quoting lists and spaces for the shell"
         )
-    return _several(text) or _misfit(text) or ConfigError(f"{' '.join(text.split())}; see influx run --cfg job")
-
-
-def _several(text: str) -> ConfigError | None:
-    """Several values where one is expected, if that is what ``text`` says."""
-    sweep = re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", " ".join(text.split()))
-    if sweep:
-        key, values = sweep.groups()
-        return ConfigError(
-            f"{key} must have one value, got {values}; write influx run -m {key}={values} for one run each, "
-            f"{key}=[{values}] for a list"
-        )
-    twice = re.search(r"Multiple values for (\w+)\.", text)
-    if twice:
-        return ConfigError(f"{twice.group(1)} has a value already, + adds another; write {twice.group(1)}=… without +")
-    return None
-
-
-def _misfit(text: str) -> ConfigError | None:
-    """A value that OmegaConf cannot resolve or convert, if that is what ``text`` says."""
-    place = re.search(r"full_key: (\S+)", text)
-    if place is None:
-        return None
-    nowhere = re.search(r"Interpolation key '([^']+)' not found|Unsupported interpolation type (\S+)", text)
-    if nowhere:
-        reference = nowhere.group(1) or f"{nowhere.group(2)}:…"
-        return ConfigError(f"{place.group(1)} refers to ${{{reference}}}, which does not exist; write the value itself")
-    flag = re.search(r"Value '(.*?)' is not a valid bool", text)
-    if flag:
-        return ConfigError(f"{place.group(1)} must be true or false, got {flag.group(1)!r}; change it")
-    shape = re.search(r"Cannot convert '(\w+)' to string: '(.*?)'", text)
-    if shape:
-        return ConfigError(f"{place.group(1)} must be text, got the {shape.group(1)} {shape.group(2)}; change it")
-    return None
+    return (
+        refusals.several(text)
+        or refusals.misfit(text)
+        or ConfigError(f"{' '.join(text.split())}; see influx run --cfg job")
+    )
 
 
 def _readable(override: str) -> bool:

@@ -20,7 +20,7 @@ ROLES = {  # what the objects of a group are asked for
     "baselines": ("requires", "estimate"),
     "truth": ("requires", "estimate"),
     "metric": ("requires", "evaluate"),
-    "executor": ("map",),
+    "executor": ("open",),
 }
 PACKAGE_REMEDY = "check the name, install the package or put its folder on PYTHONPATH"
 NAMED = ("metric", "baselines")  # groups of several objects, each below a name
@@ -112,6 +112,21 @@ def _locate(target: str, path: str, trust: list[str]) -> type:
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and _trusted(found.__module__, allowed)):
         raise ConfigError(f"{path}._target_={target} must name a dataclass of a trusted package; choose another")
     return found
+
+
+def refuse_foreign(target: str, path: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a name that does not lead to a class of an allowed package, by whatever way.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    module_name, _, name = target.rpartition(".")
+    found = getattr(_module(module_name, f"{path}={target}"), name, None) if _trusted(module_name, allowed) else None
+    if not (isinstance(found, type) and _trusted(found.__module__, allowed)):
+        raise ConfigError(
+            f"{path}={target} must name a class of {', '.join(allowed)}; choose one, or add its package to trust if "
+            "you wrote it"
+        )
 
 
 def _module(name: str, setting: str) -> types.ModuleType:

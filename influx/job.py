@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from influx.config import Settings, load_choice
-from influx.engines.executor import Executor
+from influx.config import NAME, PRESENTATION, Settings, load_choice
+from influx.datasets.described import Describable
+from influx.engines.executor import WORKERS, Executor, Place
 from influx.engines.retrain import Bank
 from influx.errors import ConfigError
 from influx.influence import Influence
@@ -26,8 +26,6 @@ from influx.streams import stream_seed
 
 PROBLEM_GROUPS = ("dataset", "corruption", "model", "optimizer", "training")
 PLACES = ("path", "download")  # where data lie: the fingerprint says what they are
-PRESENTATION = ("name", "overwrite", "on_busy", "quiet", "trust", "threads", "paths", "executor", "matrix_mb")
-NAME = re.compile(r"(?!.*\.corrupt(\.\d+)?$)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # *.corrupt is what was set aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +105,11 @@ class Job:
         return part.plan(Prospect(problem=self.problem, who=who, shape=shape, truth_rows=truth_rows))
 
 
-def assemble(settings: Settings) -> Job:
+def assemble(settings: Settings, sizes: bool = False) -> Job:
     """Build every part and check that they fit.
+
+    With ``sizes`` the sizes of a dataset are enough where its contents are absent or large; a corruption, which
+    changes no size, is left out there.
 
     Raises:
         UserError: a setting, the data or a combination is unusable.
@@ -137,11 +138,13 @@ def assemble(settings: Settings) -> Job:
     if lacking:
         logging.getLogger("influx").info("model=%s cannot serve the baselines %s: left out", model, ", ".join(lacking))
 
-    data: Data = dataset.load(settings["seed"])
-    if corruption is not None:
+    stand_in = dataset.describe() if sizes and isinstance(dataset, Describable) else None
+    data: Data = dataset.load(settings["seed"]) if stand_in is None else stand_in
+    if corruption is not None and stand_in is None:
         data = corruption.apply(data, settings["seed"])
     learner.check(data)
     problem = Problem(data=data, learner=learner, seed=settings["seed"], config=problem_config(settings))
+    name = run_name(settings, problem)
     job = Job(
         settings=settings,
         problem=problem,
@@ -150,8 +153,8 @@ def assemble(settings: Settings) -> Job:
         truth=truth,
         metrics=metrics,
         baselines={n: b for n, b in baselines.items() if n not in (*lacking, settings.choices["estimator"])},
-        executor=executor,
-        name=run_name(settings, problem),
+        executor=executor.open(workplace(settings, name)),
+        name=name,
     )
     perspective.check(estimator, job.estimator_name, problem)
     for who, consumer in {job.estimator_name: estimator, job.truth_name: truth, **job.baselines, **metrics}.items():
@@ -177,6 +180,17 @@ def problem_config(settings: Settings) -> dict[str, Any]:
     return {group: {k: v for k, v in node.items() if k not in PLACES} for group, node in groups.items()}
 
 
+def workplace(settings: Settings, name: str) -> Place:
+    """Where workers of the run find their tasks, and what they assemble it from."""
+    outputs, folder = Path(str(settings["paths"]["outputs"])).expanduser(), settings.config_dir
+    plain = {
+        "values": dict(settings.values),
+        "choices": dict(settings.choices),
+        "config_dir": str(folder.resolve()) if folder is not None else None,
+    }
+    return Place(path=outputs / "runs" / name / WORKERS, settings=plain)
+
+
 def run_name(settings: Settings, problem: Problem) -> str:
     """The name given, or one from the choices and a hash of all settings and data."""
     if settings["name"] is not None:
@@ -191,6 +205,8 @@ def _check_root(settings: Settings) -> None:
     for key, values in allowed.items():
         if settings[key] not in values:
             raise ConfigError(f"{key} must be {' or '.join(values)}, got {settings[key]!r}; change it")
+    if not all(isinstance(package, str) for package in settings["trust"]):
+        raise ConfigError(f"trust must be a list of packages, got {settings['trust']!r}; write trust=[mypackage]")
     outputs = settings["paths"].get("outputs") if isinstance(settings["paths"], Mapping) else None
     if not isinstance(outputs, str) or not outputs:
         raise ConfigError(f"paths.outputs must name a folder, got {outputs!r}; set paths.outputs=outputs")

@@ -6,10 +6,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from pathlib import Path
 
 from influx.errors import Interrupted
 from influx.reporting.progress import warn
-from influx.store import Folder, explain
+from influx.reporting.text import clean
+from influx.store import Folder, explain, open_appending
 
 log = logging.getLogger("influx")
 
@@ -25,6 +28,9 @@ class _Screen(logging.Handler):
 class _File(logging.FileHandler):
     """A log that a full disk cannot turn into an error of its own: that of the results is the one to report."""
 
+    def _open(self) -> TextIOWrapper:
+        return open_appending(Path(self.baseFilename))
+
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
@@ -32,6 +38,13 @@ class _File(logging.FileHandler):
     def close(self) -> None:
         with suppress(OSError):
             super().close()
+
+
+class _Lines(logging.Formatter):
+    """Messages hold names from data files: what would move or colour a terminal that shows the log becomes blank."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(clean(line) for line in super().format(record).split("\n"))
 
 
 @contextmanager
@@ -56,7 +69,7 @@ def to_file(folder: Folder) -> Iterator[None]:
         handler = _File(folder / "log.txt", encoding="utf-8")
     except OSError as error:
         raise explain(error, folder / "log.txt") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

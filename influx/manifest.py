@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from influx.errors import ConfigError
+from influx.errors import ConfigError, DataError
 from influx.store import Folder, content_hash, set_aside, write_atomically, write_text
 
 NAME = "manifest.json"
+SCHEMA = 1  # of a run's files; raise when this code can no longer read what it wrote before
 PACKAGES = ("influx", "torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "hydra-core")
 
 
@@ -30,11 +31,20 @@ class Manifest:
     """The manifest of one run's folder."""
 
     def __init__(self, folder: Folder, fresh: dict[str, Any]) -> None:
-        """Read what an earlier process left, or begin with ``fresh``."""
+        """Read what an earlier process left, or begin with ``fresh``.
+
+        Raises:
+            DataError: another version of influx left it.
+        """
         self.folder = folder
         earlier = read(folder.path)
-        kept: dict[str, Any] = {k: earlier[k] for k in ("stages", "cost", "warnings") if k in earlier}
-        self.values: dict[str, Any] = {"stages": {}, "cost": {}, "warnings": [], "notes": [], **fresh, **kept}
+        refuse_schema(earlier, f"the run {folder.path}")
+        goes_on = kept(earlier)
+        if goes_on is None:
+            set_aside(folder / NAME)
+            goes_on = earlier = {}
+        empty: dict[str, Any] = {"schema": SCHEMA, "stages": {}, "cost": {}, "warnings": [], "notes": []}
+        self.values = empty | fresh | goes_on
         self.status = earlier.get("status")
 
     def save(self, status: str) -> None:
@@ -86,15 +96,48 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         values = json.loads(path.read_text())
+        whole = isinstance(values, dict) and values.pop("checksum", None) == _checksum(values)
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        whole = False
+    if not whole:
         set_aside(path)
         return {}
-    if not isinstance(values, dict) or values.pop("checksum", None) != _checksum(values):
-        set_aside(path)
-        return {}
-    return values
+    found: dict[str, Any] = values
+    return found
+
+
+def kept(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a later process goes on with; None when it has not the types that influx writes."""
+    found: dict[str, Any] = {name: values[name] for name in ("stages", "cost", "warnings") if name in values}
+    stages, warnings = found.get("stages", {}), found.get("warnings", [])
+    fits = isinstance(stages, dict) and all(map(_stage_fits, stages.values())) and _are_texts(warnings)
+    return found if fits and isinstance(found.get("cost", {}), dict) else None
+
+
+def _stage_fits(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("made_with", {}), dict):
+        return False
+    return _are_texts(entry.get("files"))
+
+
+def _are_texts(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
+
+
+def refuse_schema(values: Mapping[str, Any], what: str) -> None:
+    """Refuse files whose layout is another than this code knows; ``values`` are those of their description.
+
+    Raises:
+        DataError: it is.
+    """
+    found = values.get("schema", SCHEMA)
+    if found != SCHEMA:
+        raise DataError(
+            f"{what} has files of schema {found!r}, this version of influx reads {SCHEMA}; use the version that made "
+            "it, or another paths.outputs"
+        )
 
 
 def identifying(values: Mapping[str, Any], presentation: Collection[str]) -> dict[str, Any]:
@@ -126,7 +169,8 @@ def refuse_drift(folder: Folder, name: str, now: dict[str, Any], presentation: C
             )
         return whole
     changed = sorted(k for k in wanted if then.get(k) != wanted[k])
-    if not changed and earlier.get("problem", {}).get("id", problem) != problem:
+    used = earlier.get("problem")
+    if not changed and isinstance(used, dict) and used.get("id", problem) != problem:
         changed = ["the data"]
     if changed:
         raise ConfigError(
@@ -137,7 +181,13 @@ def refuse_drift(folder: Folder, name: str, now: dict[str, Any], presentation: C
 
 
 def _config(folder: Folder, presentation: Collection[str]) -> dict[str, Any]:
-    return identifying(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), presentation)
+    path = folder / "config.yaml"
+    try:
+        return identifying(yaml.safe_load(path.read_text(encoding="utf-8")), presentation)
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not what influx writes ({' '.join(str(error).split())}); use another name or overwrite=true"
+        ) from error
 
 
 def _checksum(values: dict[str, Any]) -> str:

@@ -20,10 +20,12 @@ import torch
 import yaml
 
 from influx import interrupts, logs, progress, results
-from influx.config import Settings
+from influx.config import PRESENTATION, Settings
+from influx.engines.executor import WORKERS, working
+from influx.engines.executors.exchange import remove_versions
 from influx.errors import Interrupted
 from influx.influence import Influence
-from influx.job import PRESENTATION, Job, assemble
+from influx.job import Job, assemble
 from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, versions
 from influx.problem import Fitted
 from influx.reporting import html
@@ -51,7 +53,9 @@ def execute(settings: Settings) -> Path:
         job = assemble(settings)
         folder, wait = job.run_folder, settings["on_busy"] == "wait"
         with threads(settings["threads"]), folder.locked(wait), logs.to_file(folder):
-            Pipeline(job, folder).go()
+            with working(job.executor):
+                Pipeline(job, folder).go()
+            remove_versions(folder / WORKERS)  # also what workers of an earlier executor left
         return folder.path
 
 
@@ -226,6 +230,7 @@ class Pipeline:
             "peak_mb": round(spent.peak_mb, 1),
             "trainings": sum(bank.requested for bank in banks),
             "trained_now": sum(bank.trained for bank in banks),
+            "executor": self.job.settings.choices["executor"],
         }
         earlier = self.manifest.values["cost"].get(entry or name)
         if earlier and cost["trainings"] and not cost["trained_now"]:

@@ -134,6 +134,15 @@ class Shaped(Protocol):
         ...
 
 
+@runtime_checkable
+class Represented(Protocol):
+    """A learner other than of nets that has learned features."""
+
+    def represented(self, problem: Problem) -> tuple[int, float]:
+        """Learned features of an instance, and multiply-adds that they take."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prospect:
     """What is known of a run before it begins; draws the same random numbers as the run will.
@@ -166,6 +175,18 @@ class Prospect:
         if self.shape is None:
             raise IncompatibleError(f"{self.who} needs a net to plan for; choose a model such as model=mlp")
         return self.shape
+
+    @property
+    def represented(self) -> tuple[int, float]:
+        """Learned features of an instance, and multiply-adds that they take.
+
+        Raises:
+            IncompatibleError: the learner has none.
+        """
+        learner = self.problem.learner
+        if isinstance(learner, Represented):
+            return learner.represented(self.problem)
+        return self.net.head // self.problem.data.n_outputs, self.net.macs
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Randomness for a named purpose, as ``Run.rng``."""

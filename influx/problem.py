@@ -57,6 +57,7 @@ class Data:
     flags: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     display: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was done to the data, in sentences for the report
+    described: bool = False  # the arrays stand in for contents that nobody read: good for plans alone
 
     @property
     def n_outputs(self) -> int:
@@ -69,6 +70,9 @@ class Data:
         for split in (self.train, self.test):
             for array in (split.x, split.y, split.ids):
                 digest.update(f"{array.dtype}{array.shape}".encode())
+                if self.described:  # to be mistaken for no data that exist
+                    digest.update(b"described")
+                    continue
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from influx.problem import Data, Split
 from influx.store import Folder
 
 LEVEL = 0.95  # of the intervals that must leave out zero for a difference to count as there
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COPY_ROWS = 4096  # rows converted at a time, so that a large matrix is never in memory twice
+RANKED_NUMBERS = 1 << 21  # of the matrix that are ordered at a time, in whole columns
 
 
 def save_matrix(folder: Folder, name: str, values: NDArray[Any], dtype: str) -> None:
@@ -35,7 +39,17 @@ def save_table(folder: Folder, name: str, table: pd.DataFrame) -> None:
     if name.endswith(".parquet"):
         folder.write(name, lambda path: table.to_parquet(path, index=False))
     else:
-        folder.write(name, lambda path: table.to_csv(path, index=False, lineterminator="\n"))
+        folder.write(name, lambda path: plain_cells(table).to_csv(path, index=False, lineterminator="\n"))
+
+
+def plain_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before text that a spreadsheet would run as a formula."""
+
+    def plain(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+    texts = table.select_dtypes(exclude=["number", "bool"]).columns
+    return table.assign(**{name: table[name].map(plain) for name in texts})
 
 
 def save_influence(folder: Folder, influence: Influence, data: Data, dtype: str) -> list[str]:
@@ -61,6 +75,25 @@ def save_influence(folder: Folder, influence: Influence, data: Data, dtype: str)
     return files
 
 
+@dataclass(frozen=True)
+class SavedTables(Mapping[str, pd.DataFrame]):
+    """Tables by name, read from their files when they are asked for: some have a row per instance and step."""
+
+    folder: Folder
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self.names:
+            raise KeyError(name)
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def load_influence(folder: Folder) -> Influence:
     """What ``save_influence`` wrote; matrices are memory-mapped."""
     meta = folder.read_json("estimate.json")
@@ -72,7 +105,7 @@ def load_influence(folder: Folder) -> Influence:
         stderr=np.load(stderr, mmap_mode="r", allow_pickle=False) if stderr.is_file() else None,
         self_influence=own if meta["self_influence"] else None,
         self_influence_note=meta["self_influence_note"],
-        tables={name: pd.read_parquet(folder / f"{name}.parquet") for name in meta["tables"]},
+        tables=SavedTables(folder, tuple(meta["tables"])),
         report=meta["report"],
     )
 
@@ -109,8 +142,9 @@ def ranking_table(influence: Influence, truth: Influence | None, data: Data, top
     values, k = influence.values, min(top, len(data.train))
     blocks: list[dict[str, Any]] = []
     beyond = _quantile(influence)
-    for start in range(0, values.shape[1], 256):
-        columns = np.arange(start, min(start + 256, values.shape[1]))
+    at_once = min(max(RANKED_NUMBERS // len(values), 1), 256)
+    for start in range(0, values.shape[1], at_once):
+        columns = np.arange(start, min(start + at_once, values.shape[1]))
         block = np.asarray(values[:, columns], dtype=np.float64)
         for role, ordered in (("proponent", -block), ("opponent", block)):
             order = np.argsort(ordered, axis=0, kind="stable")[: k + 1]  # (k + 1, columns); NaN sorts last

@@ -16,8 +16,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from influx.errors import Busy, DataError, UserError
 
@@ -29,6 +30,11 @@ def content_hash(value: Any, length: int = 12) -> str:
     """Hash of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name stays in its folder."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def file_hash(path: Path) -> str:
@@ -89,9 +95,39 @@ def explain(error: OSError, path: Path) -> UserError:
         errno.EIO: "the disk reports an error; check it or set paths.outputs to another disk",
         errno.ENAMETOOLONG: "the path is too long; set a shorter name or paths.outputs",
         errno.ENOENT: "its folder was removed meanwhile; run the same command again",
+        errno.EXDEV: "its folder spans two disks; set paths.outputs to a folder on one disk",
+        errno.ELOOP: "a symbolic link is in the way; remove it or set paths.outputs elsewhere",
     }
     other = f"{error.strerror or error}; check the disk or set paths.outputs elsewhere"
     return UserError(f"cannot write {path}: {remedies.get(error.errno or 0, other)}")
+
+
+def open_appending(path: Path) -> TextIOWrapper:
+    """A text file to append to. A symbolic link is not followed: it could lead to a file that is not ours.
+
+    Raises:
+        OSError: it cannot be opened; ``ELOOP`` for a symbolic link.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.fdopen(descriptor, "a+", encoding="utf-8")
+
+
+def lock(handle: IO[str], operation: int, path: Path) -> None:
+    """``flock`` with a clear sentence where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds it and ``operation`` does not wait.
+        UserError: there are no locks here.
+    """
+    try:
+        fcntl.flock(handle, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"cannot lock {path}: {error.strerror or error}; set paths.outputs to a file system with locks "
+            "(network disks need to be mounted with flock)"
+        ) from error
 
 
 class Folder:
@@ -115,7 +151,7 @@ class Folder:
             listed = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             self._set_aside(path)
             return {}
         except OSError as error:
@@ -123,7 +159,14 @@ class Folder:
         if not isinstance(listed, dict):
             self._set_aside(path)
             return {}
-        return {str(k): str(v) for k, v in listed.items()}
+        return {str(k): str(v) for k, v in listed.items() if is_plain(k)}
+
+    def _refuse_link(self) -> None:
+        """Names stay below the outputs: a link in place of the folder would lead elsewhere."""
+        if os.path.islink(self.path):  # False too where the path cannot be looked up: writing says why
+            raise UserError(
+                f"cannot write to {self.path}: it is a symbolic link; remove it or set paths.outputs elsewhere"
+            )
 
     def _set_aside(self, path: Path) -> None:
         if not self.read_only:
@@ -134,9 +177,9 @@ class Folder:
         if name in self._verified:
             return True
         expected, path = self.checksums().get(name), self.path / name
-        if not path.is_file():
-            return False
-        if expected is None:  # renamed, but killed before it was listed: written again with the same bytes
+        if (
+            not path.is_file() or expected is None
+        ):  # renamed, but killed before it was listed: written again with the same bytes
             return False
         try:
             found = file_hash(path)
@@ -150,6 +193,7 @@ class Folder:
 
     def write(self, name: str, write: Callable[[Path], None]) -> Path:
         """Write one file atomically and list its checksum."""
+        self._refuse_link()
         digest = write_atomically(self.path / name, write)
         self._list({name: digest})
         self._verified.add(name)
@@ -195,19 +239,21 @@ class Folder:
 
         Raises:
             Busy: ``wait`` is false and another process holds it.
+            UserError: the folder cannot be made, is a symbolic link or cannot be locked.
         """
         from influx import interrupts
 
+        self._refuse_link()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = (self.path / ".lock").open("a+")
+            handle = open_appending(self.path / ".lock")
         except OSError as error:
             raise explain(error, self.path) from error
         told = False
         with handle:
             while True:
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, self.path)
                     break
                 except BlockingIOError:
                     if not wait:
@@ -219,7 +265,18 @@ class Folder:
                         told = True
                     interrupts.check()
                     time.sleep(0.1)
+            if is_still(handle, self.path / ".lock"):
+                yield
+                return
+        with self.locked(wait, what):  # who held the lock has removed it
             yield
+
+
+def is_still(handle: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that lies at ``path`` now."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

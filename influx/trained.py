@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from influx import results
-from influx.manifest import versions
+from influx.manifest import SCHEMA, refuse_schema, versions
+from influx.store import is_plain
 
 if TYPE_CHECKING:
     from influx.job import Job
@@ -28,8 +29,11 @@ def trained_problem(job: Job) -> Fitted:
             results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
         if data.display and not folder.has("display.npz"):
             folder.write("display.npz", lambda path: _save_arrays(path, data.display))
-        if not folder.has("problem.json"):
+        if folder.has("problem.json"):
+            refuse_schema(folder.read_json("problem.json"), f"the problem {folder.path}")
+        else:
             described = {
+                "schema": SCHEMA,
                 "id": job.problem.id,
                 "config": dict(job.problem.config),
                 "seed": job.problem.seed,
@@ -51,6 +55,8 @@ def is_trained(job: Job) -> bool:
         if not folder.has("problem.json"):
             return False
         listed = folder.read_json("problem.json")["checksums"]
+        if not all(is_plain(name.removeprefix("checkpoints/")) for name in listed):
+            return False  # not written by us: names stay below the folder
         places = [(folder / name).parent.relative_to(folder.path) for name in listed]
         folders = {place: folder.sub(str(place)) for place in places}
         return all(folders[place].has(Path(name).name) for place, name in zip(places, listed, strict=True))

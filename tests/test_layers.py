@@ -32,8 +32,11 @@ ONLY_IN = {
     "rich": {"reporting"},
     "sklearn": {"datasets", "learners", "models", "engines"},
     "torchvision": {"datasets", "learners", "models"},
+    "lightgbm": {"learners"},
+    "xgboost": {"learners"},
+    "catboost": {"learners"},
     "hydra": {"config", "commands"},
-    "omegaconf": {"config", "commands"},
+    "omegaconf": {"config", "commands", "resolvers"},
 }
 LIGHT = ("cli.py", "__init__.py", "__main__.py", "catalogue.py", "config.py", "errors.py", "needs.py", "progress.py")
 

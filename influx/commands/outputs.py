@@ -54,7 +54,7 @@ def _json(path: Path) -> dict[str, Any]:
     """The mapping in a file; empty when there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

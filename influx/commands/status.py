@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from influx.commands.outputs import RunState, busy, folders, is_outputs, is_run, read_manifest, state_of
+from influx.commands.alive import Seen, seen
+from influx.commands.outputs import MANIFEST, RunState, folders, is_outputs, is_run, read_manifest, state_of
+from influx.commands.sweep import JOBS, Sweep
 from influx.errors import DataError
+
+ROWS = 100  # of the table
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobState(RunState):
-    """A job of a sweep that has no run's folder to show; ``folder`` is the sweep's."""
+    """A job of a sweep; ``folder`` is its run's, or the sweep's as long as there is none."""
 
     overrides: str
 
@@ -33,10 +38,12 @@ def status(folder: Path, as_json: bool) -> int:
 
     console = progress.console()
     if rows:
-        shown = [row | {"resumable": "yes" if row["resumable"] else ""} for row in rows]
+        shown = _few(rows)
         used = [c for c in ("name", "status", "stage", "resumable", "updated", "note") if any(r[c] for r in shown)]
         console.print(tables.listing(shown, used))
         console.print()
+        if len(rows) > len(shown):
+            console.print(f"{len(rows) - len(shown)} more: influx status {folder} --json", markup=False, soft_wrap=True)
     console.print(_summary(rows), markup=False)
     return 0
 
@@ -51,9 +58,11 @@ def states(folder: Path) -> list[RunState]:
         raise DataError(f"status takes a folder, {folder} is none; name a run, outputs/runs, a problem or a sweep")
     if is_outputs(folder):
         return [state_of(run) for run in folders(folder / "runs")]
-    jobs = read_manifest(folder).get("jobs")
-    if isinstance(jobs, Mapping):
-        return [_job(folder, str(overrides), job) for overrides, job in jobs.items()]
+    if isinstance(read_manifest(folder).get("jobs"), Mapping):
+        return _jobs(folder)
+    if _damaged(folder):
+        note = "manifest.json is damaged; the same command goes on"
+        return [RunState(folder=folder, status="unknown", note=note)]
     if is_run(folder):
         return [state_of(folder)]
     if (folder / "problem.json").is_file() or (folder / "checkpoints").is_dir():
@@ -63,26 +72,31 @@ def states(folder: Path) -> list[RunState]:
     if folder.absolute().name == "runs" or any(is_run(run) for run in below):
         return [state_of(run) for run in below]
     if folder.absolute().name == "sweeps" or any("jobs" in read_manifest(sweep) for sweep in below):
-        return [state for sweep in below if "jobs" in read_manifest(sweep) for state in states(sweep)]
+        sweeps = [sweep for sweep in below if "jobs" in read_manifest(sweep) or _damaged(sweep)]
+        return [state for sweep in sweeps for state in states(sweep)]
     raise DataError(
         f"status takes a run, an outputs folder, its runs, a problem, a sweep or a folder of sweeps, {folder} is none "
         "of these; check the path"
     )
 
 
-def _job(sweep: Path, overrides: str, job: Any) -> RunState:
-    """One job of a sweep: what its run's manifest says, else what the sweep's does."""
-    entry = job if isinstance(job, Mapping) else {}
-    run = sweep / str(entry["run"]) if entry.get("run") else None
-    if run is not None and is_run(run):
-        return state_of(run)
-    told, note = str(entry.get("status", "unknown")), str(entry.get("error", ""))
-    if told == "running" and not busy(sweep):
-        told, note = "killed", "its process ended without a word; the same command goes on"
-    elif told == "pending":
-        note = "not started yet" if busy(sweep) else "not started; the same command goes on"
-    updated = str(entry.get("updated", ""))
-    return JobState(folder=sweep, overrides=overrides, status=told, note=note, updated=updated)
+def _damaged(folder: Path) -> bool:
+    """Whether a folder is a sweep's whose manifest cannot be read."""
+    sweep = folder.absolute().parent.name == "sweeps" or (folder / JOBS).is_dir()
+    return sweep and (folder / MANIFEST).is_file() and not read_manifest(folder)
+
+
+def _jobs(folder: Path) -> list[RunState]:
+    """The jobs of a sweep, from its own files alone: runs may be many, and far away."""
+    sweep = Sweep(folder)
+    return [_job(folder, job, state) for job, state in seen(sweep).items()]
+
+
+def _job(sweep: Path, job: str, state: Seen) -> JobState:
+    run = state.entry.run
+    note = state.note or (state.entry.verdict if state.status == "done" else "")
+    folder = Path(os.path.normpath(sweep / run)) if run else sweep
+    return JobState(folder=folder, overrides=job, status=state.status, note=note, updated=state.entry.updated)
 
 
 def _row(state: RunState) -> dict[str, Any]:
@@ -95,6 +109,19 @@ def _row(state: RunState) -> dict[str, Any]:
         "updated": state.updated,
         "note": state.note,
     }
+
+
+def _few(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a screen holds, unfinished ones first where some must go; jobs without the overrides that all have."""
+    order = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: row["status"] == "done")
+    words = [str(row["name"]).split(" ") for row in rows]
+    common = set.intersection(*map(set, words)) if len(rows) > 1 else set()
+    return [
+        row
+        | {"resumable": "yes" if row["resumable"] else ""}
+        | {"name": " ".join(word for word in str(row["name"]).split(" ") if word not in common) or row["name"]}
+        for row in order[:ROWS]
+    ]
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

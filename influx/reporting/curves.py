@@ -23,8 +23,8 @@ def influential(record: RunRecord, key: str) -> Markup:
     path = record.folder / "curves.parquet"
     if not path.is_file():
         return Markup("")
-    table = reading.read_parquet(path, COLUMNS)
-    table = table[table["test_id"].isin(record.positions["test"]) & table["train_id"].isin(record.positions["train"])]
+    table = reading.read_parquet(path, COLUMNS, [("test_id", "in", record.test["id"].tolist())])  # few of its rows
+    table = table[table["train_id"].isin(record.train["id"])]
     shown = table["test_id"].unique()[:TESTS]
     if not len(shown):
         return Markup("")

@@ -98,7 +98,7 @@ def memorised(record: RunRecord) -> Markup:
             Neighbour(
                 rank=rank,
                 train_id=instance,
-                position=record.positions["train"][instance],
+                position=int(record.positions["train"][instance]),
                 label=record.label("train", instance),
                 influence=float(value),
                 truth=math.nan,

@@ -46,6 +46,11 @@ def warn(message: str) -> None:
     _say("warning:", message, "yellow")
 
 
+def note(message: str) -> None:
+    """Print a message on stderr, in one line."""
+    _console(stderr=True).print(Text(text.clean(message)), soft_wrap=True)
+
+
 def _say(kind: str, message: str, style: str) -> None:
     line = Text.assemble((kind, style), " ", text.clean(message))
     _console(stderr=True).print(line, soft_wrap=True)

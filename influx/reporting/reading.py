@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT_COLUMNS = ("estimator", "metric", "status", "protocol", "note")
+DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, OverflowError),  # of pyarrow, for types and sizes that damage made up
+    RecursionError,  # of JSON
+)
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(
             f"the run {path.parent} should hold {path.name}, it does not; run its command again to finish it"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
             f"{path} should be a readable {path.suffix.lstrip('.')} file, it is damaged ({reason}); "
@@ -79,12 +85,44 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
         return matrix
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A parquet table that has at least ``columns``."""
+def read_parquet(
+    path: Path, columns: Sequence[str], filters: list[tuple[str, str, list[int]]] | None = None
+) -> pd.DataFrame:
+    """A parquet table that has at least ``columns``, or its rows that pass all ``filters``."""
     import pandas as pd
 
     with reading(path):
-        return _with_columns(pd.read_parquet(path), columns)
+        return _with_columns(pd.read_parquet(path, filters=filters), columns)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The first and last rows of a table, or all of a short one, and how many it has."""
+
+    frame: pd.DataFrame
+    rows: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left out."""
+        return len(self.frame) == self.rows
+
+
+def read_ends(path: Path, rows: int) -> Ends:
+    """``rows`` at each end of a parquet table; of what lies between no more than two row groups are read."""
+    import pandas as pd
+    from pyarrow.parquet import ParquetFile
+
+    with reading(path), ParquetFile(path) as file:
+        count, last = file.metadata.num_rows, file.num_row_groups - 1
+        if count <= 2 * rows:
+            return Ends(file.read().to_pandas(), count)
+        sizes = [file.metadata.row_group(group).num_rows for group in (0, last)]
+        if last == 0 or min(sizes) < rows:
+            frame = file.read().to_pandas()
+            return Ends(pd.concat([frame.head(rows), frame.tail(rows)]), count)
+        first = file.read_row_group(0).slice(0, rows).to_pandas()
+        return Ends(pd.concat([first, file.read_row_group(last).slice(sizes[1] - rows).to_pandas()]), count)
 
 
 def read_csv(path: Path, columns: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.errors import ConfigError, DataError
+from influx.manifest import refuse_schema
 from influx.reporting import reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Role = Literal["proponent", "opponent"]
+END_ROWS = 10  # shown of each end of a table
 AXES = ("train", "test")
 RANKING = ("test_id", "rank", "role", "train_id", "influence")
 METRICS = ("estimator", "metric", "value", "ci_low", "ci_high", "n", "status", "protocol", "note")
@@ -82,7 +84,7 @@ class RunRecord:
             folder=folder,
             config=reading.read_yaml(folder / "config.yaml"),
             config_text=reading.read_text(folder / "config.yaml"),
-            manifest=reading.read_json(folder / "manifest.json"),
+            manifest=_manifest(folder),
             influence=reading.read_matrix(folder / "influence.npy", shape),
             truth=reading.read_matrix(truth, shape) if truth.is_file() else None,
             train=train,
@@ -143,16 +145,16 @@ class RunRecord:
         return "" if named is None else str(named)
 
     @cached_property
-    def positions(self) -> dict[str, dict[int, int]]:
+    def positions(self) -> dict[str, pd.Series]:
         """Per split, id → row (train) or column (test) of the matrices."""
         return {axis: _positions(table) for axis, table in (("train", self.train), ("test", self.test))}
 
     @cached_property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Further tables of the estimator by name; ``perspective``, what was asked for, comes first."""
+    def tables(self) -> dict[str, reading.Ends]:
+        """Ends of further tables of the estimator by name; ``perspective``, what was asked for, comes first."""
         listed = self._estimate.get("tables", [])
         names = sorted(map(str, listed), key=lambda name: (name != "perspective", name))
-        return {name: reading.read_parquet(self.folder / f"{name}.parquet", ()) for name in names}
+        return {name: reading.read_ends(self.folder / f"{name}.parquet", END_ROWS) for name in names}
 
     @cached_property
     def perspective_note(self) -> str:
@@ -199,10 +201,10 @@ class RunRecord:
             ConfigError: the run has no such test instance.
         """
         if test_id not in self.positions["test"]:
-            ids = list(self.positions["test"])
+            ids = self.test["id"].tolist()
             few = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
             raise ConfigError(f"--test expects the id of a test instance of {self.name}, got {test_id}; ids are {few}")
-        return self.positions["test"][test_id]
+        return int(self.positions["test"][test_id])
 
     def neighbours(self, test_id: int, role: Role, top: int) -> list[Neighbour]:
         """The ``top`` proponents (most helpful first) or opponents (most harmful first) of a test instance."""
@@ -216,7 +218,7 @@ class RunRecord:
         return [self._neighbour(rank, int(train_id), column) for rank, train_id in enumerate(ids, start=1)]
 
     def _neighbour(self, rank: int, train_id: int, column: int) -> Neighbour:
-        row = self.positions["train"][train_id]
+        row = int(self.positions["train"][train_id])
         return Neighbour(
             rank=rank,
             train_id=train_id,
@@ -232,8 +234,16 @@ class RunRecord:
         return [int(i) for i in self.test["id"].to_numpy()[picks]]
 
 
-def _positions(table: pd.DataFrame) -> dict[int, int]:
-    return {int(instance): row for row, instance in enumerate(table["id"])}
+def _manifest(folder: Path) -> dict[str, Any]:
+    found = reading.read_json(folder / "manifest.json")
+    refuse_schema(found, f"the run {folder}")
+    return found
+
+
+def _positions(table: pd.DataFrame) -> pd.Series:
+    import pandas as pd
+
+    return pd.Series(np.arange(len(table)), index=pd.Index(table["id"]))
 
 
 def _read_ids(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
-from influx.reporting.record import RunRecord
+from influx.reporting.reading import Ends
+from influx.reporting.record import END_ROWS, RunRecord
 from influx.reporting.text import clean
 from influx.reporting.verdict import Row, Score, Verdict, verdict_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-END_ROWS = 10  # of a long table, shown from either end
 
 
 def table(caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Markup]) -> Markup:
@@ -164,26 +160,25 @@ def perspective(record: RunRecord) -> Markup:
 
 def tables(record: RunRecord) -> Markup:
     """Further results of the estimator, to open."""
-    found = {name: frame for name, frame in record.tables.items() if name != "perspective"}
+    found = {name: ends for name, ends in record.tables.items() if name != "perspective"}
     if not found:
         return Markup("")
     parts = [
-        details(f"{name.replace('_', ' ')} ({len(frame):,} rows)", _frame(name, frame)) for name, frame in found.items()
+        details(f"{name.replace('_', ' ')} ({ends.rows:,} rows)", _frame(name, ends)) for name, ends in found.items()
     ]
     return tag("section", text("h2", "Further results"), *parts)
 
 
-def _frame(name: str, frame: pd.DataFrame) -> Markup:
+def _frame(name: str, ends: Ends) -> Markup:
     """The first and last rows of a table; all of them are in the run's folder."""
-    whole = len(frame) <= 2 * END_ROWS
-    ends = frame if whole else frame.iloc[[*range(END_ROWS), *range(len(frame) - END_ROWS, len(frame))]]
+    frame = ends.frame
     numeric = [frame[column].dtype.kind in "fiu" for column in frame.columns]
     headings = [(str(c).replace("_", " "), "number" if n else "") for c, n in zip(frame.columns, numeric, strict=True)]
     rows = []
-    for values in ends.itertuples(index=False, name=None):
+    for values in frame.itertuples(index=False, name=None):
         cells = [text("td", _shown(v), class_="number" if n else None) for v, n in zip(values, numeric, strict=True)]
         rows.append(tag("tr", *cells))
-    caption = f"{name}.parquet" if whole else f"{name}.parquet: first and last {END_ROWS} of {len(frame):,} rows"
+    caption = f"{name}.parquet" if ends.whole else f"{name}.parquet: first and last {END_ROWS} of {ends.rows:,} rows"
     return table(caption, headings, rows)
 
 

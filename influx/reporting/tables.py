@@ -161,9 +161,10 @@ def a_few(record: RunRecord, count: int = 3, top: int = 3) -> RenderableType:
 
 def perspective(record: RunRecord, top: int = 5) -> RenderableType:
     """The first and last rows of what was asked for, where that is not the matrix itself."""
-    table = record.tables.get("perspective")
-    if table is None:
+    found = record.tables.get("perspective")
+    if found is None:
         return Text()
+    table = found.frame
     head = Text.assemble(
         ("perspective ", "bold"), f"{record.choice('perspective')}: {text.clean(record.perspective_note)}"
     )

@@ -40,6 +40,7 @@ def processor_seconds() -> float:
     [["--help"], ["list", "estimators"], ["run", "--cfg", "job"], ["status", "."], ["-sc", "query=bash"]],
     ids=" ".join,
 )
+@pytest.mark.fault(43, "no heavy library, fast")
 def test_light_commands_start_fast_without_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     given = [str(tmp_path) if argument == "." else argument for argument in arguments]
@@ -57,6 +58,7 @@ def test_light_commands_start_fast_without_heavy_libraries(arguments: list[str],
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES, ids=[line for line, _ in LINES])
+@pytest.mark.fault(43, "no heavy library, fast")
 def test_completion_offers_what_fits(line: str, expected: set[str]) -> None:
     code = "from influx.cli import main; main(['-sc', 'query=bash'])"
     done = spawn(code, COMP_LINE=line, COMP_POINT=str(len(line)))

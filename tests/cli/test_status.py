@@ -9,6 +9,8 @@ import pytest
 
 from influx.commands.status import states
 from influx.errors import DataError
+from influx.manifest import read
+from influx.store import Folder
 from tests.cli.conftest import Holder, Influx
 
 
@@ -51,6 +53,15 @@ def test_a_running_run_is_killed_once_nobody_holds_it(tmp_path: Path, hold: Hold
 def test_an_interrupted_run_is_resumable(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "a", "interrupted", ("train",))
     assert [(s.status, s.resumable) for s in states(tmp_path)] == [("interrupted", True)]
+
+
+def test_a_manifest_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    run = write(tmp_path / "runs" / "a", "done")
+    for name in ("manifest.json", "checksums.json"):
+        (run / name).write_text('{"a": ' * 100_000)
+    assert [s.status for s in states(tmp_path)] == ["unknown"]
+    assert Folder(run).checksums() == {} and (run / "checksums.json.corrupt").is_file()
+    assert read(run) == {} and (run / "manifest.json.corrupt").is_file()
 
 
 def test_a_run_without_or_with_a_damaged_manifest_is_named(tmp_path: Path) -> None:

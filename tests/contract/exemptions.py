@@ -7,6 +7,7 @@ from typing import Any
 
 from influx.learners.linear.logistic import Logistic
 from influx.learners.torch.optimizers import Adam
+from influx.learners.trees.gradient_boosting import GradientBoosting
 from influx.needs import Need
 from influx.problem import Learner
 
@@ -43,7 +44,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 # need -> learner of the toy for estimators with that need, which nets do not serve
-LEARNERS: dict[Need, Learner] = {Need.LINEAR_MODEL: Logistic(weight_decay=0.05)}
+LEARNERS: dict[Need, Learner] = {
+    Need.LINEAR_MODEL: Logistic(weight_decay=0.05),
+    Need.FOREST: GradientBoosting(n_estimators=4, max_depth=2, min_samples_leaf=2),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,13 @@ PARTS = "the effect in training sets of part of the size, from a sample of them"
 SHARES = "shares of a logit, which are not the effect of removal; the sign is what must hold"
 SHARED = "instances share the effect of their group equally"
 LAYERS = "its curvature is an approximation, which a softmax layer shows"
+TREES = Agreement(ridge=None, logistic=None, size=False, reason="takes trees, which no closed form tells about")
 AGREEMENT: dict[str, Agreement] = {
+    "leaf_refit": TREES,
+    "leaf_influence": TREES,
+    "boostin": TREES,
+    "trex": TREES,
+    "tree_similarity": TREES,
     "if_ekfac": Agreement(logistic=(0.95, 0.97), reason=LAYERS),
     "datainf": Agreement(ridge=(0.8, 0.9), logistic=(0.85, 0.9), reason="a mean of inverses of single instances"),
     "random": Agreement(ridge=None, logistic=None, reason="noise"),

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from influx.config import GROUPS, choices_of, compose, conf_dir, load_choice
+from influx.config import GROUPS, NAME, choices_of, compose, conf_dir, load_choice
 from influx.errors import ConfigError
 from influx.instantiate import build, describe
-from influx.job import NAME
 
 CHOICES = [(group, name) for group in GROUPS for name in choices_of(group)]
 EXPERIMENTS = choices_of("experiment")
@@ -72,7 +71,7 @@ def test_an_experiment_composes_and_builds(name: str) -> None:
 
 def test_every_file_belongs_to_a_known_group() -> None:
     groups = {path.relative_to(conf_dir()).parts[0] for path in Path(conf_dir()).rglob("*.yaml")} - {"config.yaml"}
-    assert groups <= {*GROUPS, "experiment", "hydra"}
+    assert groups <= {*GROUPS, "experiment", "hydra", "machine"}
 
 
 def other_than(value: Any, hint: Any) -> Iterator[Any]:

@@ -168,6 +168,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("bad", "words"), CASES)
+@pytest.mark.fault(36, "one line that names the setting, exit code 2, nothing is written")
 def test_one_line_names_the_setting(
     bad: list[str], words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +217,7 @@ def finished(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> list[str]:
         (["estimator._target_=os.system"], ["trust"]),
     ],
 )
+@pytest.mark.fault(40, "refused with what differs; nothing is changed")
 def test_a_refused_request_leaves_a_finished_run_as_it_is(
     bad: list[str], words: list[str], finished: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +227,7 @@ def test_a_refused_request_leaves_a_finished_run_as_it_is(
     assert digests(tmp_path / "out") == before
 
 
+@pytest.mark.fault(21, "one sentence with step and instances")
 def test_a_training_that_diverges_says_at_which_step_and_on_which_instances(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +255,7 @@ UNSOLVABLE = {
 
 
 @pytest.mark.parametrize("bad", UNSOLVABLE.values(), ids=list(UNSOLVABLE))
+@pytest.mark.fault(22, "one sentence with a damping that is enough")
 def test_the_value_named_for_what_cannot_be_solved_is_enough(
     bad: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from influx.store import Folder
 from tests.faults.conftest import Program, result_digests
 
 
+@pytest.mark.fault(14, "a living process is waited for, or exit code 75")
 def test_a_busy_run_is_refused_where_that_is_asked_for(finished: Program) -> None:
     with Folder(finished.run_folder).locked():
         code, said = finished.again("on_busy=exit")
@@ -53,6 +54,7 @@ def test_a_lock_without_waiting_raises(finished: Program) -> None:
         assert folder.has("influence.npy")
 
 
+@pytest.mark.fault(31, "the same bytes at once as one after the other")
 def test_processes_at_once_end_in_the_same_bytes(fresh: Program, expected: dict[str, str]) -> None:
     """Two of one run, and one of another estimator on the same problem."""
     processes = [fresh.start(), fresh.start(), fresh.start("estimator=gas", "name=other")]

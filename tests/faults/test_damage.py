@@ -59,6 +59,7 @@ def one(outputs: Path, pattern: str) -> Path:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("pattern", FILES)
+@pytest.mark.fault(13, "named, set aside, made again with the same bytes")
 def test_a_damaged_result_is_named_set_aside_and_made_again(
     pattern: str, damage: Damage, finished: Program, expected: dict[str, str]
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_damaged_result_is_named_set_aside_and_made_again(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.fault(13, "named, set aside, made again with the same bytes")
 def test_damaged_checksums_cost_work_but_no_result(damage: Damage, finished: Program, expected: dict[str, str]) -> None:
     for path in list(finished.outputs.rglob("checksums.json")):
         damage(path)
@@ -83,6 +85,7 @@ def test_damaged_checksums_cost_work_but_no_result(damage: Damage, finished: Pro
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.fault(13, "named, set aside, made again with the same bytes")
 def test_a_damaged_block_of_the_bank_is_trained_again(
     damage: Damage, finished: Program, expected: dict[str, str]
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_named_run_whose_configuration_is_damaged_is_made_again(
     assert (finished.run_folder / "influence.npy").stat().st_ino != before
 
 
+@pytest.mark.fault(13, "named, set aside, made again with the same bytes")
 def test_a_checkpoint_of_another_model_copied_over_is_replaced(finished: Program, expected: dict[str, str]) -> None:
     path = one(finished.outputs, "problems/*/checkpoints/step_00000020.safetensors")
     save_file({"wrong": torch.zeros(3)}, path)
@@ -130,6 +134,7 @@ def estimate_anew(program: Program) -> tuple[int, str]:
     ("name", "words"),
     [("step_00000010", "belongs to another model"), ("state_00000020", "belongs to another optimizer")],
 )
+@pytest.mark.fault(13, "of another model: refused in one sentence")
 def test_a_vouched_for_checkpoint_of_another_model_is_refused(name: str, words: str, finished: Program) -> None:
     path = one(finished.outputs, f"problems/*/checkpoints/{name}.safetensors")
     save_file({"wrong": torch.zeros(3)}, path)
@@ -156,6 +161,7 @@ def test_the_bomb_works(tmp_path: Path) -> None:
     assert (tmp_path / "marker").exists()
 
 
+@pytest.mark.fault(32, "refused in one sentence; nothing is executed")
 def test_a_pickled_checkpoint_is_never_unpickled(finished: Program, tmp_path: Path) -> None:
     path = one(finished.outputs, "problems/*/checkpoints/step_00000010.safetensors")
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
@@ -165,6 +171,7 @@ def test_a_pickled_checkpoint_is_never_unpickled(finished: Program, tmp_path: Pa
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.fault(32, "set aside and made again; nothing is executed")
 def test_pickled_keys_in_the_bank_are_never_unpickled(
     finished: Program, expected: dict[str, str], tmp_path: Path
 ) -> None:
@@ -197,6 +204,7 @@ def test_pickled_losses_in_the_bank_are_never_unpickled(
     assert finished.digests() == expected
 
 
+@pytest.mark.fault(32, "set aside and made again; nothing is executed")
 def test_a_pickled_matrix_is_never_unpickled(finished: Program, expected: dict[str, str], tmp_path: Path) -> None:
     path = finished.run_folder / "influence.npy"
     np.save(path, np.array([Bomb(tmp_path / "marker")], dtype=object), allow_pickle=True)
@@ -247,6 +255,7 @@ def stored(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink])
 @pytest.mark.parametrize("other", ["seed=1", "top_k=3", "estimator=loss"])
+@pytest.mark.fault(40, "refused with what differs; nothing is changed")
 def test_a_named_run_without_its_configuration_is_not_given_to_another(
     damage: Damage, other: str, finished: Program
 ) -> None:

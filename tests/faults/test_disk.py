@@ -23,6 +23,7 @@ WORDS = {
     errno.EROFS: "read-only",
     errno.EIO: "the disk reports an error",
     errno.ENOTCONN: "check the disk",
+    errno.EXDEV: "spans two disks",
 }
 PLACES = [(errno.ENOSPC, "replace", 5), (errno.ENOSPC, "fsync", 40), *((code, "replace", 60) for code in WORDS)]
 
@@ -63,6 +64,10 @@ def refused(answer: tuple[int, str], *words: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "function", "number"), PLACES)
+@pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
+@pytest.mark.fault(11, "one sentence, exit code 2; nothing is lost, the same command goes on")
+@pytest.mark.fault(12, "one sentence, exit code 2; nothing is lost, the same command goes on")
+@pytest.mark.fault(15, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
     code: int, function: str, number: int, fresh: Program, expected: dict[str, str]
 ) -> None:
@@ -74,6 +79,7 @@ def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
 
 
 @pytest.mark.parametrize("size", [600, 1000, 1700, 3000, 4500])
+@pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_file_that_does_not_fit_is_named_and_the_run_goes_on_later(
     size: int, fresh: Program, expected: dict[str, str]
 ) -> None:
@@ -83,6 +89,7 @@ def test_a_file_that_does_not_fit_is_named_and_the_run_goes_on_later(
     assert fresh.digests() == expected
 
 
+@pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_full_disk_leaves_earlier_results_as_they_were(finished: Program) -> None:
     before = finished.digests()
     with largest_file(1000):
@@ -91,6 +98,7 @@ def test_a_full_disk_leaves_earlier_results_as_they_were(finished: Program) -> N
     assert {k: v for k, v in after.items() if not k.startswith("runs/other/")} == before
 
 
+@pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_log_that_cannot_grow_does_not_hide_the_error(finished: Program) -> None:
     log = finished.run_folder / "log.txt"
     log.write_text("x" * 2000)
@@ -100,6 +108,7 @@ def test_a_log_that_cannot_grow_does_not_hide_the_error(finished: Program) -> No
     assert log.stat().st_size == 2000
 
 
+@pytest.mark.fault(11, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_file_in_the_way_of_the_outputs_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
@@ -113,6 +122,7 @@ def test_a_folder_in_the_way_of_a_result_is_named(finished: Program) -> None:
     refused(finished.again(), "truth.npy", "a folder is in the way")
 
 
+@pytest.mark.fault(12, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
     folder = store.Folder(tmp_path)
     folder.write_text("kept.txt", "old")
@@ -127,6 +137,42 @@ def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "kept.txt"]
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.fault(16, "without locks: one sentence")
+def test_a_file_system_without_locks_is_refused(code: int, fresh: Program, expected: dict[str, str]) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcntl.flock", unsupported)
+        answer, said = fresh.again()
+    assert answer == 2 and said.startswith(f"error: cannot lock {fresh.run_folder}") and said.count("\n") == 1
+    assert "paths.outputs" in said and not list(fresh.outputs.rglob("*.npy"))
+
+
+@pytest.mark.fault(16, "without hard links: no difference")
+def test_hard_links_are_not_needed(fresh: Program, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert fresh.again() == (0, "")
+    assert fresh.digests() == expected
+
+
+@pytest.mark.fault(16, "late files: made again with the same bytes")
+@pytest.mark.fault(13, "missing: made again with the same bytes")
+def test_files_that_come_into_sight_late_are_made_again_with_the_same_bytes(
+    finished: Program, expected: dict[str, str], tmp_path: Path
+) -> None:
+    late = [finished.run_folder / "influence.npy", next(finished.outputs.glob("problems/*/trajectory.npz"))]
+    for path in late:
+        path.rename(tmp_path / path.name)
+    assert finished.again() == (0, "")
+    assert finished.digests() == expected
+
+
+@pytest.mark.fault(12, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_file_that_cannot_be_read_is_named(finished: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreadable(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))

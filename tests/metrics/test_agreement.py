@@ -80,6 +80,7 @@ def test_constant_and_nan_columns_are_counted_not_hidden(matrices, make_run):
 
 
 @pytest.mark.parametrize("fill", [1.0, np.inf])
+@pytest.mark.fault(24, "degenerate with the reason, never a number")
 def test_scores_without_information_are_degenerate(matrices, make_run, fill):
     result = table(make_run(Influence(values=matrices[1])), np.full_like(matrices[0], fill))
     assert (result.status == "degenerate").all()

@@ -173,6 +173,7 @@ def test_gradients_norms_and_products_are_those_of_autograd(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(NETS))
+@pytest.mark.fault(29, "the same values to rounding")
 def test_blocks_of_any_size_give_the_same_products(name: str) -> None:
     at, x, y = case(name)
     split = Split(x=x.numpy(), y=y.numpy(), ids=np.arange(5))

@@ -66,6 +66,7 @@ def test_replay_repeats_the_recorded_losses_and_clip_factors(toy: Toy) -> None:
     assert min(record["clip"]) <= 1.0
 
 
+@pytest.mark.fault(30, "the same bits")
 def test_training_goes_on_from_a_checkpoint_to_the_same_bits(toy: Toy) -> None:
     steps, before = toy.steps(), tensors(toy, toy.steps()[-1])
     lost = [name(step) for step in steps[2:] for name in (parameters_name, state_name)]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from influx.errors import ConfigError, DataError
+from influx.reporting.reading import reading
 from influx.reporting.record import RunRecord, label_text
 
 FILES = ("config.yaml", "manifest.json", "influence.npy", "ids.parquet", "ranking.parquet", "metrics.csv")
@@ -25,6 +26,15 @@ def test_damaged_files_are_named(folder: Path, name: str, content: bytes) -> Non
     with pytest.raises(DataError, match=f"{name} should be a readable") as caught:
         RunRecord.load(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, OverflowError, RecursionError])
+def test_errors_that_only_damage_makes_are_named(tmp_path: Path, error: type[Exception]) -> None:
+    with (
+        pytest.raises(DataError, match=r"a\.parquet should be a readable parquet file"),
+        reading(tmp_path / "a.parquet"),
+    ):
+        raise error("made up")
 
 
 def test_truncated_matrix_is_named(folder: Path) -> None:

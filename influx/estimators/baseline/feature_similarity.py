@@ -13,6 +13,7 @@ from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.run import Card, Run
 
+ROWS = 4096  # training instances compared at a time
 NOTE = "the cosine of an instance's features with themselves is 1, so self-influence cannot rank instances"
 
 
@@ -47,8 +48,12 @@ class FeatureSimilarity:
 
     def estimate(self, run: Run) -> Influence:
         """Cosines of all pairs."""
-        left, right = (normalize(run.features.penultimate(s).double()) for s in (run.train, run.test))
-        values = (left @ right.T).cpu().numpy()
-        if self.signed and run.problem.data.task == "classification":
-            values *= np.where(run.train.y[:, None] == run.test.y[None, :], 1.0, -1.0)
+        left, right = (run.features.penultimate(s) for s in (run.train, run.test))
+        values, unit = run.zeros(), normalize(right.double())
+        signed = self.signed and run.problem.data.task == "classification"
+        for start in range(0, len(values), ROWS):
+            part = slice(start, start + ROWS)
+            values[part] = (normalize(left[part].double()) @ unit.T).cpu().numpy()
+            if signed:
+                values[part] *= np.where(run.train.y[part, None] == run.test.y[None, :], 1.0, -1.0)
         return run.influence(values, scale="rank", self_influence=np.ones(len(run.train)), self_influence_note=NOTE)

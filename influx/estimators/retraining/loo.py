@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.engines import subsets
+from influx.engines.game_plans import LOOKED_UP_BYTES
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -91,9 +92,13 @@ class LeaveOneOut:
             again = self._again(prospect, removed)
             repetitions.append((again, 1))
             formula += f" + {len(again)} + 1 under a second seed for the ceiling"
-        designs = tuple(subsets.leave_one_out(n, rows, seed, self.norm) for rows, seed in repetitions)
+        listed = [rows[: max(LOOKED_UP_BYTES // n, 1)] for rows, _ in repetitions]
+        designs = tuple(
+            subsets.leave_one_out(n, rows, seed, self.norm) for rows, (_, seed) in zip(listed, repetitions, strict=True)
+        )
         return Work(
             trainings=designs,
+            more_trainings=float(sum(len(rows) for rows, _ in repetitions) - sum(map(len, listed))),
             numbers=len(repetitions) * 4.0 * n * m,
             rows=len(removed),
             bytes=len(removed) * (17.0 * n + 16.0 * m) + len(repetitions) * 8.0 * n * m,

@@ -120,7 +120,7 @@ class NeuronShapley:
     def estimate(self, run: Run) -> Influence:
         """From all coalitions, or by removals; then compare."""
         check_output(self.output, run.problem.data)
-        net = Ablated(run.features.fitted, run.train, self.layers, self.ablation)
+        net = Ablated(run.features.net, run.train, self.layers, self.ablation)
         found = self._exact(run, net) if net.units <= self.max_exact else self._sampled(run, net)
         m, ranked = len(run.test), self._ranked()
         values, mean = found.values, found.values[:, -1]

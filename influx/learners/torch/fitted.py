@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from influx.errors import DataError
 from influx.learners.torch.optimizers import Optimizer, Slots
 from influx.learners.torch.sequential import Recipe, State, advance
 from influx.learners.torch.tasks import Task
+from influx.learners.torch.trajectory import Trajectory
 from influx.problem import Checkpoint, Outcomes, Split
 from influx.store import Folder
 
@@ -133,48 +133,6 @@ def load_state(folder: Folder, step: int, build: Builder, optimizer: Optimizer, 
             f"the optimizer state {path} belongs to another optimizer ({error} is missing); delete it and run again"
         ) from error
     return State(step=step, module=module, slots=slots, losses=history[0], clips=history[1])
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """What happened at every step: arrays of ``trajectory.npz``.
-
-    Attributes:
-        lr: ``(T, groups)`` learning rates.
-        batch_offsets: ``(T + 1,)`` and ``batch_ids``: step t used ``batch_ids[offsets[t]:offsets[t + 1]]``.
-        batch_ids: instance ids as in ``ids.parquet``.
-        loss: ``(T,)`` batch loss before the step.
-        clip: ``(T,)`` factor that clipping applied (1 where it did not).
-    """
-
-    lr: NDArray[np.float64]
-    batch_offsets: NDArray[np.int64]
-    batch_ids: NDArray[np.int64]
-    loss: NDArray[np.float64]
-    clip: NDArray[np.float64]
-
-    def save(self, folder: Folder) -> None:
-        """Write ``trajectory.npz``."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as f:
-                np.savez(f, **self.__dict__)
-
-        folder.write("trajectory.npz", write)
-
-    @classmethod
-    def load(cls, folder: Folder) -> Trajectory:
-        """Read ``trajectory.npz``.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        path = folder / "trajectory.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in ("lr", "batch_offsets", "batch_ids", "loss", "clip")})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise DataError(f"cannot read {path} ({error}); delete it and run again") from error
 
 
 def outcomes_of(task: Task, outputs: Tensor, y: Tensor) -> Outcomes:
@@ -297,7 +255,9 @@ def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> 
     """Floating-point inputs and targets in ``dtype``; integer ones stay integer."""
 
     def convert(array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        repeated = array.size > 1 and not any(array.strides)  # what a plan has in place of data: one number
+        tensor = torch.from_numpy(array[(slice(1),) * array.ndim].copy() if repeated else np.ascontiguousarray(array))
+        tensor = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        return tensor.expand(array.shape) if repeated else tensor
 
     return convert(split.x), convert(split.y)

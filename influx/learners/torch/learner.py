@@ -84,7 +84,7 @@ class TorchLearner:
             )
         module = self._module(data, 0, 0).to(device)
         x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
-        smallest = int(np.diff(self.training.batches(len(data.train), 0, 0).offsets).min())
+        smallest = int(self.training.sizes(len(data.train)).min())
         check_trainable(module, task_for(data.task), x, y, smallest)
         self._program(module, data)
 
@@ -272,9 +272,9 @@ class TorchLearner:
         """Floating-point operations and working memory of training ``models`` models."""
         module = self._module(data, 0, 0)
         size = sum(p.numel() for p in module.parameters())
-        macs = sum(forward for forward, _ in layer_products(module, torch.from_numpy(data.train.x[:1])).values())
+        macs = sum(forward for forward, _ in layer_products(module, torch.from_numpy(data.train.x[:1].copy())).values())
         steps = self.training.steps(len(data.train))
-        seen = len(self.training.batches(len(data.train), 0, 0).rows)
+        seen = self.training.visits(len(data.train))
         together = self.block_size(data)
         return Cost(
             flops=float(models) * (6.0 * macs * seen + 8.0 * size * steps),
@@ -291,4 +291,9 @@ class TorchLearner:
 
     def net_shape(self, problem: Problem) -> NetShape:
         """Sizes of the net and its recorded training."""
-        return net_shape(self, self._module(problem.data, 0, 0), problem)
+        known = self.__dict__.get("_shaped")
+        if known is None or known[0] is not problem.data:  # building a large net takes seconds
+            known = (problem.data, net_shape(self, self._module(problem.data, 0, 0), problem))
+            self.__dict__["_shaped"] = known
+        shape: NetShape = known[1]
+        return shape

@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 STEP_SECONDS = 0.02  # aim for the longest timed step; larger blocks are timed in part
 STEPS = (1, 4)  # epochs of the two timed trainings; their difference leaves fixed costs out
 REPEATS = 3  # the fastest counts: the first warms up, and another process may get in the way
+BUDGET, SLOW = 2.0, 1e9  # seconds after which a program is not timed again; flop of an instance that is timed in twos
 ASSUMED_RATE = 1e10  # flop/s, only to choose how much to time
 
 
 def pace(learner: TorchLearner, problem: Problem) -> Pace:
     """Time a few steps of a block of models, and of one model by the plain path, on the first batch."""
     n, steps = len(problem.train), learner.training.steps(len(problem.train))
-    visits = len(learner.training.batches(n, 0, 0).rows)
+    visits = learner.training.visits(n)
     block, at_once = learner.block_size(problem.data), learner.concurrent_blocks
     per_instance = learner.cost(problem.data, 1).flops / visits
-    batch = int(np.clip(STEP_SECONDS * ASSUMED_RATE / per_instance, min(8, n), min(learner.training.batch_size, n)))
+    most, least = min(learner.training.batch_size, n), 8 if per_instance < SLOW else 2
+    batch = int(np.clip(STEP_SECONDS * ASSUMED_RATE / per_instance, min(least, n), most))
     models = int(np.clip(STEP_SECONDS * ASSUMED_RATE / (per_instance * batch), 1, block))
     models = -(-models // learner.multiple(problem.data)) * learner.multiple(problem.data)
     threads = torch.get_num_threads()
@@ -57,7 +59,10 @@ def _timed(learner: TorchLearner, problem: Problem, batch: int, models: int, eng
     ones, numbers = np.ones((models, batch), np.uint8), np.zeros(models, np.int64)
     design = Design(weights=ones, init=numbers, order=numbers, loss_norm="full")
     best = dict.fromkeys(STEPS, float("inf"))
-    for epochs in STEPS * REPEATS:
+    began = time.perf_counter()
+    for number, epochs in enumerate(STEPS * REPEATS):
+        if number > len(STEPS) and time.perf_counter() - began > BUDGET:  # the first of each warms up
+            break
         training = dataclasses.replace(
             learner.training, epochs=epochs, batch_size=batch, engine=engine, block=models, warmup_steps=0
         )
@@ -76,7 +81,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
     steps = training.steps(n)
     params = list(module.parameters())
     slots = learner.optimizer.slots(params)
-    products = layer_products(module, torch.from_numpy(problem.train.x[:1]))
+    products = layer_products(module, torch.from_numpy(problem.train.x[:1].copy()))
     state = module.state_dict().values()
     last = list(products)[-1] if products else None
     return NetShape(
@@ -89,7 +94,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
         sides=tuple(side for layer in products for side in sides(layer)),
         plain=dense_layers(module) is not None,
         steps=steps,
-        visits=len(training.batches(n, 0, 0).rows),
+        visits=training.visits(n),
         saved=tuple(training.saved_steps(steps)),
         state_bytes=sum(t.numel() * t.element_size() for tensors in slots.values() for t in tensors),
         parameter_bytes=sum(t.numel() * t.element_size() for t in state),

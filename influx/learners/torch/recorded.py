@@ -10,13 +10,13 @@ from influx import interrupts, progress
 from influx.errors import Interrupted
 from influx.learners.torch.fitted import (
     TorchFitted,
-    Trajectory,
     load_state,
     parameters_name,
     save_checkpoint,
     state_name,
 )
 from influx.learners.torch.sequential import State, advance
+from influx.learners.torch.trajectory import Trajectory
 from influx.store import Folder
 
 

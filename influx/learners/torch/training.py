@@ -93,13 +93,22 @@ class Training:
             return n_train // self.batch_size
         return math.ceil(n_train / self.batch_size)
 
+    def sizes(self, n_train: int) -> NDArray[np.int64]:
+        """Instances in each batch of an epoch."""
+        used = self._per_epoch(n_train) * self.batch_size if self.drop_last else n_train
+        sizes = np.full(self._per_epoch(n_train), self.batch_size, np.int64)
+        sizes[-1] = used - self.batch_size * (len(sizes) - 1)
+        return sizes
+
+    def visits(self, n_train: int) -> int:
+        """Instances in all batches of the training together."""
+        return self.epochs * int(self.sizes(n_train).sum())
+
     def batches(self, n_train: int, seed: int, order: int) -> Batches:
         """The batches of every step, as rows of the training split, for the order numbered ``order``."""
-        rng = stream(seed, f"order/{order}")
-        used = self._per_epoch(n_train) * self.batch_size if self.drop_last else n_train
+        rng, sizes = stream(seed, f"order/{order}"), self.sizes(n_train)
+        used = int(sizes.sum())
         rows = np.concatenate([rng.permutation(n_train)[:used] for _ in range(self.epochs)])
-        sizes = np.full(self._per_epoch(n_train), self.batch_size)
-        sizes[-1] = used - self.batch_size * (len(sizes) - 1)
         offsets = np.concatenate([[0], np.cumsum(np.tile(sizes, self.epochs))])
         return Batches(rows=rows.astype(np.int64), offsets=offsets.astype(np.int64))
 

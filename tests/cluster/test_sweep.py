@@ -1,0 +1,72 @@
+"""A sweep whose jobs Slurm runs: killed jobs, a killed launcher, failures. The bytes are those of a sweep run here."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from tests.cluster.conftest import TINY, Cluster, call, results, until
+
+SLURM = (
+    "hydra/launcher=submitit_slurm",
+    "hydra.launcher.mem_gb=1",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.timeout_min=10",
+)
+TWELVE = ("estimator=random,tracincp,gradient_norm", "seed=1,2,3,4", "sweep.name=twelve")
+
+
+def sweep(outputs: Path) -> Path:
+    return outputs / "sweeps" / "twelve"
+
+
+def test_a_sweep_survives_the_loss_of_a_job_and_of_its_launcher(cluster: Cluster) -> None:
+    here, there = cluster.folder / "here", cluster.folder / "there"
+    code, said = cluster.run("run", "-m", *TINY, *TWELVE, f"paths.outputs={here}")
+    assert code == 0, said
+
+    command = ("run", "-m", *TINY, *TWELVE, f"paths.outputs={there}", *SLURM)
+    launcher = cluster.start(*command)
+    until(lambda: list((there / "runs").glob("*/report.html")) or launcher.poll() is not None, "a job is done")
+    victim = until(cluster.running, "a job runs")
+    cluster.kill(victim)
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    until(lambda: cluster.ended(victim), "Slurm sees that the job was killed")
+    for job, state in cluster.jobs().items():  # what waits never starts: there is something left for later
+        if state == "PENDING":
+            call("scancel", job)
+    told = {name: row["status"] for name, row in cluster.status(sweep(there)).items()}
+    assert len(told) == 12
+    assert "done" in told.values() and "killed" in told.values(), told
+    until(lambda: not cluster.jobs(), "what ran without its launcher has ended")
+    told = {name: row["status"] for name, row in cluster.status(sweep(there)).items()}
+    finished = {name for name, status in told.items() if status == "done"}
+    assert set(told.values()) <= {"done", "killed", "pending"}, told
+    assert 1 <= len(finished) <= 11
+
+    when = {path: path.stat().st_mtime_ns for path in there.glob("runs/*/influence.npy")}
+    code, said = cluster.run(*command)
+    assert code == 0, said
+    assert {row["status"] for row in cluster.status(sweep(there)).values()} == {"done"}
+    assert results(there) == results(here)
+    assert {path: path.stat().st_mtime_ns for path in when} == when, "what was done is not done again"
+
+
+def test_failed_and_killed_jobs_are_told_by_slurm_by_their_logs_and_by_the_sweep(cluster: Cluster) -> None:
+    outputs = cluster.folder / "out"
+    rates = ("optimizer.lr=0.1,0.2,1e38", "estimator=random", "sweep.name=twelve")
+    launcher = cluster.start("run", "-m", *TINY, "quiet=false", *rates, f"paths.outputs={outputs}", *SLURM)
+    cluster.kill(until(lambda: cluster.running(element=0), "the first job runs"))
+    code, said = launcher.wait(), cluster.said
+    assert code == 5, said
+    assert re.search(r"^optimizer\.lr=0\.1 +killed", said, re.MULTILINE), said
+    assert re.search(r"^optimizer\.lr=1e\+38 +failed", said, re.MULTILINE), said
+    told = cluster.status(sweep(outputs)).values()
+    assert [row["status"] for row in told] == ["killed", "done", "failed"]
+    (log,) = [path for path in outputs.rglob("*_log.err") if "Traceback" in path.read_text()]
+    assert "NumericalError: the training loss is inf" in log.read_text()
+    job = log.name.removesuffix("_0_log.err")
+    assert until(lambda: cluster.ended(job), "the job has left Slurm") == "FAILED"
