@@ -19,7 +19,7 @@ from influx.commands.foreign import refuse_foreign_parts
 from influx.commands.outputs import LOCK, MANIFEST, read_manifest
 from influx.commands.sweep import LAUNCHER, LOGS, Sweep, this_process
 from influx.commands.sweep_plan import NAMED, OF_LAUNCHERS, Plan, going_on, planned
-from influx.commands.task import Task
+from influx.commands.task import Task, named
 from influx.config import conf_dir, explained, quoted, register_schema
 from influx.errors import Busy, ConfigError, Interrupted
 from influx.resolvers import without_environment
@@ -127,7 +127,7 @@ def _run(hydra: Hydra, plan: Plan, sweep: Sweep, line: Line, head: dict[str, Any
     from omegaconf import OmegaConf
 
     plugins, guards = Plugins.instance(), []
-    original = plugins.instantiate_launcher
+    original, original_sweeper = plugins.instantiate_launcher, plugins.instantiate_sweeper
     task = Task(
         folder=sweep.folder,
         left_out=plan.left_out,
@@ -148,9 +148,22 @@ def _run(hydra: Hydra, plan: Plan, sweep: Sweep, line: Line, head: dict[str, Any
         guards.append(Guard(inner, sweep, task, head, afresh, quiet, forget))
         return guards[-1]
 
+    def instantiate_sweeper(**given: Any) -> Any:
+        sweeper = original_sweeper(**given)
+        check = getattr(sweeper, "validate_batch_is_legal", None)
+        if check is not None and not (forget or plan.settings["overwrite"]):  # it composes every job
+            done = {job for job, entry in sweep.entries().items() if entry.status == "done"}
+
+            def left(batch: Any) -> None:
+                check([overrides for overrides in batch if named(overrides, task.left_out) not in done])
+
+            sweeper.validate_batch_is_legal = left
+        return sweeper
+
     with tempfile.TemporaryDirectory(prefix="influx-") as scratch:
         extra = _places(hydra, line, sweep, scratch)
         plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
+        plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign]
         try:
             hydra.multirun("config", task, [*line.overrides, *extra])
         except (interrupts.Stopped, Interrupted) as stopped:
@@ -160,7 +173,7 @@ def _run(hydra: Hydra, plan: Plan, sweep: Sweep, line: Line, head: dict[str, Any
                 raise stopped.reason from None
             raise
         finally:
-            del plugins.instantiate_launcher  # the class's own is seen again
+            del plugins.instantiate_launcher, plugins.instantiate_sweeper  # the class's own are seen again
             for guard in guards:
                 guard.fold()
     return guards[0]

@@ -8,6 +8,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import TINY, Cluster, call, results, until
 
 SLURM = (
@@ -27,6 +29,8 @@ def done(run: Path) -> bool:
     return bool(json.loads((run / "manifest.json").read_text())["status"] == "done")
 
 
+@pytest.mark.fault(5, "killed: told as such, done again by the same command; done jobs are left alone")
+@pytest.mark.fault(9, "status tells the truth without the launcher; the same command goes on")
 def test_a_sweep_survives_the_loss_of_a_job_and_of_its_launcher(cluster: Cluster) -> None:
     here, there = cluster.folder / "here", cluster.folder / "there"
     code, said = cluster.run("run", "-m", *TINY, *TWELVE, f"paths.outputs={here}")
@@ -62,6 +66,7 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_launcher(cluster: Cluster
     assert {path: path.stat().st_mtime_ns for path in when} == when, "what was done is not done again"
 
 
+@pytest.mark.fault(8, "recorded as failed, the others go on, exit code 5; FAILED in Slurm, traceback in the log")
 def test_failed_and_killed_jobs_are_told_by_slurm_by_their_logs_and_by_the_sweep(cluster: Cluster) -> None:
     outputs = cluster.folder / "out"
     rates = ("optimizer.lr=0.1,0.2,1e38", "estimator=random", "sweep.name=twelve")

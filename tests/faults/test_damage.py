@@ -146,6 +146,21 @@ def test_a_vouched_for_checkpoint_of_another_model_is_refused(name: str, words: 
     assert words in said and str(path) in said
 
 
+@pytest.mark.fault(13, "of another problem: set aside, made again with the same bytes")
+def test_a_block_of_another_problems_bank_does_not_count(
+    finished: Program, expected: dict[str, str], tmp_path: Path
+) -> None:
+    other = Program(tmp_path / "other", finished.capfd)
+    assert other.again("seed=1") == (0, "")
+    block = one(finished.outputs, "problems/*/retrain/*.npz")
+    shutil.copy(one(other.outputs, "problems/*/retrain/*.npz"), block)
+    vouch_for(block)
+    (finished.run_folder / "truth.npy").unlink()
+    code, said = finished.again()
+    assert code == 0 and str(block) in said
+    assert finished.digests() == expected
+
+
 class Bomb:
     """Unpickling it makes a file."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from influx import store
 from influx.errors import UserError
-from tests.faults.conftest import Program
+from tests.faults.conftest import Program, result_digests
 
 WORDS = {
     errno.ENOSPC: "the disk is full",
@@ -80,6 +81,7 @@ def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
 
 @pytest.mark.parametrize("size", [600, 1000, 1700, 3000, 4500])
 @pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
+@pytest.mark.fault(12, "one sentence, exit code 2; nothing is lost, the same command goes on")
 def test_a_file_that_does_not_fit_is_named_and_the_run_goes_on_later(
     size: int, fresh: Program, expected: dict[str, str]
 ) -> None:
@@ -135,6 +137,20 @@ def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
         folder.write("kept.txt", half)
     assert (tmp_path / "kept.txt").read_text() == "old" and store.Folder(tmp_path).has("kept.txt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "kept.txt"]
+
+
+@pytest.mark.fault(15, "outputs on another disk than temporary files: no difference")
+def test_nothing_is_renamed_from_one_disk_to_another(
+    expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(dir=memory) as other:
+        (tmp_path / "out").symlink_to(other)
+        program = Program(tmp_path / "out", capfd)
+        assert program.again() == (0, "")
+        assert result_digests(Path(other)) == expected
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

@@ -7,10 +7,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from influx import manifest
 from influx.api import run
 from influx.cli import main
 from tests.faults.conftest import TINY, Program
@@ -75,6 +78,7 @@ def test_a_clock_that_runs_backwards_changes_no_result(
 ) -> None:
     now = iter(range(2_000_000_000, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(manifest, "datetime", SimpleNamespace(now=lambda zone: datetime.fromtimestamp(next(now), zone)))
     assert fresh.again() == (0, "")
     assert fresh.digests() == expected
     assert fresh.again() == (0, ""), "files from the future are as good as others"

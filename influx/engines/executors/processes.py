@@ -18,6 +18,7 @@ from typing import IO
 from influx import interrupts
 from influx.engines.executor import Arrays, Finished, Local, Place, Task
 from influx.engines.executors.exchange import Exchange, last_line, raised
+from influx.engines.executors.results import Results
 from influx.errors import ConfigError, InfluxError, UserError
 from influx.store import explain
 
@@ -108,7 +109,9 @@ class Crew:
             return
         exchange = Exchange.of(self.place)
         folder = exchange.describe(task, self.place.settings)
-        yield from Deal(self, exchange, task, folder.path.name, count, finished).go()
+        yield from Deal(
+            crew=self, exchange=exchange, task=task, folder=folder.path.name, count=count, finished=finished
+        ).go()
         exchange.forget_tasks()
 
     def close(self, done: bool) -> None:
@@ -165,16 +168,13 @@ class Crew:
         return min(devices[: self.choice.gpus], key=taken.count, default=None)
 
 
-@dataclass
-class Deal:
+@dataclass(kw_only=True)
+class Deal(Results):
     """One task dealt out block by block."""
 
     crew: Crew
-    exchange: Exchange
-    task: Task
     folder: str
     count: int
-    finished: Finished
     losses: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -191,10 +191,8 @@ class Deal:
         try:
             while given < len(self.task.names):
                 while given in self.ready:
-                    arrays = self._take(given)
-                    if arrays is not None:
-                        yield given, arrays
-                        self._given(given)
+                    for result in self.hand(given):
+                        yield result
                         given += 1
                 interrupts.check()
                 if given < len(self.task.names):
@@ -205,24 +203,12 @@ class Deal:
             raise
         except InfluxError:
             self._let_finish()
-            for number in sorted(k for k in self.ready if k >= given):
-                arrays = self._take(number)
-                if arrays is not None:
-                    yield number, arrays
-                    self._given(number)
+            yield from self.rest(given)
             raise
 
-    def _given(self, number: int) -> None:
-        if not self.task.keep:
-            self.exchange.forget(self.task.names[number])
-
-    def _take(self, number: int) -> Arrays | None:
-        """A result; None when its file was damaged, and the block is to be done again."""
-        arrays = self.exchange.read(self.task.names[number])
-        if arrays is None:
-            self.ready.discard(number)
-            self.waiting.appendleft(number)
-        return arrays
+    def again(self, number: int) -> None:
+        """It is the next to be given to a worker."""
+        self.waiting.appendleft(number)
 
     @property
     def _busy(self) -> list[Worker]:

@@ -10,6 +10,7 @@ from influx import interrupts
 from influx.engines.executor import Arrays, Finished, Place, Task
 from influx.engines.executors.exchange import Exchange, bound_to, last_line, raised
 from influx.engines.executors.queue import CONTROL, Queue, log
+from influx.engines.executors.results import Results
 from influx.errors import ConfigError, InfluxError, UserError
 
 TICK_SECONDS = 0.1  # between looks for signals
@@ -93,7 +94,9 @@ class Array:
             self._told = True
         exchange.describe(task, self.place.settings)
         self._used = True
-        yield from Watch(choice, exchange, self._queue(exchange), task, finished).go()
+        yield from Watch(
+            choice=choice, exchange=exchange, queue=self._queue(exchange), task=task, finished=finished
+        ).go()
         exchange.forget_tasks()
 
     def _queue(self, exchange: Exchange) -> Queue:
@@ -110,17 +113,12 @@ class Array:
             exchange.clear()
 
 
-@dataclass
-class Watch:
+@dataclass(kw_only=True)
+class Watch(Results):
     """One task watched until all its blocks have results."""
 
     choice: Slurm
-    exchange: Exchange
     queue: Queue
-    task: Task
-    finished: Finished
-    ready: set[int] = field(default_factory=set)
-    damaged: set[int] = field(default_factory=set)
     failures: int = 0  # submissions since a block was finished
     submitted: bool = False
     trouble: str = ""  # what last befell a worker that ended by itself
@@ -134,34 +132,20 @@ class Watch:
                     self._look()
                     next_look = time.monotonic() + self.choice.poll
                 while given in self.ready:
-                    arrays = self._take(given)
-                    if arrays is not None:
-                        yield given, arrays
-                        self._given(given)
+                    for result in self.hand(given):
+                        yield result
                         given += 1
                 interrupts.check()
                 if given < len(self.task.names):
                     time.sleep(TICK_SECONDS)
         except InfluxError:
             self._scan()
-            for number in sorted(k for k in self.ready if k >= given):
-                arrays = self._take(number)
-                if arrays is not None:
-                    yield number, arrays
-                    self._given(number)
+            yield from self.rest(given)
             raise
 
-    def _given(self, number: int) -> None:
-        if not self.task.keep:
-            self.exchange.forget(self.task.names[number])
-
-    def _take(self, number: int) -> Arrays | None:
-        """A result; None when its file was damaged, and the block is to be done again."""
-        arrays = self.exchange.read(self.task.names[number])
-        if arrays is None:
-            self.ready.discard(number)
-            self.exchange.release(self.task.names[number])
-        return arrays
+    def again(self, number: int) -> None:
+        """Any worker may take it."""
+        self.exchange.release(self.task.names[number])
 
     def _look(self) -> None:
         """Claims first, then the queue, then results: what a gone worker left is lost only if it was there before."""
