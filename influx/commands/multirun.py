@@ -149,7 +149,7 @@ def _run(hydra: Hydra, plan: Plan, sweep: Sweep, line: Line, head: dict[str, Any
         return guards[-1]
 
     def instantiate_sweeper(**given: Any) -> Any:
-        sweeper = original_sweeper(**given)
+        sweeper: Any = original_sweeper(**given)
         check = getattr(sweeper, "validate_batch_is_legal", None)
         if check is not None and not (forget or plan.settings["overwrite"]):  # it composes every job
             done = {job for job, entry in sweep.entries().items() if entry.status == "done"}

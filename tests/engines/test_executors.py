@@ -183,7 +183,8 @@ def watched(exchange: Exchange, task: Task, states: list[dict[str, str] | None])
     choice = Slurm(workers=2, poll=0.01, retries=2)
     queue = Cluster(choice, exchange.path)
     queue.states, queue.submitted = states, []
-    return Watch(choice, exchange, queue, task, lambda number: None), queue
+    watch = Watch(choice=choice, exchange=exchange, queue=queue, task=task, finished=lambda number: None)
+    return watch, queue
 
 
 def test_lost_shares_are_submitted_again_until_retries_are_used_up(tmp_path: Path) -> None:
