@@ -28,7 +28,7 @@ GROUPS = (
     "paths",
 )
 # settings that say how and where a run is done, not what it is
-PRESENTATION = ("name", "overwrite", "on_busy", "quiet", "trust", "threads", "paths", "executor", "matrix_mb", "sweep")
+PRESENTATION = tuple("name overwrite on_busy quiet trust threads paths executor matrix_mb sweep trackers".split())
 NAME = re.compile(r"(?!.*\.corrupt(\.\d+)?$)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # *.corrupt is what was set aside
 
 
@@ -66,6 +66,7 @@ class Config:
     on_busy: str = "wait"
     quiet: bool = False
     trust: list[str] = field(default_factory=list)
+    trackers: list[str] = field(default_factory=list)
     sweep: SweepSettings = field(default_factory=SweepSettings)
 
 

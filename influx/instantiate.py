@@ -21,9 +21,10 @@ ROLES = {  # what the objects of a group are asked for
     "truth": ("requires", "estimate"),
     "metric": ("requires", "evaluate"),
     "executor": ("open",),
+    "trackers": ("package", "log"),
 }
 PACKAGE_REMEDY = "check the name, install the package or put its folder on PYTHONPATH"
-NAMED = ("metric", "baselines")  # groups of several objects, each below a name
+NAMED = ("metric", "baselines", "trackers")  # groups of several objects, each below a name
 
 
 def build(node: Any, path: str, trust: list[str]) -> Any:

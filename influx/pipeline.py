@@ -26,6 +26,7 @@ from influx.engines.executors.exchange import remove_versions
 from influx.errors import Interrupted
 from influx.influence import Influence
 from influx.job import Job, assemble
+from influx.judged import Rated, judge
 from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, versions
 from influx.problem import Fitted
 from influx.reporting import html
@@ -34,6 +35,7 @@ from influx.reporting.record import RunRecord
 from influx.run import Estimator
 from influx.shared_truth import Made, shared_truth
 from influx.store import Folder
+from influx.trackers.tracking import track, trackers_of
 from influx.trained import is_trained, trained_problem
 
 log = logging.getLogger("influx")
@@ -50,6 +52,7 @@ def execute(settings: Settings) -> Path:
     """
     shown = progress.shown_by(factory(bool(settings["quiet"])))
     with interrupts.handled(), shown, logs.warnings_on_screen():
+        trackers_of(settings)  # a missing package is told before any work
         job = assemble(settings)
         folder, wait = job.run_folder, settings["on_busy"] == "wait"
         with threads(settings["threads"]), folder.locked(wait), logs.to_file(folder):
@@ -133,6 +136,7 @@ class Pipeline:
         if self.manifest.status != "done" or "error" in self.manifest.values:
             self.manifest.values.pop("error", None)
             self.manifest.save("done")
+        track(self.job.settings, self.folder, self.manifest)
 
     # stages
 
@@ -156,10 +160,10 @@ class Pipeline:
 
     def _evaluate(self) -> list[str]:
         data = self.job.problem.data
-        tables = [self._judge(self.job.estimator_name, results.load_influence(self.folder))]
+        judged = [self._judge(self.job.estimator_name, results.load_influence(self.folder))]
         for name, baseline in self.job.baselines.items():
-            tables.append(self._judge(name, self._measure(name, baseline)))
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            judged.append(self._judge(name, self._measure(name, baseline)))
+        table = pd.concat([rows for rows, _ in judged], ignore_index=True)
         results.save_table(self.folder, "metrics.csv", table)
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         self.folder.write_json("metrics.json", rows)
@@ -167,7 +171,8 @@ class Pipeline:
         ranking = results.ranking_table(influence, self.saved_truth, data, int(self.job.settings["top_k"]))
         results.save_table(self.folder, "ranking.parquet", ranking)
         results.save_table(self.folder, "ranking.csv", ranking)
-        return ["metrics.csv", "metrics.json", "ranking.parquet", "ranking.csv"]
+        further = results.save_metric_tables(self.folder, [tables for _, tables in judged])
+        return ["metrics.csv", "metrics.json", "ranking.parquet", "ranking.csv", *further]
 
     def _report(self) -> list[str]:
         self.manifest.save("done")  # the report shows the finished run
@@ -240,15 +245,8 @@ class Pipeline:
             self.manifest.warn(f"{name}: {sentence}")
         return found
 
-    def _judge(self, name: str, influence: Influence) -> pd.DataFrame:
-        tables = []
-        for metric_name, metric in self.job.metrics.items():
-            interrupts.check()
-            run = self.job.run(self.fitted, metric.requires, metric_name, self.job.bank(), self.saved_truth)
-            tables.append(metric.evaluate(influence, run))
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-        table.insert(0, "estimator", name)
-        return table
+    def _judge(self, name: str, influence: Influence) -> Rated:
+        return judge(self.job, self.fitted, self.saved_truth, name, influence, self.manifest.warn)
 
     def _description(self) -> dict[str, Any]:
         job = self.job

@@ -24,6 +24,8 @@ class Work:
     Attributes:
         trainings: designs to look up in the retraining bank, or to train.
         more_trainings: trainings beside them that are too many to list.
+        own_trainings: trainings beside them that follow from what an estimator found, for each estimator that a metric
+            judges; they are taken to be missing.
         gradients: per-instance gradients.
         flops: floating-point operations in products of matrices (single precision; double precision counts twice).
         numbers: numbers read or written outside products, pass by pass.
@@ -35,6 +37,7 @@ class Work:
 
     trainings: tuple[Design, ...] = ()
     more_trainings: float = 0.0
+    own_trainings: float = 0.0
     gradients: float = 0.0
     flops: float = 0.0
     numbers: float = 0.0
@@ -48,6 +51,7 @@ class Work:
         return Work(
             trainings=(*self.trainings, *other.trainings),
             more_trainings=self.more_trainings + other.more_trainings,
+            own_trainings=self.own_trainings + other.own_trainings,
             gradients=self.gradients + other.gradients,
             flops=self.flops + other.flops,
             numbers=self.numbers + other.numbers,

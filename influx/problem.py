@@ -44,7 +44,8 @@ class Data:
     ``x`` is float32 for tables (n, d) and images (n, channels, height, width), int64 for tokens (n, length);
     ``y`` is int64 class indices or float32 targets. ``display`` are images as they were before
     standardisation, in [0, 1], for people to look at: ``{"train": (n, c, h, w), "test": ...}``.
-    ``flags`` hold what a corruption did to each training instance (bool or int arrays of length n_train).
+    ``flags`` hold what a corruption did to each training instance (bool or int arrays of length n_train),
+    ``test_flags`` the same of test instances (n_test).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Data:
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     flags: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    test_flags: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     display: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was done to the data, in sentences for the report
     described: bool = False  # the arrays stand in for contents that nobody read: good for plans alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,15 @@ def save_table(folder: Folder, name: str, table: pd.DataFrame) -> None:
         folder.write(name, lambda path: plain_cells(table).to_csv(path, index=False, lineterminator="\n"))
 
 
+def as_text(value: Any) -> Any:
+    """A cell, with an apostrophe before text that a spreadsheet would run as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 def plain_cells(table: pd.DataFrame) -> pd.DataFrame:
     """The table with an apostrophe before text that a spreadsheet would run as a formula."""
-
-    def plain(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
     texts = table.select_dtypes(exclude=["number", "bool"]).columns
-    return table.assign(**{name: table[name].map(plain) for name in texts})
+    return table.assign(**{name: table[name].map(as_text) for name in texts})
 
 
 def save_influence(folder: Folder, influence: Influence, data: Data, dtype: str) -> list[str]:
@@ -72,6 +73,18 @@ def save_influence(folder: Folder, influence: Influence, data: Data, dtype: str)
         "tables": sorted(influence.tables),
     }
     folder.write_json("estimate.json", meta)
+    return files
+
+
+def save_metric_tables(folder: Folder, judged: Sequence[Mapping[str, pd.DataFrame]]) -> list[str]:
+    """Write further tables of metrics, all estimators in one file ``metric_<name>.parquet``; names of the files."""
+    files = []
+    for name in dict.fromkeys(name for tables in judged for name in tables):
+        parts = [tables[name] for tables in judged if name in tables]
+        table = pd.concat(parts, ignore_index=True)
+        table.insert(0, "estimator", table.pop("estimator"))
+        files.append(f"metric_{name}.parquet")
+        save_table(folder, files[-1], table)
     return files
 
 
@@ -223,7 +236,9 @@ def instances_table(data: Data, outcomes: dict[str, Any]) -> pd.DataFrame:
                 "prediction": outcome.prediction,
             }
         )
-        for name, flag in data.flags.items():
-            part[name] = pd.Series(flag).astype("Int64") if axis == "train" else pd.array([pd.NA] * len(split), "Int64")
+        flags = data.flags if axis == "train" else data.test_flags
+        for name in dict.fromkeys([*data.flags, *data.test_flags]):
+            known = name in flags
+            part[name] = pd.Series(flags[name]).astype("Int64") if known else pd.array([pd.NA] * len(split), "Int64")
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

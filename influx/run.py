@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from influx.errors import IncompatibleError, UndeclaredNeed, UserError
 from influx.influence import Influence, Scale
 from influx.needs import Need
-from influx.problem import Checkpoint, Fitted, Outcomes, Problem, Split
+from influx.problem import Checkpoint, Data, Fitted, Outcomes, Problem, Split
 from influx.streams import stream
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from influx.engines.path import Path
     from influx.engines.retrain import Bank
     from influx.engines.unrolled import Unroller
+    from influx.judged import Judged
     from influx.learners.linear.fitted import LinearModel
     from influx.learners.torch.fitted import TorchFitted
 
@@ -99,7 +100,7 @@ def _reserve(descriptor: int, size: int) -> None:
 class Run:
     """What one estimator or metric may touch. Every engine access is checked against ``requires``.
 
-    ``truth`` is the ground truth of the run (metrics only); ``used`` collects the needs that were exercised,
+    ``truth`` is the ground truth, ``judged`` the estimator (metrics only); ``used`` collects needs that were exercised,
     ``warnings`` what users should know.
     """
 
@@ -109,6 +110,7 @@ class Run:
     requires: frozenset[Need]
     who: str = "estimator"
     truth: Influence | None = None
+    judged: Judged | None = None
     used: set[Need] = field(default_factory=set)
     matrix_mb: float = 1024.0
     warnings: list[str] = field(default_factory=list)
@@ -134,6 +136,12 @@ class Run:
     def drawn(self, what: str) -> np.random.Generator:
         """Randomness of subsets or groups, by what is drawn: whoever asks for the same draws gets the same ones."""
         return stream(self.problem.seed, f"draws/{what}")
+
+    @property
+    def again(self) -> Judged:
+        """The judged estimator, to be asked again under other trainings."""
+        assert self.judged is not None
+        return self.judged
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance under the trained model."""
@@ -194,6 +202,12 @@ class Run:
         """What makes the training's steps differ from plain SGD (momentum, Adam, clipping), or an empty string."""
         self._use(Need.CHECKPOINTS)
         return self._torch.recipe.unlike_sgd
+
+    def altered(self, data: Data) -> Bank:
+        """The bank of the same learner and seed on other data: relabeled, augmented, another test split."""
+        self._use(Need.RETRAIN)
+        problem = replace(self.problem, data=data)
+        return self.bank.of(problem)
 
     @property
     def removal_noise(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +147,7 @@ class Outlook:
         """Each metric once per estimator shown; their trainings once."""
         shown = 1 + len(self.job.baselines)
         metrics = [self._work(name, metric, self._truth_rows) for name, metric in self.job.metrics.items()]
+        metrics = [replace(work, own_trainings=shown * work.own_trainings) for work in metrics]
         baselines = [self._work(name, baseline, self._truth_rows) for name, baseline in self.job.baselines.items()]
         row = self._measured("evaluate", [*metrics, *baselines], self._ranking_mb)
         row["seconds"] += (shown - 1) * sum(self.rates.seconds(work) for work in metrics)
@@ -264,7 +265,8 @@ class Outlook:
         listed = sum(len(design) for design in work.trainings)
         missing = sum(self._claim(design) for design in work.trainings)
         share = missing / listed if listed else 1.0
-        return missing + share * work.more_trainings, listed + work.more_trainings
+        own = work.own_trainings
+        return missing + share * work.more_trainings + own, listed + work.more_trainings + own
 
     def _claim(self, design: Any) -> int:
         """Trainings of a design that neither the bank nor an earlier stage has; they are this stage's now."""

@@ -45,6 +45,10 @@ class Bank:
         """Different models asked for, trained now or read."""
         return len(self._requested)
 
+    def of(self, problem: Problem) -> Bank:
+        """The bank of another problem, in its own folder beside this one; trained in this process."""
+        return Bank(problem, Folder(self.folder.path.parent.parent / problem.id / self.folder.path.name))
+
     def outcomes(self, design: Design, label: str = "retraining") -> tuple[Outcomes, Outcomes]:
         """Outcomes on train ``(K, n_train)`` and test ``(K, n_test)`` of every training in ``design``.
 
@@ -120,6 +124,7 @@ class Bank:
             "seeds": np.stack([part.init, part.order], 1),
             "loss_norm": np.array(part.loss_norm),
             "keys": np.array(keys),
+            "problem": np.array(self._id),
         }
 
         def write(path: Path) -> None:
@@ -145,8 +150,10 @@ class Bank:
         """Arrays of one block; None when they are not what ``_save`` writes, and the block is set aside."""
         try:
             with np.load(self.folder / name, allow_pickle=False) as arrays:
+                if "problem" in arrays.files and str(arrays["problem"]) != self._id:
+                    raise ValueError("of another problem")
                 return {field: arrays[field] for field in fields}
-        except (ValueError, KeyError, EOFError, BadZipFile):  # ValueError: pickled objects, which are never read
+        except (ValueError, KeyError, EOFError, BadZipFile):  # ValueError: pickled, or another problem's
             set_aside(self.folder / name)
             self.folder.forget(name)
             self._indexed.discard(name)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics.aligned import MIN_ROWS, left_out
+from influx.metrics.banks import BankName, check_bank, named, seeds_of, stated
 from influx.metrics.resampled import resampled_spearman
 from influx.metrics.statistics import (
     FloatArray,
@@ -50,7 +51,8 @@ class LinearDatamodelingScore:
     Intervals: 95% percentile bootstrap that resamples subsets and test instances together, which errs on the wide
         side; ranks are taken anew in each resample. A resample repeats subsets, which lowers a rank correlation
         by about 1/K; resamples are moved by their mean difference from the estimate, or the interval could miss it.
-    Needs: retraining. The subsets depend on the problem's seed alone, so all estimators share the bank.
+    Needs: retraining. The subsets depend on the problem's seed and on ``bank`` alone, so all estimators share the bank.
+        With ``bank=tune`` they and the models are others, to choose settings by.
     Cost: K·seeds trainings, once per problem; K·n·m multiplications; n_boot·K·m for the interval.
     Source: Park et al. 2023, arXiv:2303.14186, Definition 2.3.
     """
@@ -62,10 +64,12 @@ class LinearDatamodelingScore:
     seeds: int = 1
     loss_norm: LossNorm = "subset"
     output: Output = "loss"
+    bank: BankName = "test"
     n_boot: int = 1000
 
     def __post_init__(self) -> None:
         check_resamples("metric.lds.n_boot", self.n_boot)
+        check_bank("metric.lds.bank", self.bank)
         if not 0 < self.alpha < 1:
             raise ConfigError(f"metric.lds.alpha must be between 0 and 1, got {self.alpha}")
         for name, value, least in (("subsets", self.subsets, MIN_ROWS), ("seeds", self.seeds, 1)):
@@ -87,8 +91,8 @@ class LinearDatamodelingScore:
         size = int(self.alpha * n_train + 1e-9)  # 0.29 * 100 is 28.999…
         if size < 1:
             raise ConfigError(f"metric.lds.alpha={self.alpha} leaves no instance of {n_train}; raise it")
-        masks = draw_masks(n_train, size, self.subsets, seed)
-        numbers = np.repeat(np.arange(self.seeds, dtype=np.int64), self.subsets)
+        masks = draw_masks(n_train, size, self.subsets, seed, named(self.bank, "lds/masks"))
+        numbers = np.repeat(np.array(seeds_of(self.bank, self.seeds), dtype=np.int64), self.subsets)
         return Design(
             weights=np.tile(masks, (self.seeds, 1)), init=numbers, order=numbers.copy(), loss_norm=self.loss_norm
         )
@@ -157,13 +161,14 @@ class LinearDatamodelingScore:
             f"alpha={self.alpha}, K={self.subsets} subsets, seeds={self.seeds}, loss_norm={self.loss_norm}, "
             f"output={self.output}",
             f"mean over {len(run.test)} test instances, {len(run.train)} training instances",
+            stated(self.bank),
             f"95% CI: bootstrap over subsets and test instances x{self.n_boot}",
         )
 
 
-def draw_masks(n: int, size: int, subsets: int, seed: int) -> NDArray[np.uint8]:
+def draw_masks(n: int, size: int, subsets: int, seed: int, what: str = "lds/masks") -> NDArray[np.uint8]:
     """``(subsets, n)`` masks with ``size`` ones each; more subsets extend the list without changing its start."""
-    rng = stream(seed, "lds/masks")
+    rng = stream(seed, what)
     masks = np.zeros((subsets, n), dtype=np.uint8)
     for mask in masks:
         mask[rng.permutation(n)[:size]] = 1

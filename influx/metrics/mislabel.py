@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.detection import detect, stratified_counts
-from influx.metrics.statistics import check_resamples, constant_columns, interval
+from influx.metrics.detection import Detection, detect, stratified_counts
+from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, interval
 from influx.metrics.tidy import Measured, Status, sentences, tidy, unavailable
 from influx.needs import Need
 from influx.run import Run
@@ -19,11 +19,13 @@ from influx.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("auroc", "ap", "recall")
+KINDS = ("auroc", "ap", "recall", "area", "found")
 RULES = {
     "self": "suspect: high self-influence",
     "sum": "suspect: low influence summed over test instances, which uses their labels",
 }
+CURVE = tuple(step / 20 for step in range(21))  # shares inspected at which the curve is kept
+BANDS = {"self": "self-influence", "sum": "summed influence"}
 
 
 def names(rule: str) -> list[str]:
@@ -35,62 +37,101 @@ def names(rule: str) -> list[str]:
 class Mislabel:
     """Detection of label noise whose truth is known, because a corruption put it there.
 
-    Measures: AUROC, average precision and recall at the true number of flips, of ranking training instances by
+    Measures: AUROC, average precision (``ap``) and recall at the true number of flips, of ranking training instances by
         self-influence (``_self``, high is suspect) and by influence summed over test instances (``_sum``, low
-        is suspect). Chance is 0.5 for AUROC and the share of flips for the other two.
+        is suspect); ``area``, under the inspection curve of the share of flips found over the share inspected, and
+        ``found``, that curve at ``share``. With a share ρ of flips, chance is 0.5 for AUROC and area, ρ for average
+        precision and recall and ``share`` for found; the area is at most 1 - ρ/2. The curve is the table inspection.
     Intervals: 95% percentile bootstrap over training instances, flipped and clean ones resampled apart.
     Degenerate: constant scores, as the self-influence of normalised methods is.
     Cost: n·log n + n_boot·n, and n·m for the sum.
+    Source: Koh and Liang 2017, arXiv:1703.04730, section 5.4.
+
+    Attributes:
+        share: of training instances inspected for ``found``.
+        n_boot: resamples.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset()
 
+    share: float = 0.2
     n_boot: int = 1000
 
     def __post_init__(self) -> None:
+        """Check ranges."""
         check_resamples("metric.mislabel.n_boot", self.n_boot)
+        if not 0 < self.share < 1:
+            raise ConfigError(f"metric.mislabel.share must be between 0 and 1, got {self.share}; 0.2 is the default")
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Six rows: AUROC, average precision and recall by self-influence and by summed influence."""
+        """Ten rows: each of ``KINDS`` by self-influence and by summed influence."""
         flags = run.problem.data.flags.get("mislabeled")
         refusal = _unfit(flags)
         if flags is None or refusal:
             return tidy(unavailable([*names("self"), *names("sum")], "not applicable", refusal))
         mislabeled = np.asarray(flags).astype(bool)
+        curves: list[pd.DataFrame] = []
         if influence.self_influence is None or influence.self_influence_note:
             reason = influence.self_influence_note or "this estimator gives no self-influence"
             rows = unavailable(names("self"), "not applicable", reason, RULES["self"])
         else:
-            rows = list(self._rows("self", influence.self_influence, mislabeled, run))
+            rows = self._rows("self", influence.self_influence, mislabeled, run, curves)
         # Rows are summed in float64; spread is judged against the rounding of the stored numbers.
         with np.errstate(invalid="ignore"):  # inf - inf is NaN, and counted below
             total = np.sum(influence.values, axis=1, dtype=np.float64).astype(influence.values.dtype)
-        return tidy([*rows, *self._rows("sum", -total, mislabeled, run)])
+        rows += self._rows("sum", -total, mislabeled, run, curves)
+        return tidy(rows, tables={"inspection": _joined(curves)} if curves else None)
 
-    def _rows(self, rule: str, suspicion: NDArray[Any], flags: NDArray[np.bool_], run: Run) -> Iterator[Measured]:
+    def _rows(
+        self, rule: str, suspicion: NDArray[Any], flags: NDArray[np.bool_], run: Run, curves: list[pd.DataFrame]
+    ) -> list[Measured]:
+        """The rows of one rule; its curve is added to ``curves``."""
         problem = _degenerate(suspicion)
         share = f"{int(flags.sum())} of {len(flags)} training instances mislabeled"
         interval_of = f"n: training instances; 95% CI: stratified bootstrap over training instances x{self.n_boot}"
         protocol = sentences(RULES[rule], share, interval_of)
         if problem:
-            yield from unavailable(names(rule), problem[0], problem[1], protocol)
-            return
+            return unavailable(names(rule), problem[0], problem[1], protocol)
         counts = stratified_counts(flags, self.n_boot, run.rng("training instances"))
         weights = np.vstack([np.ones(len(flags)), counts])  # the first resample is the data itself
-        found = detect(np.asarray(suspicion, dtype=np.float64), flags, weights)
-        chance = flags.mean()
-        measures = ((found.auroc, 0.5), (found.average_precision, chance), (found.recall, chance))
-        for name, (samples, random) in zip(names(rule), measures, strict=True):
-            low, high = interval(samples[1:])
-            yield Measured(
-                metric=name,
-                value=float(samples[0]),
-                ci_low=low,
-                ci_high=high,
-                n=len(flags),
-                protocol=protocol,
-                note=f"random ranking: {random:.4f}",
-            )
+        found = detect(np.asarray(suspicion, dtype=np.float64), flags, weights, (self.share, *CURVE))
+        curves.append(_curve(BANDS[rule], found.found[:, 1:]))
+        return [
+            _measured(name, samples, random, len(flags), sentences(said, protocol))
+            for name, (samples, random, said) in zip(names(rule), self._measures(found, flags), strict=True)
+        ]
+
+    def _measures(self, found: Detection, flags: NDArray[np.bool_]) -> list[tuple[FloatArray, float, str]]:
+        """Samples, chance and what the protocol adds, in the order of ``KINDS``."""
+        flips = float(flags.mean())
+        return [
+            (found.auroc, 0.5, ""),
+            (found.average_precision, flips, ""),
+            (found.recall, flips, f"the {int(flags.sum())} most suspect inspected"),
+            (found.area, 0.5, f"area under share found over share inspected; at most {1 - flips / 2:.4f}"),
+            (found.found[:, 0], self.share, f"share of flips among the {self.share:g} most suspect"),
+        ]
+
+
+def _measured(name: str, samples: FloatArray, random: float, n: int, protocol: str) -> Measured:
+    low, high = interval(samples[1:])
+    note = f"random ranking: {random:.4f}"
+    return Measured(metric=name, value=float(samples[0]), ci_low=low, ci_high=high, n=n, protocol=protocol, note=note)
+
+
+def _curve(series: str, found: FloatArray) -> pd.DataFrame:
+    """The inspection curve; ``found`` (1 + n_boot, points) begins with the data itself."""
+    import pandas as pd
+
+    low, high = np.quantile(found[1:], [0.025, 0.975], axis=0)
+    columns = {"inspected": CURVE, "found": found[0], "ci_low": low, "ci_high": high}
+    return pd.DataFrame({"series": series, **columns})
+
+
+def _joined(curves: list[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(curves, ignore_index=True)
 
 
 def _unfit(flags: NDArray[Any] | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pandas as pd
 
 Status = Literal["ok", "degenerate", "not applicable"]
+TABLES = "tables"  # key of a frame's attrs
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n", "status", "protocol", "note")
 
 
@@ -41,6 +42,19 @@ def sentences(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def tidy(rows: Iterable[Measured]) -> pd.DataFrame:
-    """A DataFrame with one row per number and the columns ``COLUMNS``."""
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+def tidy(rows: Iterable[Measured], tables: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+    """A DataFrame with one row per number and the columns ``COLUMNS``; ``tables`` go along, see ``tables_of``."""
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    if tables:
+        frame.attrs[TABLES] = dict(tables)
+    return frame
+
+
+def tables_of(frame: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
+    """Further tables of a metric by name, such as the curve that a number summarises.
+
+    A curve has the columns ``series`` (text), then x, then y under names that say what they are, and may have
+    ``ci_low`` and ``ci_high``; reports draw it.
+    """
+    found: Mapping[str, pd.DataFrame] = frame.attrs.get(TABLES, {})
+    return found

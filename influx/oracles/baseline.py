@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from influx.learners.torch.optimizers import SGD
 from influx.models.cnn import CNN
 from influx.models.mlp import MLP
-from influx.oracles import plain
+from influx.oracles import banks, plain
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.toys import Toy, images, table, train
+from influx.streams import stream
 
 Z = 4.0  # standard errors; the streams are fixed, so this is no matter of chance
 
@@ -69,4 +71,27 @@ def feature_similarity(below: Path) -> Iterator[Comparison]:
         )
 
 
-ORACLES = {"feature_similarity": feature_similarity, "gradient_norm": gradient_norm, "loss": loss, "random": random}
+def confident_learning(below: Path) -> Iterator[Comparison]:
+    """Probabilities of labels under models trained without a fold, one at a time with torch."""
+    toy, count = train(below, table(n_train=14), MLP(width=4), SGD(lr=0.3, momentum=0.5)), 4
+    order = stream(toy.problem.seed, "draws/folds").permutation(len(toy.train))  # ids of toys are ascending
+    dealt = [i for label in range(3) for i in order.tolist() if toy.train.y[i] == label]
+    expected = np.empty(len(toy.train))
+    for fold in range(count):
+        out = dealt[fold::count]
+        weights = np.ones(len(toy.train))
+        weights[out] = 0
+        expected[out] = np.exp(-banks.trained(toy, weights)[1][out])
+    found = toy.estimate("confident_learning", folds=count)
+    yield compare("torch, fold by fold", found.values, np.repeat(expected[:, None], len(toy.test), 1), 5e-7)
+    assert found.self_influence is not None
+    yield compare("doubt", found.self_influence, 1 - expected, 5e-7)
+
+
+ORACLES = {
+    "confident_learning": confident_learning,
+    "feature_similarity": feature_similarity,
+    "gradient_norm": gradient_norm,
+    "loss": loss,
+    "random": random,
+}

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one or several runs: no scripts, no requests."""
+"""One self-contained HTML page about one or several runs: one script of its own, no requests."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from influx.reporting import agreement, curves, instances, sections, svg
+from influx.reporting import agreement, calibration, comparison_page, curves, instances, metric_tables, sections, svg
+from influx.reporting.comparison import Comparison
 from influx.reporting.markup import Markup, join, tag, text
 from influx.reporting.record import RunRecord
+from influx.reporting.script import HASH, SCRIPT
 from influx.reporting.style import CSS
 from influx.reporting.text import clean
 from influx.reporting.verdict import verdict_of
 from influx.store import write_atomically
 
-# Only inline styles and embedded images: a label that slipped through could load and run nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+# Only inline styles, embedded images and the one script of that hash: a label that slipped through could load and run
+# nothing.
+POLICY = (
+    f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{HASH}'; base-uri 'none'; "
+    "form-action 'none'"
+)
+FOLDED = 4  # runs of a page that are still shown in full; more are to be opened
+MANY = 8  # runs of a page about which less is shown
 
 
-def write(records: Sequence[RunRecord], path: Path) -> str:
-    """Write the page about ``records``, whole or not at all; return its SHA-256.
+def write(records: Sequence[RunRecord], path: Path, comparison: Comparison | None = None) -> str:
+    """Write the page about ``records`` and their ``comparison``, whole or not at all; return its SHA-256.
 
     Raises:
         DataError: a run's images are damaged.
         UserError: the file cannot be written.
     """
-    content = page(records)
+    content = page(records, comparison)
     return write_atomically(path, lambda temporary: _write(temporary, content))
 
 
@@ -34,7 +42,7 @@ def _write(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8", newline="\n")
 
 
-def page(records: Sequence[RunRecord]) -> str:
+def page(records: Sequence[RunRecord], comparison: Comparison | None = None) -> str:
     """The page as text; the same for the same records."""
     title = clean(records[0].name) if len(records) == 1 else f"{len(records)} runs"
     head = (
@@ -46,10 +54,22 @@ def page(records: Sequence[RunRecord]) -> str:
         tag("style", CSS),
     )
     several = len(records) > 1
-    articles = [_article(record, f"run-{i}", several) for i, record in enumerate(records, start=1)]
-    body = tag("main", join(_overview(records) if several else Markup(""), *articles))
-    document = tag("html", tag("head", join(*head)), tag("body", body), lang="en")
+    articles = [_article(record, f"run-{i}", len(records)) for i, record in enumerate(records, start=1)]
+    top = _top(records, comparison) if several else Markup("")
+    end = comparison_page.commands(comparison) if comparison else Markup("")
+    skip = text("a", "Skip to the content", href="#content", class_="skip")
+    body = (skip, tag("main", join(top, *articles, end), id="content"))
+    document = tag("html", tag("head", join(*head)), tag("body", *body, tag("script", Markup(SCRIPT))), lang="en")
     return f"<!DOCTYPE html>\n{document}\n"
+
+
+def _top(records: Sequence[RunRecord], comparison: Comparison | None) -> Markup:
+    """What is said about all runs together."""
+    if comparison is None:
+        return _overview(records)
+    links = {run: f"run-{i}" for i, run in enumerate(comparison.commands, start=1)}
+    found = comparison_page.comparison(comparison, links)
+    return join(tag("header", text("h1", f"influx report: {len(records)} runs")), found, text("h2", "Runs"))
 
 
 def _overview(records: Sequence[RunRecord]) -> Markup:
@@ -74,7 +94,8 @@ def _overview(records: Sequence[RunRecord]) -> Markup:
     return tag("header", *parts)
 
 
-def _article(record: RunRecord, key: str, several: bool) -> Markup:
+def _article(record: RunRecord, key: str, runs: int) -> Markup:
+    several = runs > 1
     name = text("h2", clean(record.name), class_="run") if several else text("h1", clean(record.name))
     chosen = [f"{group} {clean(found)}" for group in ("dataset", "model") if (found := record.choice(group))]
     n_train, n_test = record.influence.shape
@@ -86,8 +107,9 @@ def _article(record: RunRecord, key: str, several: bool) -> Markup:
         sections.warnings(record),
         sections.verdict(record),
         sections.perspective(record),
-        _plots(record, key),
-        instances.neighbours(record),
+        _plots(record, key, runs),
+        metric_tables.further(record, key),
+        instances.neighbours(record, runs > MANY),
         curves.influential(record, key),
         instances.memorised(record),
         sections.tables(record),
@@ -95,12 +117,15 @@ def _article(record: RunRecord, key: str, several: bool) -> Markup:
         sections.notes(record),
         sections.reproduce(record),
     )
-    return tag("article", join(*parts), id=key)
+    article = tag("article", join(*parts), id=key)
+    if runs <= FOLDED:
+        return article
+    return sections.details(f"{clean(record.name)}: {clean(record.estimator)}", article)
 
 
-def _plots(record: RunRecord, key: str) -> Markup:
+def _plots(record: RunRecord, key: str, runs: int) -> Markup:
     """Scatter and histogram, or a sentence when there is nothing to compare with."""
-    truth, estimate = agreement.sampled_pairs(record)
+    truth, estimate = agreement.sampled_pairs(record, agreement.POINTS if runs <= MANY else agreement.POINTS // 5)
     heading = text("h2", f"Estimate against {clean(record.truth_name)}")
     if not len(truth):
         return tag("section", heading, text("p", "No ground truth was computed.", class_="lead"))
@@ -116,7 +141,8 @@ def _plots(record: RunRecord, key: str) -> Markup:
         key=f"{key}-scatter",
     )
     figures = [tag("figure", cloud, text("figcaption", f"Each point is one pair; {shown} are drawn."))]
-    return tag("section", heading, tag("div", *figures, _spearman(record, key), class_="plots"))
+    figures += [_spearman(record, key), calibration.figure(record, key)]
+    return tag("section", heading, tag("div", *figures, class_="plots"))
 
 
 def _spearman(record: RunRecord, key: str) -> Markup:

@@ -10,24 +10,50 @@ from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.png import data_uri
 from influx.reporting.record import Neighbour, RunRecord
-from influx.reporting.sections import table
+from influx.reporting.sections import details, table
 
 TESTS = 6
+FEW = 2  # test instances where a page is about many runs
+LISTED = 300  # test instances in the table of all
+BEST = 3
 TOP = 5
 SELF = 10
 HEADINGS = {"proponent": "Proponents (helpful)", "opponent": "Opponents (harmful)"}
 
 
-def neighbours(record: RunRecord) -> Markup:
-    """Proponents and opponents of several test instances."""
-    instances = [_instance(record, test_id) for test_id in record.spread(TESTS)]
+def neighbours(record: RunRecord, many: bool = False) -> Markup:
+    """Proponents and opponents of several test instances; of fewer where the page is about ``many`` runs."""
+    instances = [_instance(record, test_id) for test_id in record.spread(FEW if many else TESTS)]
     lead = text(
         "p",
         f"{len(instances)} test instances, evenly spaced over the test set. Proponents lower the test loss; without "
         f"them it would be higher. Opponents raise it.",
         class_="lead",
     )
-    return tag("section", text("h2", "Proponents and opponents"), lead, *instances)
+    everyone = Markup("") if many else _everyone(record)
+    return tag("section", text("h2", "Proponents and opponents"), lead, *instances, everyone)
+
+
+def _everyone(record: RunRecord) -> Markup:
+    """The first proponents and opponents of every test instance, to search and sort."""
+    chosen = set(record.spread(LISTED))
+    first = record.ranking[record.ranking["rank"] <= BEST]
+    found: dict[tuple[int, str], list[str]] = {}
+    for test_id, role, train_id, value in zip(
+        *(first[name] for name in ("test_id", "role", "train_id", "influence")), strict=True
+    ):
+        if int(test_id) in chosen:
+            label = words.shortened(words.clean(record.label("train", int(train_id))), 24)
+            found.setdefault((int(test_id), str(role)), []).append(f"{train_id} {label} {words.signed(float(value))}")
+    rows = []
+    for test_id in record.spread(LISTED):
+        sides = (Markup("<br>".join(map(escaped, found.get((test_id, role), [])))) for role in HEADINGS)
+        cells = [text("td", words.clean(record.label("test", test_id))), *(tag("td", side) for side in sides)]
+        rows.append(tag("tr", text("th", test_id, scope="row"), *cells))
+    headings = [("test id", "number"), ("label", ""), *((heading, "") for heading in HEADINGS.values())]
+    shown = f"{len(rows):,} of {len(record.test):,}" if len(rows) < len(record.test) else f"all {len(rows):,}"
+    caption = f"The first {BEST} proponents and opponents: train id, label, influence"
+    return details(f"Table of {shown} test instances", table(caption, headings, rows, sortable=True))
 
 
 def _instance(record: RunRecord, test_id: int) -> Markup:

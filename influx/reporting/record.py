@@ -145,6 +145,11 @@ class RunRecord:
         return "" if named is None else str(named)
 
     @cached_property
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics`` as mappings."""
+        return [{str(k): v for k, v in row.items()} for row in self.metrics.to_dict("records")]
+
+    @cached_property
     def positions(self) -> dict[str, pd.Series]:
         """Per split, id → row (train) or column (test) of the matrices."""
         return {axis: _positions(table) for axis, table in (("train", self.train), ("test", self.test))}

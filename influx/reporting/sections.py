@@ -13,15 +13,18 @@ from influx.reporting.text import clean
 from influx.reporting.verdict import Row, Score, Verdict, verdict_of
 
 
-def table(caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Markup]) -> Markup:
-    """A table that scrolls sideways where it must; ``headings`` are (text, class)."""
+def table(
+    caption: str, headings: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable: bool = False
+) -> Markup:
+    """A table that scrolls sideways where it must; ``headings`` are (text, class). ``sortable`` for the script."""
     cells = [text("th", name, scope="col", class_=kind or None) for name, kind in headings]
     parts = (
         text("caption", caption),
         tag("thead", tag("tr", *cells)),
         tag("tbody", join(*rows)),
     )
-    return tag("div", tag("table", *parts), class_="scroll", role="region", tabindex=0, aria_label=caption)
+    made = tag("table", *parts, class_="sortable" if sortable else None)
+    return tag("div", made, class_="scroll", role="region", tabindex=0, aria_label=caption)
 
 
 def bullets(items: Sequence[str]) -> Markup:
@@ -59,13 +62,14 @@ def _detection(v: Verdict) -> Markup:
 
 
 def _verdict_row(row: Row, columns: Sequence[str], *, costs: bool) -> Markup:
-    cells = [text("th", row.name, scope="row"), *(_score(row.scores.get(key)) for key in columns)]
+    cells = [text("th", row.name, scope="row"), *(score_cell(row.scores.get(key)) for key in columns)]
     if costs:
         cells += [text("td", value, class_="number") for value in (row.seconds, row.peak_mb, row.trainings)]
     return tag("tr", *cells, class_=None if row.baseline else "own")
 
 
-def _score(score: Score | None) -> Markup:
+def score_cell(score: Score | None) -> Markup:
+    """A cell with a number and its interval, a word, or a dash."""
     if score is None:
         return tag("td", escaped("-"))
     if score.word:
@@ -123,7 +127,7 @@ def metrics(record: RunRecord) -> Markup:
         rows.append(tag("tr", text("th", row["estimator"], scope="row"), metric, *numbers, protocol, note))
     headings = [(name, "") for name in ("estimator", "metric", "value", "95% interval")]
     headings += [("n", "number"), ("protocol", ""), ("note", "")]
-    return details("All metrics", table("Every number with its protocol", headings, rows))
+    return details("All metrics", table("Every number with its protocol", headings, rows, sortable=True))
 
 
 def reproduce(record: RunRecord) -> Markup:
@@ -155,7 +159,7 @@ def perspective(record: RunRecord) -> Markup:
     if found is None:
         return Markup("")
     title = f"Perspective: {record.choice('perspective').replace('_', ' ')}"
-    return tag("section", text("h2", title), text("p", record.perspective_note), _frame("perspective", found))
+    return tag("section", text("h2", title), text("p", record.perspective_note), frame("perspective", found))
 
 
 def tables(record: RunRecord) -> Markup:
@@ -164,22 +168,22 @@ def tables(record: RunRecord) -> Markup:
     if not found:
         return Markup("")
     parts = [
-        details(f"{name.replace('_', ' ')} ({ends.rows:,} rows)", _frame(name, ends)) for name, ends in found.items()
+        details(f"{name.replace('_', ' ')} ({ends.rows:,} rows)", frame(name, ends)) for name, ends in found.items()
     ]
     return tag("section", text("h2", "Further results"), *parts)
 
 
-def _frame(name: str, ends: Ends) -> Markup:
+def frame(name: str, ends: Ends) -> Markup:
     """The first and last rows of a table; all of them are in the run's folder."""
-    frame = ends.frame
-    numeric = [frame[column].dtype.kind in "fiu" for column in frame.columns]
-    headings = [(str(c).replace("_", " "), "number" if n else "") for c, n in zip(frame.columns, numeric, strict=True)]
+    shown = ends.frame
+    numeric = [shown[column].dtype.kind in "fiu" for column in shown.columns]
+    headings = [(str(c).replace("_", " "), "number" if n else "") for c, n in zip(shown.columns, numeric, strict=True)]
     rows = []
-    for values in frame.itertuples(index=False, name=None):
+    for values in shown.itertuples(index=False, name=None):
         cells = [text("td", _shown(v), class_="number" if n else None) for v, n in zip(values, numeric, strict=True)]
         rows.append(tag("tr", *cells))
     caption = f"{name}.parquet" if ends.whole else f"{name}.parquet: first and last {END_ROWS} of {ends.rows:,} rows"
-    return table(caption, headings, rows)
+    return table(caption, headings, rows, sortable=len(rows) > 1)
 
 
 def _shown(value: object) -> str:

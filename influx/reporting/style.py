@@ -3,10 +3,14 @@
 CSS = """
 :root { color-scheme: light dark;
   --paper: #ffffff; --ink: #1b1f24; --soft: #5b6570; --line: #dfe3e8; --faint: #f5f7f9;
-  --accent: #1f5fbf; --help: #1b6e3c; --harm: #a8321f; --warn: #7a5200; --warn-paper: #fff6df; }
+  --accent: #1f5fbf; --help: #1b6e3c; --harm: #a8321f; --warn: #7a5200; --warn-paper: #fff6df;
+  --c0: #1f5fbf; --c1: #b8500a; --c2: #17775b; --c3: #a3307f; --c4: #6b6f76; --c5: #7a5ac7;
+  --c6: #8a6d00; --c7: #0c7c99; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171b; --ink: #e4e8ec; --soft: #99a3ae; --line: #2d343c; --faint: #1c2127;
-  --accent: #79aefc; --help: #6fcf97; --harm: #f2917f; --warn: #f0c869; --warn-paper: #2c2513; } }
+  --accent: #79aefc; --help: #6fcf97; --harm: #f2917f; --warn: #f0c869; --warn-paper: #2c2513;
+  --c0: #79aefc; --c1: #f5a35c; --c2: #5fcfa5; --c3: #ee8fd0; --c4: #a9b1ba; --c5: #b9a2f5;
+  --c6: #dcc25a; --c7: #63cbe6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
@@ -22,7 +26,8 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 .lead, .note, caption, figcaption, dt { color: var(--soft); }
 .note, figcaption { font-size: 13.5px; }
 a { color: var(--accent); }
-a:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+a:focus-visible, summary:focus-visible, button:focus-visible, input:focus-visible, .scroll:focus-visible {
+  outline: 2px solid var(--accent); outline-offset: 2px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 caption { text-align: left; font-size: 13.5px; padding: 0 0 6px; }
@@ -36,6 +41,23 @@ tr.own th, tr.own td { font-weight: 650; }
 .ci { color: var(--soft); font-weight: 400; font-size: 13px; white-space: nowrap; }
 td .ci { display: block; }
 .word { color: var(--warn); }
+.skip { position: absolute; left: -999px; } .skip:focus { left: 12px; top: 8px; background: var(--paper);
+  padding: 6px 10px; }
+.controls { display: flex; gap: 16px; align-items: baseline; margin: 10px 0 6px;
+  font-size: 13.5px; color: var(--soft); }
+.controls:not(:has(input)):has(output:empty) { display: none; }
+.controls input { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--soft);
+  border-radius: 4px; padding: 3px 8px; width: 22em; max-width: 60vw; }
+thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
+  cursor: pointer; }
+thead button::after { content: "\\00a0\\2195"; color: var(--line); } thead button:hover { color: var(--ink); }
+th[aria-sort] button { color: var(--ink); } th[aria-sort] button::after { color: var(--accent); }
+th[aria-sort="ascending"] button::after { content: "\\00a0\\2191"; }
+th[aria-sort="descending"] button::after { content: "\\00a0\\2193"; }
+tr.baseline th, tr.baseline td { color: var(--soft); }
+tr.ceiling th, tr.ceiling td { font-style: italic; color: var(--soft); } td.front, .letters { white-space: nowrap; }
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 12.5px;
+  overflow-wrap: anywhere; }
 .help { color: var(--help); } .harm { color: var(--harm); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 22px; margin: 16px 0; font-size: 14px; }
 dd { margin: 0; min-width: 0; }
@@ -49,6 +71,15 @@ figure { margin: 0; }
 .plot .grid { stroke: var(--line); } .plot .zero { stroke: var(--soft); }
 .plot .dots { stroke: var(--accent); stroke-width: 4; stroke-linecap: round; stroke-opacity: 0.4; fill: none; }
 .plot .bar { fill: var(--accent); fill-opacity: 0.75; }
+.plot .front { stroke: var(--accent); stroke-width: 1.5; fill: none; stroke-opacity: 0.6; }
+.plot .whisker { stroke: var(--soft); stroke-opacity: 0.7; } .plot .name { font-size: 11.5px; }
+.plot .point { fill: var(--paper); stroke: var(--accent); stroke-width: 1.5; }
+.plot .point.baseline { stroke: var(--soft); }
+.plot .point.best { fill: var(--accent); stroke: var(--accent); }
+.plot .point.baseline.best { fill: var(--soft); stroke: var(--soft); }
+.wide { max-width: 760px; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 8px 0; padding: 0; font-size: 13px; }
+.swatch { vertical-align: middle; }
 .plot .median { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3; }
 .instance { padding: 18px 0 14px; border-top: 1px solid var(--line); break-inside: avoid; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 8px 40px; }
@@ -72,7 +103,14 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; }
 @media (max-width: 720px) { .sides, .shown { grid-template-columns: 1fr; } main { padding: 24px 16px 48px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 8px; } }
 @media print { :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --faint: #f4f4f4; --accent: #1f5fbf;
-    --help: #1b6e3c; --harm: #a8321f; --warn: #5c3d00; --warn-paper: #fff6df; }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
-  h2 { break-after: avoid; } tr, figure { break-inside: avoid; } article + article { break-before: page; } }
+    --help: #1b6e3c; --harm: #a8321f; --warn: #5c3d00; --warn-paper: #fff6df;
+  --c0: #1f5fbf; --c1: #b8500a; --c2: #17775b; --c3: #a3307f; --c4: #6b6f76; --c5: #7a5ac7;
+  --c6: #8a6d00; --c7: #0c7c99; }
+  body { font-size: 11pt; } table { font-size: 9pt; } th, td { padding-right: 10px; }
+  .dense table { font-size: 7pt; } .dense th, .dense td { padding-right: 5px; } .dense .ci { font-size: 6.5pt; }
+  main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  h2, h3, caption { break-after: avoid; } .controls, .skip { display: none; }
+  thead button::after { content: none !important; } thead { display: table-header-group; }
+  a { color: inherit; } tr[hidden] { display: none; } tr, figure { break-inside: avoid; } 
+  article + article { break-before: page; } }
 """

@@ -1,4 +1,4 @@
-"""Three small plots as inline SVG: a scatter, a histogram and curves. Colours come from the page's style."""
+"""Small plots as inline SVG: a scatter, a histogram and curves. Colours come from the page's style."""
 
 from __future__ import annotations
 
@@ -31,28 +31,42 @@ def limits(values: NDArray[np.float64]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-class _Axes:
-    """Data coordinates to pixels, and the frame around them."""
+class Axes:
+    """Data coordinates to pixels, and the frame around them.
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
-        self.x_range, self.y_range = x, y
+    A logarithmic x-axis takes logarithms to base 10 and labels whole powers.
+    """
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], *, log_x: bool = False) -> None:
+        self.x_range, self.y_range, self.log_x = x, y, log_x
 
     def x(self, value: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Pixels from the left."""
         low, high = self.x_range
         return LEFT + (np.asarray(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Pixels from the top."""
         low, high = self.y_range
         return HEIGHT - BOTTOM - (np.asarray(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def _x_ticks(self) -> list[tuple[float, str]]:
+        if not self.log_x:
+            return [(value, f"{value:.6g}") for value in nice_ticks(*self.x_range)]
+        low, high = self.x_range
+        wanted = [math.log10(m) + e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 3)]
+        inside = [value for value in wanted if low <= value <= high]
+        whole = [value for value in inside if abs(value - round(value)) < 1e-9]
+        return [(value, f"{10**value:.3g}") for value in (whole if len(whole) > 2 else inside)]
 
     def frame(self, x_label: str, y_label: str, *, zero: str) -> Markup:
         """Grid, tick labels, axis labels; ``zero`` names the axes ("x", "xy") whose zero gets its own line."""
         parts = []
-        for value in nice_ticks(*self.x_range):
+        for value, shown in self._x_ticks():
             px = f"{self.x(value):.1f}"
             strong = "zero" if "x" in zero and abs(value) < 1e-12 else "grid"
             parts.append(tag("line", x1=px, x2=px, y1=TOP, y2=HEIGHT - BOTTOM, class_=strong))
-            parts.append(text("text", f"{value:.6g}", x=px, y=HEIGHT - BOTTOM + 18, class_="tick middle"))
+            parts.append(text("text", shown, x=px, y=HEIGHT - BOTTOM + 18, class_="tick middle"))
         for value in nice_ticks(*self.y_range):
             py = f"{self.y(value):.1f}"
             strong = "zero" if "y" in zero and abs(value) < 1e-12 else "grid"
@@ -65,7 +79,8 @@ class _Axes:
         return join(*parts)
 
 
-def _picture(title: str, description: str, key: str, *content: Markup) -> Markup:
+def picture(title: str, description: str, key: str, *content: Markup) -> Markup:
+    """The SVG element with a name and a description for screen readers."""
     head = (text("title", title, id=f"{key}-title"), text("desc", description, id=f"{key}-desc"))
     labelled = {"aria-labelledby": f"{key}-title {key}-desc"}
     return tag("svg", *head, *content, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="plot", **labelled)
@@ -75,25 +90,25 @@ def scatter(
     x: NDArray[np.float64], y: NDArray[np.float64], *, labels: tuple[str, str], title: str, description: str, key: str
 ) -> Markup:
     """Points ``x, y`` (n,) with labelled axes and lines at zero; ``key`` makes the ids of the page unique."""
-    axes = _Axes(limits(x), limits(y))
+    axes = Axes(limits(x), limits(y))
     px, py = axes.x(x), axes.y(y)
     layers = []
     for layer in range(min(LAYERS, len(x))):
         dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(px[layer::LAYERS], py[layer::LAYERS], strict=True))
         layers.append(tag("path", d=dots, class_="dots"))
-    return _picture(title, description, key, axes.frame(*labels, zero="xy"), *layers)
+    return picture(title, description, key, axes.frame(*labels, zero="xy"), *layers)
 
 
 def histogram(values: NDArray[np.float64], *, label: str, title: str, description: str, key: str) -> Markup:
     """Counts of ``values`` (n,) between -1 and 1 in 20 bins, with the median marked."""
     counts, edges = np.histogram(values, bins=20, range=(-1.0, 1.0))
-    axes = _Axes((-1.0, 1.0), (0.0, max(1.0, float(counts.max()) * 1.08)))
+    axes = Axes((-1.0, 1.0), (0.0, max(1.0, float(counts.max()) * 1.08)))
     bars = [_bar(axes, edges[i], edges[i + 1], int(count)) for i, count in enumerate(counts) if count]
     marks: Sequence[Markup] = ()
     if len(values):
         px = f"{axes.x(float(np.median(values))):.1f}"
         marks = (tag("line", x1=px, x2=px, y1=TOP, y2=HEIGHT - BOTTOM, class_="median"),)
-    return _picture(title, description, key, axes.frame(label, "test instances", zero="x"), *bars, *marks)
+    return picture(title, description, key, axes.frame(label, "test instances", zero="x"), *bars, *marks)
 
 
 def lines(
@@ -106,7 +121,7 @@ def lines(
     key: str,
 ) -> Markup:
     """Curves over common points ``x`` (k,): each a name, shown on hovering, a colour of the page, and values (k,)."""
-    axes = _Axes(limits(x), limits(np.concatenate([values for _, _, values in curves])))
+    axes = Axes(limits(x), limits(np.concatenate([values for _, _, values in curves])))
     drawn = []
     for name, colour, values in curves:
         points = list(zip(axes.x(x), axes.y(values), strict=True))
@@ -115,10 +130,10 @@ def lines(
         pen = f"stroke:var(--{colour});fill:none;stroke-linecap:round;stroke-width:"
         parts = (tag("path", d=path, style=f"{pen}1.5"), tag("path", d=dots, style=f"{pen}4"))
         drawn.append(tag("g", text("title", name), *parts))
-    return _picture(title, description, key, axes.frame(*labels, zero="y"), *drawn)
+    return picture(title, description, key, axes.frame(*labels, zero="y"), *drawn)
 
 
-def _bar(axes: _Axes, low: float, high: float, count: int) -> Markup:
+def _bar(axes: Axes, low: float, high: float, count: int) -> Markup:
     left, right, top = float(axes.x(low)), float(axes.x(high)), float(axes.y(count))
     height = HEIGHT - BOTTOM - top
     return tag(

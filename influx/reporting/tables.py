@@ -56,13 +56,13 @@ class VerdictTable:
         v = self.verdict
         layouts = [[_scores(v, stacked=False, cost=True)], [_scores(v, stacked=True, cost=True)]]
         apart: list[Grid | Text] = [_scores(v, stacked=True, cost=False), Text(), _costs(v)]
-        fitting = (parts for parts in layouts if _natural_width(console, options, parts) <= options.max_width)
+        fitting = (parts for parts in layouts if natural_width(console, options, parts) <= options.max_width)
         chosen: list[RenderableType] = [*next(fitting, apart if v.columns else [_costs(v)])]
         yield from chosen
         if v.detection:
             yield Text()
             whole = _detection(v, stacked=False)
-            fits = _natural_width(console, options, [whole]) <= options.max_width
+            fits = natural_width(console, options, [whole]) <= options.max_width
             yield whole if fits else _detection(v, stacked=True)
         if v.footnotes:
             yield Text()
@@ -71,7 +71,8 @@ class VerdictTable:
         yield definitions(v.lines)
 
 
-def _natural_width(console: Console, options: ConsoleOptions, parts: Iterable[Grid]) -> int:
+def natural_width(console: Console, options: ConsoleOptions, parts: Iterable[Grid]) -> int:
+    """Columns that the widest of ``parts`` takes when nothing limits it."""
     wide = options.update(width=10_000)
     return max(Measurement.get(console, wide, part).maximum for part in parts)
 
@@ -84,7 +85,7 @@ def verdict(record: RunRecord) -> RenderableType:
 
 
 def _scores(v: Verdict, *, stacked: bool, cost: bool) -> Grid:
-    headings = {key: _stack(heading, stacked) for key, heading in v.columns.items()}
+    headings = {key: stack(heading, stacked) for key, heading in v.columns.items()}
     names = ["estimator", *headings.values()]
     rows = []
     for row in v.rows:
@@ -94,7 +95,7 @@ def _scores(v: Verdict, *, stacked: bool, cost: bool) -> Grid:
     return Grid([*names, *right] if cost else names, rows, frozenset(right), NAME)
 
 
-def _stack(heading: str, stacked: bool) -> str:
+def stack(heading: str, stacked: bool) -> str:
     """Break long headings so that a column is as narrow as its numbers."""
     if heading.startswith("agreement with "):
         truth, rest = heading.removeprefix("agreement with ").split(" (", 1)
@@ -126,7 +127,7 @@ def _costs(v: Verdict) -> Grid:
 
 def _detection(v: Verdict, *, stacked: bool) -> Grid:
     rows = [[_name(row), *(_score(row, key, stacked) for key in v.detection)] for row in v.detection_rows]
-    headings = [_stack(heading, stacked) for heading in v.detection.values()]
+    headings = [stack(heading, stacked) for heading in v.detection.values()]
     return Grid(["detection", *headings], rows, whole=frozenset({"detection"}))
 
 

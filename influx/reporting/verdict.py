@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from influx.reporting import text
+from influx.reporting.guarantee import guarantee_line
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
@@ -79,15 +80,24 @@ def words(metric: str) -> set[str]:
     return set(re.findall(r"[a-z]+|\d+", metric.lower()))
 
 
-def verdict_of(record: RunRecord) -> Verdict:
-    """Collect a run's verdict from its metrics and manifest."""
-    table = [cast("dict[str, Any]", row) for row in record.metrics.to_dict("records")]
+def agreement_columns(record: RunRecord, table: list[dict[str, Any]]) -> dict[str, str]:
+    """Metrics that say how well influence agrees with the truth, plainest names, and their headings."""
     metrics = list(dict.fromkeys(str(row["metric"]) for row in table))
     chosen = {key: _choose(metrics, fits) for key, fits in _AGREEMENT.items()}
-    columns = {metric: _heading(key, metric, record, table) for key, metric in chosen.items() if metric}
-    found = [m for m in metrics if words(m) & _DETECTION.keys()]
+    return {metric: _heading(key, metric, record, table) for key, metric in chosen.items() if metric}
+
+
+def detection_columns(table: list[dict[str, Any]]) -> dict[str, str]:
+    """Metrics that say how well corrupted instances are found, with headings; none where none has a number."""
+    found = [m for m in dict.fromkeys(str(row["metric"]) for row in table) if words(m) & _DETECTION.keys()]
     usable = any(row["metric"] in found and row["status"] == "ok" for row in table)
-    detection = {metric: _detection_heading(metric) for metric in found} if usable else {}
+    return {metric: _detection_heading(metric) for metric in found} if usable else {}
+
+
+def verdict_of(record: RunRecord) -> Verdict:
+    """Collect a run's verdict from its metrics and manifest."""
+    table = record.metric_rows
+    columns, detection = agreement_columns(record, table), detection_columns(table)
     notes: dict[str, str] = {}
     rows = _rows(record, table, columns, notes)
     detection_rows = _rows(record, table, detection, notes)
@@ -123,7 +133,9 @@ def _heading(key: str, metric: str, record: RunRecord, table: list[dict[str, Any
 def _detection_heading(metric: str) -> str:
     kind = next(name for word, name in _DETECTION.items() if word in words(metric))
     rule = next((f" ({rule})" for rule in ("self", "sum") if rule in words(metric)), "")
-    return f"{kind}{rule}"
+    subject = metric.partition("_")[0]  # of labels is what goes without saying
+    about = "" if subject == "mislabel" or subject in _DETECTION else f"{subject} "
+    return f"{about}{kind}{rule}"
 
 
 def _rows(
@@ -131,9 +143,9 @@ def _rows(
 ) -> tuple[Row, ...]:
     costs = record.section("cost")
     rows = []
-    for name in _names(record, table, costs):
+    for name in names_of(record, table, costs):
         scores = {
-            str(row["metric"]): _score(row, notes)
+            str(row["metric"]): score_of(row, notes)
             for row in table
             if row["estimator"] == name and row["metric"] in columns
         }
@@ -142,7 +154,7 @@ def _rows(
         rows.append(
             Row(
                 name=name,
-                baseline=name in BASELINES and name != record.estimator,
+                baseline=name != record.estimator,
                 scores=scores,
                 seconds=text.seconds(cost.get("seconds")),
                 peak_mb=text.count(cost.get("peak_mb")),
@@ -152,7 +164,7 @@ def _rows(
     return tuple(rows)
 
 
-def _names(record: RunRecord, table: list[dict[str, Any]], costs: Iterable[str]) -> list[str]:
+def names_of(record: RunRecord, table: list[dict[str, Any]], costs: Iterable[str]) -> list[str]:
     """The run's estimator, the baselines, then whatever else was measured (not the ceiling's own name)."""
     measured = [str(row["estimator"]) for row in table if "ceiling" not in words(str(row["metric"]))]
     known = set(measured) | set(costs)
@@ -160,7 +172,8 @@ def _names(record: RunRecord, table: list[dict[str, Any]], costs: Iterable[str])
     return [name for name in order if name]
 
 
-def _score(row: Mapping[str, Any], notes: dict[str, str]) -> Score:
+def score_of(row: Mapping[str, Any], notes: dict[str, str]) -> Score:
+    """One row of the metrics as a cell; ``notes`` collects reasons and the marks that stand for them."""
     value, status = float(row["value"]), str(row["status"])
     word = mark = ""
     if status != "ok" or not math.isfinite(value):
@@ -183,6 +196,7 @@ def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str
     if isinstance(spent, Mapping):
         trainings, peak = text.count(spent.get("trainings")), text.count(spent.get("peak_mb"))
         yield "truth", f"{text.seconds(spent.get('seconds'))} s, {peak} MB, {trainings} trainings"
+    yield "guarantee", guarantee_line(table, record.estimator)
     yield "sign", SIGN
     yield "protocol", record.protocol or "not recorded"
 

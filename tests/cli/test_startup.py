@@ -21,7 +21,7 @@ sys.argv[1:] = {arguments!r}
 main(sys.argv[1:])
 """
 LINES = [
-    ("influx ", {"run", "plan", "list", "show", "verify", "status", "clean"}),
+    ("influx ", {"run", "plan", "advise", "list", "show", "compare", "report", "verify", "bench", "status", "clean"}),
     ("influx pl", {"plan"}),
     ("influx run esti", {"estimator=", "estimator."}),
     ("influx plan estimator=tracin_", {f"estimator=tracin_{n}" for n in ("adam", "ideal", "last", "momentum")}),

@@ -13,6 +13,7 @@ from influx.problem import Learner
 
 NOISE = "draws numbers for positions, not for instances"
 SAMPLED = "sampled: equal instances are in different subsets"
+FOLDS = "cross-validated: equal instances are in different folds"
 
 # estimator -> check (a function of checks.py) -> reason
 EXEMPT: dict[str, dict[str, str]] = {
@@ -27,6 +28,7 @@ EXEMPT: dict[str, dict[str, str]] = {
     "ame": {"equal_instances_score_alike": SAMPLED},
     "datamodels": {"equal_instances_score_alike": SAMPLED},
     "c_score": {"equal_instances_score_alike": SAMPLED},
+    "confident_learning": {"equal_instances_score_alike": FOLDS},
     "data_oob": {"equal_instances_score_alike": SAMPLED},
     "tmc_shapley": {"equal_instances_score_alike": SAMPLED},
     "beta_shapley": {"equal_instances_score_alike": SAMPLED},
@@ -84,6 +86,7 @@ AGREEMENT: dict[str, Agreement] = {
     "datainf": Agreement(ridge=(0.8, 0.9), logistic=(0.85, 0.9), reason="a mean of inverses of single instances"),
     "random": Agreement(ridge=None, logistic=None, reason="noise"),
     "loss": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
+    "confident_learning": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
     "gradient_norm": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
     "feature_similarity": Agreement(
         ridge=None, logistic=(0.5, 0.85), reason="similarity of inputs only; without labels it has no sign"

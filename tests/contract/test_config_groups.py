@@ -71,7 +71,7 @@ def test_an_experiment_composes_and_builds(name: str) -> None:
 
 def test_every_file_belongs_to_a_known_group() -> None:
     groups = {path.relative_to(conf_dir()).parts[0] for path in Path(conf_dir()).rglob("*.yaml")} - {"config.yaml"}
-    assert groups <= {*GROUPS, "experiment", "hydra", "machine"}
+    assert groups <= {*GROUPS, "experiment", "hydra", "machine", "tracker", "bench"}
 
 
 def other_than(value: Any, hint: Any) -> Iterator[Any]:

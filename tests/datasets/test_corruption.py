@@ -12,14 +12,21 @@ from influx.datasets.bundled import Bundled
 from influx.datasets.cifar import Cifar
 from influx.datasets.corruption.backdoor import Backdoor
 from influx.datasets.corruption.duplicates import Duplicates
+from influx.datasets.corruption.grouped_classes import GroupedClasses
 from influx.datasets.corruption.label_noise import LabelNoise
+from influx.datasets.corruption.mixed import Mixed
 from influx.datasets.corruption.none import NoCorruption
+from influx.datasets.corruption.poison import Poison
+from influx.datasets.corruption.shortcut import Shortcut
 from influx.datasets.digits import Digits
 from influx.errors import ConfigError, IncompatibleError
 from influx.problem import Data
 from tests.datasets import formats
 
-CORRUPTIONS = [LabelNoise(), Duplicates(), Backdoor(), Backdoor(test="all"), NoCorruption()]
+CORRUPTIONS = [
+    *(LabelNoise(), Duplicates(), Backdoor(), Backdoor(test="all"), NoCorruption()),
+    *(Shortcut(), GroupedClasses(), Mixed(), Poison()),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,30 @@ from influx.metrics.ranking import Ranking
 from influx.needs import Need
 
 FOLDER = Path(__file__).parents[2] / "conf" / "metric"
-BUILT = ("agreement", "ceiling", "if_gaps", "lds", "mislabel", "ranking", "tradeoff", "unfairness")
+BUILT = (
+    "agreement",
+    "ceiling",
+    "class_detection",
+    "if_gaps",
+    "lds",
+    "mislabel",
+    "mixed_data",
+    "randomisation",
+    "ranking",
+    "shortcut",
+    "stability",
+    "tail_patch",
+    "target_identification",
+    "tradeoff",
+    "unfairness",
+)
 
 NEEDS = {
     "lds": frozenset({Need.RETRAIN}),
     "unfairness": frozenset({Need.RETRAIN}),
     "if_gaps": frozenset({Need.RETRAIN, Need.CURVATURE}),
     "tradeoff": frozenset({Need.GRADIENTS}),
+    "tail_patch": frozenset({Need.GRADIENTS}),
 }
 
 

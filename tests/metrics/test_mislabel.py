@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics import detection
 from influx.metrics.detection import detect, stratified_counts
 from influx.metrics.mislabel import Mislabel
+from influx.metrics.tidy import tables_of
 
 
 @pytest.fixture
@@ -55,6 +57,39 @@ def test_high_self_influence_and_low_summed_influence_are_suspect(flags, suspici
     assert (result.n == 80).all()
 
 
+def test_the_inspection_curve_is_read_between_whole_instances(flags, suspicion):
+    shares = np.array([0.0, 0.0125, 0.2, 0.21, 0.5, 1.0])  # of 80: 0, 1, 16, 16.8, 40, 80
+    found = detect(suspicion, flags, np.ones((1, 80)), shares)
+    caught = np.concatenate([[0], np.cumsum(flags[np.argsort(-suspicion, kind="stable")])]) / flags.sum()
+    expected = [caught[0], caught[1], caught[16], 0.2 * caught[16] + 0.8 * caught[17], caught[40], 1]
+    np.testing.assert_allclose(found.found[0], expected)
+
+
+def test_the_area_is_that_under_the_inspection_curve(flags):
+    scores = flags + np.random.default_rng(7).normal(size=80)  # no ties: the curve is one line of steps
+    found = detect(scores, flags, np.ones((1, 80)), np.arange(81) / 80)
+    assert found.area[0] == pytest.approx(np.trapezoid(found.found[0], dx=1 / 80))
+    perfect = detect(flags.astype(float), flags, np.ones((1, 80)))
+    assert perfect.area[0] == pytest.approx(1 - flags.mean() / 2)
+    assert detect(np.zeros(80), flags, np.ones((1, 80))).area[0] == pytest.approx(0.5)
+
+
+def test_the_curve_goes_along_and_agrees_with_the_rows(flags, suspicion, make_run):
+    result = Mislabel(n_boot=200, share=0.15).evaluate(
+        Influence(values=-np.outer(suspicion, np.ones(4)), self_influence=suspicion),
+        make_run(flags={"mislabeled": flags}),
+    )
+    curve = tables_of(result)["inspection"]
+    assert list(curve.columns) == ["series", "inspected", "found", "ci_low", "ci_high"]
+    assert list(curve.series.unique()) == ["self-influence", "summed influence"] and len(curve) == 42
+    assert ((curve.ci_low <= curve.found) & (curve.found <= curve.ci_high)).all()
+    at = curve[np.isclose(curve.inspected, 0.15)].found.to_numpy()
+    rows = result.set_index("metric").value
+    assert at == pytest.approx(rows[["mislabel_found_self", "mislabel_found_sum"]].to_numpy())
+    with pytest.raises(ConfigError, match=r"metric\.mislabel\.share"):
+        Mislabel(share=1.0)
+
+
 def test_auroc_intervals_cover_the_truth():
     rng = np.random.default_rng(4)
     flags = np.arange(120) < 30
@@ -98,6 +133,6 @@ def test_rows_without_scores_make_the_sum_degenerate(flags, make_run, gap):
 )
 def test_without_flips_there_is_nothing_to_find(make_run, made, reason):
     result = table(make_run(flags=made), np.ones((80, 3)))
-    assert len(result) == 6
+    assert len(result) == 10
     assert (result.status == "not applicable").all()
     assert result.note.str.contains(reason).all()

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import json
 import re
@@ -58,21 +59,29 @@ def test_page_asks_nothing_of_the_network(record: RunRecord) -> None:
     page = html.page([record])
     found = parsed(page)
     assert not re.search(r"https?://|@import|url\(", page)
-    assert not {tag for tag, _ in found.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not {tag for tag, _ in found.tags} & {"link", "iframe", "object", "embed", "base", "form"}
     assert all(a["src"].startswith("data:image/png;base64,") for a in found.all("img"))
     policy = next(a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-")
 
 
 def test_scripts_in_labels_and_names_stay_text(make_run: Callable[..., RunRecord]) -> None:
     for images in (True, False):
         found = parsed(html.page([make_run(f"<script>{images}<", images=images)]))
-        assert not found.all("script") and not found.all("b") and not found.all("i")
+        assert len(found.all("script")) == 1 and not found.all("b") and not found.all("i")
         text = " ".join(found.texts)
         assert (
             "<script>alert(1)</script>" in text and "toy <b>images</b>" in text and "the noise ceiling is <low>" in text
         )
         assert not [a for _, attributes in found.tags for a in attributes if a.startswith("on")]
+
+
+def test_the_policy_lets_the_one_script_run_and_nothing_else(record: RunRecord) -> None:
+    page = html.page([record])
+    [body] = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+    assert f"script-src &#x27;sha256-{digest}&#x27;;" in page
+    assert "fetch" not in body and "innerHTML" not in body
 
 
 def test_verdict_is_on_the_page(record: RunRecord) -> None:
@@ -103,7 +112,7 @@ def test_tables_and_plots_can_be_read_aloud(record: RunRecord) -> None:
     assert len(found.all("caption")) == len(found.all("table")) >= 4
     ids = [a["id"] for _, a in found.tags if "id" in a]
     assert len(ids) == len(set(ids))
-    assert len(found.all("svg")) == 2
+    assert len(found.all("svg")) == 3
     for plot in found.all("svg"):
         assert plot["role"] == "img" and set(plot["aria-labelledby"].split()) <= set(ids)
     assert found.all("html") == [{"lang": "en"}] and all(a["alt"] for a in found.all("img"))
@@ -118,7 +127,7 @@ def test_page_is_the_same_each_time(folder: Path, tmp_path: Path) -> None:
 def test_several_runs_are_linked_from_the_top(record: RunRecord, make_run: Callable[..., RunRecord]) -> None:
     found = parsed(html.page([record, make_run("second")]))
     ids = {a["id"] for a in found.all("article")}
-    assert [a["href"] for a in found.all("a")] == ["#run-1", "#run-2"] and ids == {"run-1", "run-2"}
+    assert [a["href"] for a in found.all("a")] == ["#content", "#run-1", "#run-2"] and ids == {"run-1", "run-2"}
     assert not any("different protocols" in text for text in found.texts)
 
 

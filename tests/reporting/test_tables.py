@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from influx.reporting import tables
 from influx.reporting.record import RunRecord
 from influx.reporting.verdict import verdict_of
+from tests.reporting.conftest import metric_row
 
 
 def shown(what: RenderableType, width: int = 100, terminal: bool = False) -> str:
@@ -176,3 +177,15 @@ def test_truth_is_named_in_the_heading(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text()) | {"truth": "tmc_shapley"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "agreement with tmc_shapley" in shown(tables.verdict(RunRecord.load(folder)), 160)
+
+
+def test_the_guarantee_is_below_the_table(folder: Path) -> None:
+    rows = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    more = [
+        metric_row("tracincp", "guarantee", 0.00042, protocol="calibrated; level 0.9; 20 rows calibrate"),
+        metric_row("tracincp", "guarantee_coverage", 0.91),
+        metric_row("loss", "guarantee", 0.5, protocol="calibrated; level 0.9; 20 rows calibrate"),
+    ]
+    pd.concat([rows, pd.DataFrame(more)]).to_csv(folder / "metrics.csv", index=False)
+    lines = dict(verdict_of(RunRecord.load(folder)).lines)
+    assert lines["guarantee"].startswith("calibrated: value ± 0.00042 at level 0.9, measured coverage 0.910 [0.86")

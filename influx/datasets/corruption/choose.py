@@ -1,25 +1,31 @@
-"""How many and which training instances a corruption touches."""
+"""How many and which training instances a corruption touches, and which class it is about."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError, did_you_mean
+from influx.problem import Data
 from influx.streams import stream
 
 
-def choose(candidates: NDArray[np.int64], fraction: float, seed: int, purpose: str) -> NDArray[np.int64]:
+def choose(
+    candidates: NDArray[np.int64], fraction: float, seed: int, purpose: str, part: str = "train"
+) -> NDArray[np.int64]:
     """``round(fraction * len(candidates))`` of the candidate rows, drawn without replacement, in increasing order.
+
+    ``part`` is the split they are of, train or test.
 
     Raises:
         ConfigError: the fraction selects no instance.
     """
     count = round(fraction * len(candidates))
     if count == 0:
+        setting, kind = ("fraction", "training") if part == "train" else ("test_fraction", "test")
         raise ConfigError(
-            f"corruption.fraction={fraction} selects none of {len(candidates)} training instances; raise it, or set "
-            f"corruption=none"
+            f"corruption.{setting}={fraction} selects none of {len(candidates)} {kind} instances; raise it, or set "
+            "corruption=none"
         )
     return np.sort(stream(seed, f"corruption/{purpose}").choice(candidates, count, replace=False))
 
@@ -29,3 +35,28 @@ def marked(n: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     flags = np.zeros(n, np.bool_)
     flags[rows] = True
     return flags
+
+
+def need_classes(data: Data, who: str) -> None:
+    """Refuse a regression (``IncompatibleError``) for the corruption ``who``."""
+    if data.task != "classification":
+        raise IncompatibleError(
+            f"corruption={who} needs classes, but {data.name} is a regression; set corruption=none or duplicates"
+        )
+
+
+def class_index(data: Data, name: str | int | None) -> int:
+    """Index of the class that ``corruption.target_class`` names; the first for None.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    if name is None:
+        return 0
+    wanted = str(name)
+    if wanted not in data.classes:
+        raise ConfigError(
+            f"{data.name} has no class {wanted!r}{did_you_mean(wanted, data.classes)}; set corruption.target_class to "
+            f"one of: {', '.join(data.classes[:10])}{', ...' if len(data.classes) > 10 else ''}"
+        )
+    return data.classes.index(wanted)

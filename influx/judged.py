@@ -1,0 +1,119 @@
+"""What a run's metrics say of one estimator, and that estimator asked again under other trainings of the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from influx import interrupts
+from influx.errors import IncompatibleError
+from influx.influence import Influence
+from influx.job import Job
+from influx.learners.torch.learner import TorchLearner
+from influx.metrics.tidy import tables_of
+from influx.needs import Need
+from influx.problem import Fitted
+from influx.run import Estimator
+from influx.streams import stream_seed
+from influx.trained import trained_problem
+
+STILL = 1e-12  # factor of the learning rate of a net that is trained without learning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One estimator of a run; ``own`` is its influence that the metric was given.
+
+    ``look`` says that ``own`` is what the run's perspective made of it. ``warnings`` collects what the estimator warned
+    of on the way.
+    """
+
+    job: Job
+    name: str
+    estimator: Estimator
+    own: Influence
+    look: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, job: Job, name: str, own: Influence, warnings: list[str]) -> Judged:
+        """The run's estimator or one of its baselines, by name."""
+        estimator = job.baselines.get(name, job.estimator)
+        look = name not in job.baselines
+        return cls(job=job, name=name, estimator=estimator, own=own, look=look, warnings=warnings)
+
+    def trained(self, number: int) -> Influence:
+        """Its influence under the training numbered ``number``, in initialisation, batch order and own draws; 0 is own.
+
+        Raises:
+            IncompatibleError: training has no randomness.
+        """
+        if getattr(self.job.problem.learner, "deterministic", False):
+            raise IncompatibleError("this model's training has no randomness; choose a net such as model=mlp")
+        return self.own if number == 0 else self._seen(self.job.trained_again, number)
+
+    def untrained(self, number: int) -> Influence:
+        """Its influence under a net with another initialisation that went through the training without learning.
+
+        Every checkpoint is the new initialisation: the learning rate is ``STILL`` times the problem's, so that weights
+        of checkpoints and steps keep their proportions and influence is right up to a factor. The estimator's own draws
+        are as before.
+
+        Raises:
+            IncompatibleError: the learner is no net, or the estimator retrains, so that no weights can be replaced.
+        """
+        learner, problem = self.job.problem.learner, self.job.problem
+        if not isinstance(learner, TorchLearner):
+            raise IncompatibleError("only a net has weights to initialise again; choose a net such as model=mlp")
+        if Need.RETRAIN in self.estimator.requires:
+            raise IncompatibleError("this estimator trains models of its own; there are no weights to replace")
+        still = replace(learner.optimizer, lr=learner.optimizer.lr * STILL)  # type: ignore[type-var]
+
+        def job(which: int) -> Job:
+            net = replace(
+                problem,
+                learner=replace(learner, optimizer=still),
+                seed=stream_seed(problem.seed, f"untrained/{which}"),
+                config={**problem.config, "untrained": True},
+            )
+            return replace(self.job, problem=net)
+
+        return self._seen(job, number, self.job)
+
+    def _seen(self, make: Callable[[int], Job], number: int, view: Job | None = None) -> Influence:
+        """Through the perspective, which may want several trainings; ``view`` has the problem that estimators see."""
+        seeds = self.job.perspective.seeds if self.look else 1
+        found = []
+        for which in range(number * seeds, (number + 1) * seeds):
+            job = make(which)
+            run = (view or job).run(trained_problem(job), self.estimator.requires, self.name, (view or job).bank())
+            found.append(self.estimator.estimate(run))
+            if view is None:
+                self.warnings.extend(run.warnings)
+        asked = self.job.run(run.fitted, frozenset(), self.name, self.job.bank())
+        return self.job.perspective.look(found, asked) if self.look else found[0]
+
+
+Rated = tuple[pd.DataFrame, dict[str, pd.DataFrame]]
+
+
+def judge(
+    job: Job, fitted: Fitted, truth: Influence | None, name: str, influence: Influence, warn: Callable[[str], None]
+) -> Rated:
+    """Rows of all metrics of the job, and their further tables by name; both say which estimator it is."""
+    rows: list[pd.DataFrame] = []
+    tables: dict[str, pd.DataFrame] = {}
+    for metric_name, metric in job.metrics.items():
+        interrupts.check()
+        run = job.run(fitted, metric.requires, metric_name, job.bank(), truth)
+        run = replace(run, judged=Judged.of(job, name, influence, run.warnings))
+        rows.append(metric.evaluate(influence, run))
+        tables |= {key: table.assign(estimator=name) for key, table in tables_of(rows[-1]).items()}
+        rows[-1].attrs.clear()  # pandas would compare them
+        for sentence in run.warnings:
+            warn(f"{metric_name}: {sentence}")
+    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    table.insert(0, "estimator", name)
+    return table, tables

@@ -1,0 +1,109 @@
+"""Two banks of retrained models: one to choose settings by, one to judge with. They share no model.
+
+Settings that were chosen to do well on some models do well on those models by luck too. What a metric draws or
+trains with ``bank=tune`` is therefore never drawn or trained with ``bank=test``: subsets, groups and random controls
+come from other streams, models from other initialisations and batch orders, and test instances that are removed for
+or judged by are others too, where a metric has its own half of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.engines import subsets
+from influx.errors import ConfigError
+from influx.metrics.refit import LEAST_TESTS, Judge, Rows
+from influx.planning import Prospect
+from influx.problem import Design
+from influx.run import Run
+
+BankName = Literal["test", "tune"]
+FIRST_TUNING_SEED = 1_000_000  # nobody averages over so many
+
+
+def check_bank(setting: str, bank: str) -> None:
+    """Refuse other names.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if bank not in get_args(BankName):
+        raise ConfigError(f"{setting} must be {' or '.join(get_args(BankName))}, got {bank!r}; change it")
+
+
+def named(bank: str, what: str) -> str:
+    """The name of a stream of draws: its own for each bank."""
+    return what if bank == "test" else f"{bank}/{what}"
+
+
+def seeds_of(bank: str, count: int) -> list[int]:
+    """Initialisations and batch orders of the bank's models."""
+    first = 0 if bank == "test" else FIRST_TUNING_SEED
+    return list(range(first, first + count))
+
+
+def under_seeds(design: Design, bank: str) -> Design:
+    """The design under the seeds of the bank instead of 0, 1, …."""
+    first = 0 if bank == "test" else FIRST_TUNING_SEED
+    return replace(design, init=design.init + first, order=design.order + first)
+
+
+def paired(weights: NDArray[np.uint8], bank: str, count: int) -> Design:
+    """Trainings on each row of ``weights`` (rows, n) under each of ``count`` seeds of the bank, seed after seed."""
+    turn = np.repeat(np.array(seeds_of(bank, count), dtype=np.int64), len(weights))
+    return Design(weights=np.tile(weights, (count, 1)), init=turn, order=turn.copy(), loss_norm="subset")
+
+
+def stated(bank: str) -> str:
+    """The bank and what that says about tuning, for protocols."""
+    if bank == "test":
+        return "bank=test: none of these models is seen by bank=tune"
+    return "bank=tune: for choosing settings, none of these models judges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Judge):
+    """A judge whose models belong to one bank."""
+
+    bank: BankName
+
+    @classmethod
+    def in_bank(cls, run: Run | Prospect, seeds: int, bank: BankName) -> Halves:
+        """The judge of the bank: that of all metrics for ``test``, halves of its ranking half for ``tune``.
+
+        Raises:
+            ConfigError: too few test instances.
+        """
+        judge = Judge.of(run, seeds)
+        ranking, judging = judge.ranking, judge.judging
+        if bank == "tune":
+            if len(ranking) < LEAST_TESTS:
+                raise ConfigError(
+                    f"bank=tune ranks and judges within half of the test instances, which takes {2 * LEAST_TESTS} of "
+                    f"them, got {len(run.test)}; raise dataset.n_test"
+                )
+            whole, draws = ranking, run.drawn(named(bank, "ranking half"))
+            ranking = subsets.some(run.test.ids, whole, len(whole) // 2, draws)
+            judging = np.setdiff1d(whole, ranking)
+        y = run.test.y[judging]
+        return cls(ranking=ranking, judging=judging, y=y, classes=judge.classes, seeds=seeds, bank=bank)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Initialisations and batch orders of every condition."""
+        return seeds_of(self.bank, self.seeds)
+
+
+def queries(run: Run | Prospect, bank: str, count: int | None, among: Rows | None = None) -> Rows:
+    """Test rows that are asked about one by one, ascending: at most ``count`` of ``among`` (default: all).
+
+    The banks ask about different halves of the test set.
+    """
+    judge = Judge.of(run, 1)
+    half = judge.judging if bank == "test" else judge.ranking
+    rows = half if among is None else np.intersect1d(half, among)
+    return rows if count is None else subsets.some(run.test.ids, rows, count, run.drawn(named(bank, "queries")))

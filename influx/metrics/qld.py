@@ -1,0 +1,188 @@
+"""Query loss difference: does a test instance miss its own strongest proponents more than random instances?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.engines import subsets
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.metrics.aligned import left_out
+from influx.metrics.banks import BankName, check_bank, named, paired, queries, stated
+from influx.metrics.ranking import top
+from influx.metrics.refit import Rows, check_seeds, check_shares, counts_for, signed, weights_of
+from influx.metrics.statistics import (
+    FloatArray,
+    check_resamples,
+    constant_columns,
+    counts_of,
+    interval,
+    resample,
+)
+from influx.metrics.tidy import Measured, sentences, tidy, unavailable
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = ("qld", "qld_removed", "qld_random")
+SHARE = "metric.qld.share"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryLossDifference:
+    """Query loss difference (QLD).
+
+    Measures: for each query, a test instance, the ``share`` of the training instances with the highest influence on it
+        is removed and models are trained anew. ``qld``: the query's loss under them minus its loss under models
+        trained without as many random instances, averaged over seeds and queries; 0 by chance, positive when the
+        removed ones helped. ``qld_removed`` and ``qld_random`` are both losses minus that of models trained on
+        everything.
+    Intervals: 95% percentile bootstrap over queries, seeds and random sets together, which errs on the wide side.
+    Degenerate: queries whose scores are constant or not finite; they are counted in the note.
+    Needs: retraining.
+    Cost: per estimator tests · seeds trainings; controls · seeds without random sets, seeds on everything.
+    Source: removal of the training instances that were retrieved for a test instance, as in Park et al. 2023,
+        arXiv:2303.14186, in units of loss; all queries have the same random sets.
+
+    Attributes:
+        share: of the training instances, removed for each query.
+        tests: at most this many queries, drawn from one half of the test instances; null takes that half.
+        controls: random sets.
+        seeds: trainings of every condition.
+        bank: test, or tune for other queries and models, which never judge.
+        n_boot: resamples.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.RETRAIN})
+
+    share: float = 0.05
+    tests: int | None = 30
+    controls: int = 10
+    seeds: int = 1
+    bank: BankName = "test"
+    n_boot: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_shares(SHARE, [self.share], most=0.9)
+        check_seeds("metric.qld.seeds", self.seeds)
+        check_bank("metric.qld.bank", self.bank)
+        check_resamples("metric.qld.n_boot", self.n_boot)
+        for name, value, least in (
+            ("tests", 2 if self.tests is None else self.tests, 2),
+            ("controls", self.controls, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"metric.qld.{name} must be at least {least}, got {value}; raise it")
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Trainings without random sets and on everything, and one per query and seed."""
+        asked = queries(prospect, self.bank, self.tests)
+        return Work(
+            trainings=(paired(self._controls(prospect), self.bank, self.seeds),),
+            own_trainings=float(len(asked) * self.seeds),
+            numbers=3.0 * self.n_boot * self.seeds * (self.controls + 1) * len(asked),
+            bytes=16.0 * self.seeds * (self.controls + len(asked) + 1) * (len(prospect.train) + len(prospect.test)),
+            formula=f"{self.seeds} seeds x ({len(asked)} queries of each estimator + {self.controls} random sets + 1)",
+        )
+
+    def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
+        """Three rows: the names in ``NAMES``."""
+        asked, protocol = queries(run, self.bank, self.tests), self._protocol(run)
+        values = np.asarray(influence.values[:, asked])
+        broken = ~np.isfinite(values).all(axis=0)
+        constant = constant_columns(values)
+        usable = ~(broken | constant)
+        note = left_out(broken, constant)
+        if not usable.any():
+            return tidy(unavailable(NAMES, "degenerate", note, protocol))
+        chosen, kept = asked[usable], self._weights(values[:, usable])
+        own = self._losses(run, kept, "retraining without proponents")[:, :, chosen]
+        shared = self._losses(run, self._controls(run), "retraining without random sets")[:, :, chosen]
+        removed, full, random = own[:, range(len(chosen)), range(len(chosen))], shared[:, 0], shared[:, 1:]
+        samples = _Samples(run, self, len(chosen))
+        return tidy(
+            [
+                samples.measured(
+                    "qld", removed[:, None], random, protocol, sentences(_moves(removed, random, full), note)
+                ),
+                samples.measured("qld_removed", removed[:, None], full[:, None], protocol, note),
+                samples.measured("qld_random", random, full[:, None], protocol, note),
+            ]
+        )
+
+    def _count(self, n: int) -> int:
+        return counts_for([self.share], n, SHARE)[0]
+
+    def _weights(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """``(queries, n)`` without each query's own proponents."""
+        best: Rows = top(np.asarray(values, dtype=np.float64), self._count(len(values)))  # (k, queries)
+        return weights_of(len(values), best.T, 0)
+
+    def _controls(self, run: Run | Prospect) -> NDArray[np.uint8]:
+        """``(1 + controls, n)``: everything, then without each random set."""
+        n = len(run.train)
+        draws = run.drawn(named(self.bank, "query controls"))
+        out = subsets.fixed_size(run.train.ids, self._count(n), self.controls, draws)
+        return np.concatenate([np.ones((1, n), np.uint8), 1 - out])
+
+    def _losses(self, run: Run, weights: NDArray[np.uint8], label: str) -> FloatArray:
+        """``(seeds, rows, m)`` losses of test instances."""
+        design = paired(weights, self.bank, self.seeds)
+        losses = np.empty((len(design), len(run.test)))
+        for rows, _, test in run.retrain.parts(design, label):
+            losses[rows] = test.loss
+        return losses.reshape(self.seeds, len(weights), -1)
+
+    def _protocol(self, run: Run) -> str:
+        n = len(run.train)
+        return sentences(
+            f"each query without its own {self._count(n)} of {n} training instances, ties by row index",
+            f"{self.controls} random sets of as many; seeds={self.seeds}, paired; loss_norm=subset",
+            stated(self.bank),
+            f"95% CI: bootstrap over queries, seeds and random sets x{self.n_boot}",
+        )
+
+
+def _moves(removed: FloatArray, random: FloatArray, full: FloatArray) -> str:
+    higher = float((removed.mean(axis=0) > random.mean(axis=(0, 1))).mean())
+    return (
+        f"loss against nothing removed: {signed(float((removed - full).mean()))}; higher than random for {higher:.0%}"
+    )
+
+
+class _Samples:
+    """Resamples of queries, seeds and random sets, the same for all three numbers."""
+
+    def __init__(self, run: Run, metric: QueryLossDifference, asked: int) -> None:
+        def shares(what: str, size: int) -> FloatArray:
+            return counts_of(resample(run.rng(what), size, metric.n_boot)) / size
+
+        self.queries = shares("queries", asked)
+        self.seeds = shares("training seeds", metric.seeds)
+        self.sets = shares("random sets", metric.controls)
+
+    def measured(self, name: str, own: FloatArray, other: FloatArray, protocol: str, note: str) -> Measured:
+        """Mean of ``own`` minus mean of ``other``, each (seeds, sets, queries), with a single set where it has none."""
+        low, high = interval(self._means(own) - self._means(other))
+        seeds, _, n = own.shape
+        return Measured(
+            metric=name,
+            value=float(own.mean() - other.mean()),
+            ci_low=low,
+            ci_high=high,
+            n=n,
+            protocol=protocol,
+            note=sentences(note, "one seed: its luck is not in the interval" if seeds == 1 else ""),
+        )
+
+    def _means(self, values: FloatArray) -> FloatArray:
+        sets = self.sets if values.shape[1] > 1 else np.ones((len(self.queries), 1))
+        return np.asarray(np.einsum("bs,bc,bq,scq->b", self.seeds, sets, self.queries, values, optimize=True))

@@ -1,0 +1,50 @@
+"""One sentence on what is guaranteed of an estimator's values, from the rows of its metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from influx.reporting import text
+
+UNKNOWN = "not measured; add guarantee to metric"
+
+
+def guarantee_line(rows: Iterable[Mapping[str, Any]], estimator: str) -> str:
+    """Exact, a bound, or a calibrated interval with its measured coverage; certified budgets beside it.
+
+    Args:
+        rows: of ``metrics.csv``.
+        estimator: whose values.
+    """
+    own = {str(row["metric"]): row for row in rows if row["estimator"] == estimator}
+    main = own.get("guarantee")
+    parts = [_main(main, own.get("guarantee_coverage"))] if main is not None else []
+    bound = own.get("guarantee_stability")
+    if bound is not None and bound["status"] == "ok":
+        parts.append(f"bounded: leave-one-out is at most {float(bound['value']):.3g} (median over cells)")
+    for name, row in own.items():
+        found = re.fullmatch(r"certified_radius_k(\d+)", name)
+        if found and row["status"] == "ok":
+            times = max(int(row["value"]), 0)
+            parts.append(
+                f"certified: with a vote of {found[1]} parts, half of the test predictions withstand {times} changed "
+                "training instances"
+            )
+    return "; ".join(parts) if parts else UNKNOWN
+
+
+def _main(row: Mapping[str, Any], coverage: Mapping[str, Any] | None) -> str:
+    kind, _, rest = str(row["protocol"]).partition("; ")
+    if row["status"] != "ok" or not math.isfinite(float(row["value"])):
+        return f"none: {row['note'] or row['status']}"
+    if kind == "exact":
+        return f"exact: {rest.split('; ')[0]}"
+    level = re.search(r"level ([\d.]+)", rest)
+    said = f"{kind}: value ± {float(row['value']):.3g} at level {level[1] if level else '?'}"
+    if kind == "calibrated" and coverage is not None and coverage["status"] == "ok":
+        low, high = coverage["ci_low"], coverage["ci_high"]
+        said += f", measured coverage {text.score(coverage['value'])} {text.interval(low, high)}".rstrip()
+    return said

@@ -1,0 +1,125 @@
+"""When runs are told to trackers: once, after everything is done, and again only after a failure or a change."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from influx.config import PRESENTATION, Settings, load_choice
+from influx.errors import ConfigError
+from influx.instantiate import build
+from influx.manifest import Manifest
+from influx.store import Folder, content_hash
+from influx.trackers.told import Told, Tracker, metrics_of, params_of
+
+FOLDER = "trackers"  # inside the run's folder
+log = logging.getLogger("influx")
+
+
+def trackers_of(settings: Settings) -> dict[str, Tracker]:
+    """The trackers that ``trackers=[…]`` names.
+
+    Raises:
+        ConfigError: there is no such tracker, or its package is not installed.
+    """
+    found: dict[str, Tracker] = {}
+    for name in settings["trackers"]:
+        node = load_choice("tracker", name, settings.config_dir, "trackers")
+        tracker: Tracker = build(node, f"trackers.{name}", list(settings["trust"]))
+        if importlib.util.find_spec(tracker.package) is None:
+            raise ConfigError(
+                f"trackers=[{name}] needs the package {tracker.package}, which is not installed; "
+                f"pip install '{tracker.extra}', or leave {name} out"
+            )
+        found[name] = tracker
+    return found
+
+
+def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
+    """Tell a finished run to each of its trackers that does not know it yet.
+
+    A tracker begins with an empty folder every time, so that nothing is there twice; ``trackers/<name>.json`` says
+    that it is complete, and its id of the run. What goes wrong becomes a warning in the manifest.
+    """
+    if not settings["trackers"]:
+        return
+    told = _told(settings, folder, manifest)
+    listed = folder.checksums()
+    state = content_hash([dict(told.params), {name: listed.get(name) for name in ("metrics.json", "report.html")}])
+    before = list(manifest.values["warnings"])
+    for name, tracker in trackers_of(settings).items():
+        earlier = [sentence for sentence in manifest.values["warnings"] if sentence.startswith(f"tracker {name}: ")]
+        try:
+            _tell(name, tracker, told, folder.sub(FOLDER), state)
+        except Exception as error:  # a copy for another tool is no reason to lose a run, whatever happened to it
+            sentence = " ".join(f"{type(error).__name__}: {error}".split())
+            log.warning("tracker %s: %s", name, sentence, exc_info=True)
+            sentence = f"tracker {name}: the run is not logged ({sentence}); the same command tries again"
+            manifest.values["warnings"] = [w for w in manifest.values["warnings"] if w not in earlier]
+            manifest.warn(sentence)
+        else:
+            manifest.values["warnings"] = [w for w in manifest.values["warnings"] if w not in earlier]
+    if manifest.values["warnings"] != before:
+        manifest.save("done")
+
+
+def _tell(name: str, tracker: Tracker, told: Told, folder: Folder, state: str) -> None:
+    mark = f"{name}.json"
+    if folder.has(mark) and folder.read_json(mark).get("state") == state:
+        return
+    folder.forget(mark)
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    with quiet():
+        found = tracker.log(told, place)
+    folder.write_json(mark, {"state": state, "id": found})
+    log.info("tracker %s: %s", name, place)
+
+
+def _told(settings: Settings, folder: Folder, manifest: Manifest) -> Told:
+    values = manifest.values
+    rows = folder.read_json("metrics.json") if folder.has("metrics.json") else []
+    versions = values.get("versions", {})
+    return Told(
+        name=str(values.get("name", folder.path.name)),
+        params=params_of(settings.values, settings.choices, PRESENTATION),
+        metrics=metrics_of(rows, values.get("cost", {})),
+        tags={"problem": str(values.get("problem", {}).get("id", "")), "truth": str(values.get("truth", ""))}
+        | {f"version {name}": str(version) for name, version in versions.items()},
+        report=folder / "report.html" if folder.has("report.html") else None,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Other tools' warnings are theirs, not the run's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that tools read, inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def copied(report: Path | None, folder: Path) -> Path | None:
+    """The report, copied into a folder; None where there is none."""
+    return None if report is None else Path(shutil.copy(report, folder))

@@ -1,0 +1,278 @@
+"""Runs side by side, and the page about them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from influx.commands import paired
+from influx.reporting.record import RunRecord
+from influx.streams import stream
+from tests.cli.conftest import Influx, spawn
+from tests.reporting.conftest import metric_row, write_run
+
+N_TEST = 12
+Maker = Callable[..., Path]
+
+
+def truth_and_noise(full: bool) -> tuple[np.ndarray, np.random.Generator]:
+    truth = np.random.default_rng(0).normal(size=(40, N_TEST)).astype(np.float32)
+    if not full:
+        truth[-5:] = np.nan
+    return truth, np.random.default_rng(1)
+
+
+def correlations(influence: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    rows = ~np.isnan(truth[:, 0])
+    with np.errstate(invalid="ignore"):
+        return np.array([spearmanr(influence[rows, j], truth[rows, j]).statistic for j in range(N_TEST)])
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Maker:
+    """A finished run of an estimator that sees the truth through ``noise``; its metrics are measured by scipy."""
+
+    def made(estimator: str, noise: float, *, full: bool = True, name: str = "", **changes: Any) -> Path:
+        folder = write_run(tmp_path / "outputs", name or f"r_{estimator}", images=False)
+        truth, rng = truth_and_noise(full)
+        influence = np.nan_to_num(truth) + noise * rng.normal(size=truth.shape).astype(np.float32)
+        np.save(folder / "truth.npy", truth)
+        np.save(folder / "influence.npy", influence)
+        value = float(correlations(influence, truth).mean())
+        protocol = changes.pop("protocol", "mean over test instances; 40 of 40")
+        rows = [
+            metric_row(estimator, "spearman", value, protocol=protocol),
+            metric_row(estimator, "lds", value / 2),
+            metric_row("random", "spearman", 0.01, protocol=protocol),
+            metric_row(estimator, "ceiling_spearman", 0.8),
+        ]
+        pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+        settings = changes.pop("settings", {})
+        lines = [f"dataset:\n  n_train: {changes.pop('n_train', 40)}", f"estimator:\n  _target_: x.{estimator}"]
+        lines += [f"  {key}: {value}" for key, value in settings.items()]
+        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        cost = {"seconds": changes.pop("seconds", 1.0), "peak_mb": 100, "trainings": 0, "trained_now": 0}
+        manifest |= {"estimator": estimator, "cost": {estimator: cost | changes.pop("cost", {})}} | changes
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return made
+
+
+def rows_of(done: Any) -> dict[str, dict[str, Any]]:
+    assert done.code == 0, done.err
+    return {row["name"]: row for row in json.loads(done.out)["rows"]}
+
+
+def test_best_comes_first_and_baselines_once(influx: Influx, make: Maker) -> None:
+    places = [make("poor", 3.0), make("good", 0.3), make("fair", 1.0)]
+    done = influx("compare", *places, "--json")
+    assert list(rows_of(done)) == ["good", "fair", "poor", "random", "noise ceiling"]
+    shown = influx("compare", *places).out
+    assert [shown.index(f"\n{name}") for name in ("good", "fair", "poor", "random")] == sorted(
+        shown.index(f"\n{name}") for name in ("good", "fair", "poor", "random")
+    )
+    assert shown.count("\nrandom") == 1 and "Pareto front" in shown
+
+
+def test_a_baseline_with_its_own_run_has_one_row(influx: Influx, make: Maker) -> None:
+    found = rows_of(influx("compare", make("good", 0.3), make("random", 50.0), "--json"))
+    assert found["random"]["kind"] == "run" and list(found).count("random") == 1
+
+
+def test_differences_are_those_of_the_paired_means(influx: Influx, make: Maker) -> None:
+    folders = {name: make(name, noise, full=False) for name, noise in (("good", 0.3), ("poor", 2.0))}
+    [pair] = json.loads(influx("compare", *folders.values(), "--json").out)["pairs"]
+    values = [correlations(np.load(f / "influence.npy"), np.load(f / "truth.npy")) for f in folders.values()]
+    assert (pair["row"], pair["minus"], pair["n"]) == ("good", "poor", N_TEST)
+    assert pair["value"] == pytest.approx(np.mean(values[0] - values[1]), abs=1e-12)
+    assert pair["low"] < pair["value"] < pair["high"]
+
+
+def test_intervals_are_percentiles_over_resampled_test_instances(make: Maker) -> None:
+    records = [RunRecord.load(make(name, noise)) for name, noise in (("a", 0.5), ("b", 0.9))]
+    found = paired.pairs_of(records, "spearman", 10).differences[0, 1]
+    truth = np.load(records[0].folder / "truth.npy")
+    apart = np.subtract(*(correlations(np.asarray(r.influence), truth) for r in records))
+    drawn = stream(0, "compare/test instances").integers(N_TEST, size=(paired.N_BOOT, N_TEST))
+    low, high = np.quantile([apart[indices].mean() for indices in drawn], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_training_instances_are_resampled_where_only_some_have_a_truth(make: Maker) -> None:
+    wide = []
+    for full in (True, False):
+        places = [make(n, noise, full=full, name=f"{n}{full}") for n, noise in (("a", 0.5), ("b", 0.9))]
+        found = paired.pairs_of([RunRecord.load(place) for place in places], "spearman", 10).differences[0, 1]
+        wide.append(found.high - found.low)
+    assert wide[1] > 1.1 * wide[0]
+
+
+@pytest.mark.parametrize("metric", paired.METRICS)
+def test_every_paired_metric_calls_a_run_and_its_copy_the_same(make: Maker, metric: str) -> None:
+    places = [make("good", 0.3), make("copy", 0.3), make("poor", 9.0)]
+    np.save(places[1] / "influence.npy", np.load(places[0] / "influence.npy"))
+    found = paired.pairs_of([RunRecord.load(place) for place in places], metric, 5)
+    assert found.differences[0, 1].value == 0 and not found.different[0, 1]
+    assert found.different[0, 2] and found.different[1, 2] and not found.different.diagonal().any()
+
+
+def test_undefined_test_instances_are_left_out_of_their_pairs_alone() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 30))
+    values[1, :4] = np.nan
+    found, _ = paired.bootstrap(values, lambda i: None, 100)
+    assert [found[pair].n for pair in ((0, 1), (0, 2), (1, 2))] == [26, 30, 26]
+    assert found[0, 1].value == pytest.approx((values[0, 4:] - values[1, 4:]).mean())
+    assert found[0, 2].value == pytest.approx((values[0] - values[2]).mean())
+
+
+def test_letters_and_the_reference_follow_the_differences(influx: Influx, make: Maker) -> None:
+    places = [make("good", 0.1), make("same", 0.1), make("poor", 5.0)]
+    found = rows_of(influx("compare", *places, "--json", "--against", "poor"))
+    assert found["good"]["letters"] == found["same"]["letters"] != found["poor"]["letters"]
+    assert found["good"]["difference"]["value"] > 0.5 and found["poor"]["difference"] is None
+
+
+def test_a_run_on_other_test_instances_is_not_paired(influx: Influx, make: Maker) -> None:
+    first, second = make("good", 0.1), make("other", 0.5)
+    ids = pd.read_parquet(second / "ids.parquet")
+    ids.loc[ids["axis"] == "test", "id"] += 1000
+    ids.to_parquet(second / "ids.parquet")
+    ranking = pd.read_parquet(second / "ranking.parquet")
+    ranking.assign(test_id=ranking["test_id"] + 1000).to_parquet(second / "ranking.parquet")
+    found = json.loads(influx("compare", first, second, "--json").out)
+    assert found["pairs"] == [] and any("other test instances" in note for note in found["notes"])
+
+
+def test_other_problems_are_refused_by_the_setting_that_differs(influx: Influx, make: Maker) -> None:
+    places = [make("a", 0.1), make("b", 0.1, n_train=80, problem={"id": "other"})]
+    done = influx("compare", *places)
+    assert done.code == 2 and done.out == "" and "dataset.n_train is 40 in r_a and 80 in r_b" in done.err
+    assert "--force" in done.err and "Traceback" not in done.err
+    found = rows_of(influx("compare", *places, "--json", "--force"))
+    assert (found["a"]["protocol"], found["b"]["protocol"]) == (0, 1) and found["a"]["difference"] is None
+    shown = influx("compare", *places, "--force").out
+    assert "protocol 2" in shown and "do not answer the same question" in shown
+
+
+def test_other_protocols_of_a_metric_are_refused(influx: Influx, make: Maker) -> None:
+    done = influx("compare", make("a", 0.1), make("b", 0.1, protocol="mean over test instances; 30 of 40"))
+    assert done.code == 2 and "spearman is by (40 of 40) in r_a and (30 of 40) in r_b" in done.err
+
+
+def test_rows_of_one_estimator_are_told_apart_by_their_settings(influx: Influx, make: Maker) -> None:
+    places = [make("gas", noise, name=f"g{noise}", settings={"damping": noise}) for noise in (0.1, 2.0)]
+    assert {"gas damping=0.1", "gas damping=2.0"} <= set(rows_of(influx("compare", *places, "--json")))
+
+
+def test_the_metric_asked_for_comes_first_and_may_fall(influx: Influx, make: Maker) -> None:
+    places = [make("good", 0.1), make("poor", 4.0)]
+    found = json.loads(influx("compare", *places, "--json", "--metric", "lds", "--lower-is-better").out)
+    assert next(iter(found["columns"])) == "lds" and found["rows"][0]["name"] == "poor"
+    assert any("paired for pearson, spearman" in note for note in found["notes"])
+
+
+def test_trainings_read_from_the_bank_are_charged(influx: Influx, make: Maker) -> None:
+    cost = {"trainings": 10, "trained_now": 4}
+    place = make("a", 0.1, seconds=2.0, cost=cost)
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["cost"]["truth"] = {"seconds": 8.0, "trainings": 16, "trained_now": 16}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    [row] = [r for name, r in rows_of(influx("compare", place, "--json")).items() if name == "a"]
+    assert row["seconds"] == pytest.approx(2.0 + 6 * 0.5) and row["unpaid"] == 6
+    assert "~5.00" in influx("compare", place).out
+
+
+def test_unfinished_runs_are_named_and_left_out(influx: Influx, make: Maker) -> None:
+    place = make("a", 0.1)
+    make("b", 0.1, status="failed", error="the loss is inf")
+    done = influx("compare", place.parent, "--json")
+    assert set(rows_of(done)) == {"a", "random", "noise ceiling"}
+    assert "left out: 1 failed (r_b)" in json.loads(done.out)["notes"][0]
+    alone = influx("compare", place.parent / "r_b")
+    assert alone.code == 2 and "1 failed (r_b)" in alone.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "is no folder"),
+        (["."], "is none; check the path"),
+        (["RUN", "--metric", "speerman"], "did you mean 'spearman'?"),
+        (["RUN", "--against", "b"], "--against expects"),
+        ([], "required: runs"),
+        (["RUN", "--json", "--csv"], "not allowed with"),
+    ],
+    ids=str,
+)
+def test_bad_requests_are_one_sentence(influx: Influx, make: Maker, arguments: list[str], told: str) -> None:
+    place = str(make("a", 0.1))
+    done = influx("compare", *(place if argument == "RUN" else argument for argument in arguments))
+    assert done.code == 2 and told in done.err and len(done.err.splitlines()) == 1
+
+
+def test_csv_has_a_line_per_row_and_no_formulas(influx: Influx, make: Maker) -> None:
+    done = influx("compare", make("a", 0.1, name="=1+1"), make("b", 1.0), "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["estimator"] for row in rows] == ["a", "b", "random", ""]
+    assert rows[0]["run"] == "'=1+1" and float(rows[0]["spearman"]) > float(rows[1]["spearman"])
+    assert rows[2]["difference"] == "" and float(rows[1]["difference"]) < 0
+
+
+def test_report_writes_one_page_about_all(influx: Influx, make: Maker, tmp_path: Path) -> None:
+    places = [make("a", 0.1), make("b", 1.0)]
+    done = influx("report", *places)
+    assert done.code == 0 and "report: report.html" in done.out
+    page = (tmp_path / "report.html").read_text()
+    assert "2 runs" in page and "Agreement against cost" in page and 'href="#run-2"' in page
+    assert influx("report", *places).code == 0  # its own page it may replace
+    assert influx("report", places[0], "-o", "one.html").code == 0
+    assert "Agreement against cost" not in (tmp_path / "one.html").read_text()
+
+
+def test_report_replaces_nothing_that_is_not_its_own(influx: Influx, make: Maker, tmp_path: Path) -> None:
+    place = make("a", 0.1)
+    (tmp_path / "mine.html").write_text("mine")
+    (place / "checksums.json").write_text("{}")
+    for output, told in (("mine.html", "no report"), (place / "report.html", "belongs to a run"), (".", "a folder")):
+        done = influx("report", place, "-o", output)
+        assert done.code == 2 and told in done.err
+    assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_report_refuses_other_protocols_as_well(influx: Influx, make: Maker, tmp_path: Path) -> None:
+    places = [make("a", 0.1), make("b", 0.1, problem={"id": "other"})]
+    assert influx("report", *places).code == 2 and not (tmp_path / "report.html").exists()
+    assert influx("report", *places, "--force").code == 0
+    assert "must not be compared" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_torch_is_not_imported(make: Maker) -> None:
+    places = [str(make("a", 0.1)), str(make("b", 1.0))]
+    code = f"""
+import sys
+from influx.cli import main
+try:
+    main(["compare", *{places!r}])
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+    assert spawn(code).stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.slow
+def test_alike_estimators_are_told_apart_in_one_of_twenty_comparisons() -> None:
+    rng = np.random.default_rng(0)
+    wrong = np.mean([paired.bootstrap(rng.normal(size=(6, 30)), lambda i: None, 500)[1].any() for _ in range(1000)])
+    assert abs(wrong - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 1000)

@@ -1,0 +1,114 @@
+"""Smallest removals that flip a prediction, against models trained one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.torch.optimizers import SGD
+from influx.metrics.banks import FIRST_TUNING_SEED, queries
+from influx.metrics.brittleness import Brittleness, _Found
+from influx.metrics.tidy import tables_of
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.oracles.toys import Toy
+from tests.metrics.retrained import prospect_of, run_of, without
+
+N, M = 18, 24
+SETTINGS: dict[str, Any] = {"counts": [4, 12], "tests": 3, "seeds": 3, "n_boot": 200}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    data = toys.table(n_train=N, n_test=M)
+    return toys.train(tmp_path, data, MLP(width=4), SGD(lr=0.5), batch_size=18)
+
+
+def measured(toy: Toy, values: np.ndarray, **settings: Any) -> pd.DataFrame:
+    metric = Brittleness(**(SETTINGS | settings))
+    return metric.evaluate(Influence(values=values), run_of(toy, metric, "brittleness"))
+
+
+@pytest.mark.parametrize("bank", ["test", pytest.param("tune", marks=pytest.mark.slow)])
+def test_smallest_removals_are_those_of_models_trained_one_at_a_time(toy: Toy, bank: Any) -> None:
+    values = np.where(toy.train.y[:, None] == toy.test.y, 1.0, 0.0) + np.random.default_rng(0).random((N, M))
+    first = 0 if bank == "test" else FIRST_TUNING_SEED
+    seeds = range(first, first + 3)
+    right = np.array([without(toy, [], seed).prediction == toy.test.y for seed in seeds])
+    assert 0 < right.all(axis=0).sum() < M  # some are unstable
+    asked = queries(prospect_of(toy), bank, 3, np.flatnonzero(right.all(axis=0)))
+    random = Brittleness(**SETTINGS, bank=bank)._random(run_of(toy, Brittleness(), "x"))
+
+    def smallest(order: Any, j: int) -> float:
+        for k in (4, 12):
+            wrong = [without(toy, order[:k], seed).prediction[j] != toy.test.y[j] for seed in seeds]
+            if sum(wrong) >= 2:
+                return k
+        return np.inf
+
+    own = [smallest(sorted(range(N), key=lambda i, j=j: -values[i, j]), j) for j in asked]  # type: ignore[misc]
+    chance = [smallest(random[j], j) for j in asked]
+    assert np.isfinite(own).any()
+    frame = measured(toy, values, bank=bank)
+    assert frame.protocol.str.contains(f"bank={bank}").all()
+    found = frame.set_index("metric")
+    assert found.n["brittleness_flipped"] == len(asked)
+    assert found.value["brittleness_flipped"] == pytest.approx(np.isfinite(own).mean())
+    excess = np.mean([np.mean([s <= k for s in own]) - np.mean([s <= k for s in chance]) for k in (4, 12)])
+    assert found.value["brittleness_excess"] == pytest.approx(excess)
+    curve = tables_of(frame)["brittleness"].set_index(["series", "removed"]).flipped
+    for k in (0, 4, 12):
+        assert curve["by influence", k] == pytest.approx(np.mean([s <= k for s in own]))
+        assert curve["random", k] == pytest.approx(np.mean([s <= k for s in chance]))
+
+
+def found_of(own: list[float]) -> dict[str, Any]:
+    n, counts = len(own), np.random.default_rng(0).multinomial(len(own), [1 / len(own)] * len(own), 500)
+    found = _Found([5, 10], np.array(own), np.full(n, np.inf), counts.astype(np.float64))
+    return {row.metric: row for row in found.rows("protocol", "")}
+
+
+def test_the_median_is_censored_when_more_than_half_stand() -> None:
+    rows = found_of([5.0, 10.0, np.inf, np.inf, np.inf])
+    median = rows["brittleness_median"]
+    assert median.status == "not applicable" and np.isnan(median.value) and "above k=10" in median.note
+    assert "3 of 5 censored" in median.note and "3 of 5 censored" in rows["brittleness_flipped"].note
+    assert rows["brittleness_excess"].value == pytest.approx((0.2 + 0.4) / 2)
+    open_ended = found_of([5.0, 5.0, 10.0, 10.0, np.inf, np.inf])["brittleness_median"]
+    assert open_ended.value == 10 and open_ended.ci_low == 5 and np.isnan(open_ended.ci_high)
+    assert "no upper end" in open_ended.note
+    sure = found_of([5.0] * 6)["brittleness_median"]
+    assert (sure.value, sure.ci_low, sure.ci_high) == (5, 5, 5)
+
+
+def test_what_cannot_be_had_has_a_reason_instead_of_a_number(toy: Toy, tmp_path: Path) -> None:
+    flat = measured(toy, np.ones((N, M)))
+    assert (flat.status == "degenerate").all() and flat.value.isna().all()
+    plain = toys.train(tmp_path, toys.table("regression"), MLP(width=2), SGD(lr=0.1), batch_size=9)
+    frame = measured(plain, np.ones((9, 4)), counts=[2])
+    assert (frame.status == "not applicable").all() and "regression" in frame.note.iloc[0]
+    assert not Brittleness().plan(prospect_of(plain)).more_trainings
+
+
+def test_the_plan_is_an_upper_bound(toy: Toy) -> None:
+    metric = Brittleness(**SETTINGS)
+    run, planned = run_of(toy, metric, "brittleness"), metric.plan(prospect_of(toy))
+    metric.evaluate(Influence(values=np.random.default_rng(0).random((N, M))), run)
+    assert 3 < run.bank.requested <= planned.more_trainings + planned.own_trainings == 3 + 2 * 3 * 2 * 3
+
+
+@pytest.mark.parametrize("settings", [{"counts": []}, {"counts": [5, 5]}, {"tests": 0}, {"seeds": 0}, {"bank": "x"}])
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"metric\.brittleness\.{next(iter(settings))}"):
+        Brittleness(**settings)
+
+
+def test_counts_beyond_the_training_instances_are_refused_before_any_work(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match=r"metric\.brittleness\.counts.*leaves none of 18"):
+        Brittleness(counts=[18]).plan(prospect_of(toy))

@@ -1,0 +1,57 @@
+"""Certificates against every way to change votes."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from influx.errors import ConfigError
+from influx.metrics.certified_removal import CertifiedRemoval, certified, median_interval, parts_of
+
+
+def radius_by_enumeration(models: tuple[int, ...], classes: int) -> int:
+    """The most models that may change, in any way, without another winner (first class among equals)."""
+
+    def winner(votes: tuple[int, ...]) -> int:
+        return int(np.bincount(votes, minlength=classes).argmax())
+
+    for size in range(1, len(models) + 1):
+        for changed in combinations(range(len(models)), size):
+            for new in product(range(classes), repeat=size):
+                votes = list(models)
+                for model, vote in zip(changed, new, strict=True):
+                    votes[model] = vote
+                if winner(tuple(votes)) != winner(models):
+                    return size - 1
+    return len(models)
+
+
+@pytest.mark.parametrize(("models", "classes"), [(3, 2), (4, 3), (5, 3)])
+def test_radius_is_that_of_all_changes(models: int, classes: int) -> None:
+    every = sorted({tuple(sorted(votes)) for votes in product(range(classes), repeat=models)})
+    counts = np.array([np.bincount(votes, minlength=classes) for votes in every])
+    winner, radius = certified(counts)
+    assert winner.tolist() == counts.argmax(axis=1).tolist()
+    assert radius.tolist() == [radius_by_enumeration(votes, classes) for votes in every]
+
+
+def test_the_part_of_an_instance_depends_on_its_inputs_alone() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    parts = parts_of(x, 7)
+    order = np.random.default_rng(1).permutation(50)
+    assert (parts_of(x[order], 7) == parts[order]).all() and set(parts) <= set(range(7)) and len(set(parts)) > 3
+    assert (parts_of(x[::2], 7) == parts[::2]).all()
+
+
+def test_the_median_interval_covers() -> None:
+    rng = np.random.default_rng(0)
+    ends = np.array([median_interval(rng.integers(0, 1001, 41)) for _ in range(400)])
+    assert 0.93 <= ((ends[:, 0] <= 500) & (ends[:, 1] >= 500)).mean() <= 1
+
+
+@pytest.mark.parametrize("settings", [{"partitions": [1]}, {"partitions": [5, 5]}, {"budgets": []}])
+def test_settings_out_of_range_are_refused(settings: dict[str, list[int]]) -> None:
+    with pytest.raises(ConfigError, match=rf"metric\.certified_removal\.{next(iter(settings))}"):
+        CertifiedRemoval(**settings)

@@ -1,0 +1,128 @@
+"""Models trained on the best share, one at a time."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from influx.engines.retrain import Bank
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.torch.optimizers import SGD
+from influx.metrics.coreset import Coreset, first
+from influx.metrics.refit import Judge
+from influx.metrics.tidy import tables_of
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.oracles.toys import Toy
+from influx.planning import Prospect
+from influx.problem import Design
+from influx.run import Run
+from influx.store import Folder
+
+N, M, SEEDS = 20, 24, 2
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return toys.train(tmp_path, toys.table(n_train=N, n_test=M), MLP(width=3), SGD(lr=0.3), batch_size=10)
+
+
+def run_of(toy: Toy, metric: Coreset) -> Run:
+    bank = Bank(toy.problem, Folder(toy.folder / "retrain"))
+    return Run(problem=toy.problem, fitted=toy.fitted, bank=bank, requires=metric.requires, who="coreset")
+
+
+def measured(toy: Toy, values: np.ndarray, **settings: Any) -> pd.DataFrame:
+    metric = Coreset(**({"shares": [0.3, 0.5], "seeds": SEEDS, "n_boot": 100} | settings))
+    return metric.evaluate(Influence(values=values, self_influence=values[:, 0]), run_of(toy, metric))
+
+
+def accuracy(toy: Toy, kept: Any, seed: int, judging: np.ndarray) -> float:
+    weights = np.zeros((1, N))
+    weights[0, list(kept)] = 1
+    numbers = np.array([seed])
+    design = Design(weights=weights, init=numbers, order=numbers, loss_norm="subset")
+    prediction = toy.problem.learner.retrain(toy.problem.data, toy.problem.seed, design)[1].prediction[0]
+    return float((prediction == toy.test.y)[judging].mean())
+
+
+def in_turns(values: np.ndarray) -> list[int]:
+    """Round after round every column names its next best row; within a round the largest value goes first."""
+    named: list[int] = []
+    for turn in range(len(values)):
+        rows = [sorted(range(len(values)), key=lambda i: -column[i])[turn] for column in values.T]
+        calls = sorted((-values[row, j], row) for j, row in enumerate(rows))
+        for _, row in calls:
+            if row not in named:
+                named.append(row)
+    return named
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_accuracies_are_those_of_models_trained_one_at_a_time(toy: Toy, balanced: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(N, M))
+    frame = measured(toy, values, balanced=balanced)
+    found, y = frame.set_index("metric"), toy.train.y
+    judging = Judge.of(Prospect(problem=toy.problem, who="test"), SEEDS).judging
+    total = np.delete(values, judging, axis=1).sum(axis=1)
+    orders = {"sum": sorted(range(N), key=lambda i: -total[i]), "self": sorted(range(N), key=lambda i: -values[i, 0])}
+    orders["turns"] = in_turns(np.delete(values, judging, axis=1))
+    for (rule, best), (share, count) in product(orders.items(), ((30, 6), (50, 10))):
+        kept = best[:count]
+        if balanced:  # 7, 7 and 6 instances: thirds, and the largest remainders
+            quota = {6: [2, 2, 2], 10: [4, 3, 3]}[count]
+            kept = [i for label, most in enumerate(quota) for i in [i for i in best if y[i] == label][:most]]
+        expected = np.mean([accuracy(toy, kept, seed, judging) for seed in range(SEEDS)])
+        assert found.value[f"coreset_{rule}_{share}"] == pytest.approx(expected, abs=1e-12)
+    curves = tables_of(frame)["coreset"].set_index(["series", "kept"])["accuracy"]
+    for share in (0.3, 0.5):
+        gain = curves["by self", share] - curves["random", share]
+        assert found.value[f"coreset_gain_self_{100 * share:g}"] == pytest.approx(gain, abs=1e-12)
+    everything = np.mean([accuracy(toy, range(N), seed, judging) for seed in range(SEEDS)])
+    assert curves["by sum", 1.0] == curves["random", 1.0] == pytest.approx(everything, abs=1e-12)
+
+
+def test_random_subsets_are_as_large_as_the_chosen_and_differ_from_seed_to_seed(toy: Toy) -> None:
+    y = toy.train.y
+    for balanced in (False, True):
+        metric = Coreset(shares=[0.3, 0.5], seeds=3, balanced=balanced)
+        prospect = Prospect(problem=toy.problem, who="test")
+        six, ten = metric._sets(prospect, metric._random(prospect)).values()
+        assert (six.sum(axis=1) == 6).all() and (ten.sum(axis=1) == 10).all()
+        assert (six <= ten).all() and len(np.unique(ten, axis=0)) == 3
+        if balanced:
+            assert all(np.bincount(y[row > 0]).tolist() == [2, 2, 2] for row in six)
+
+
+def test_the_first_of_every_class() -> None:
+    y, order = np.array([0, 0, 0, 2, 2, 0]), np.array([5, 4, 3, 2, 1, 0])
+    assert first(order, 3, None).tolist() == [5, 4, 3]
+    assert first(order, 3, y).tolist() == [5, 2, 4]
+
+
+def test_scores_that_rank_nothing_are_degenerate(toy: Toy) -> None:
+    frame = measured(toy, np.ones((N, M)))
+    assert (frame["status"] == "degenerate").all() and len(frame) == 12
+
+
+def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
+    metric = Coreset(shares=[0.5], seeds=2, n_boot=100)
+    run = run_of(toy, metric)
+    values = np.random.default_rng(0).normal(size=(N, M))
+    frame = metric.evaluate(Influence(values=values), run).set_index("metric")
+    assert frame.status["coreset_self_50"] == "not applicable" and frame.status["coreset_sum_50"] == "ok"
+    planned = metric.plan(Prospect(problem=toy.problem, who="coreset"))
+    assert not any(len(run.bank.missing(design)) for design in planned.trainings)
+    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.more_trainings - 2 == 8  # no self-influence
+
+
+@pytest.mark.parametrize("settings", [{"shares": [1.0]}, {"rules": ["most"]}, {"seeds": 0}, {"n_boot": 1}])
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"metric\.coreset\.{next(iter(settings))}"):
+        Coreset(**settings)

@@ -1,0 +1,70 @@
+"""Defence, condition by condition, with models trained one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from influx.datasets.corruption.backdoor import Backdoor
+from influx.engines.retrain import Bank
+from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.torch.optimizers import SGD
+from influx.metrics.attacks import attack_on
+from influx.metrics.poison_defence import PoisonDefence, spectral
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.planning import Prospect
+from influx.problem import Design
+from influx.run import Run
+from influx.store import Folder
+
+N, M, SEEDS = 20, 40, 2
+
+
+def test_success_and_accuracy_are_those_of_models_trained_one_at_a_time(tmp_path: Path) -> None:
+    clean = toys.table(n_train=N, n_test=M)
+    named = type(clean)(**{**clean.__dict__, "features": ("u", "v", "w")})
+    data = Backdoor(fraction=0.4, features=["u"], test="half").apply(named, 0)
+    assert data.test_flags["backdoor"].sum() == M // 2
+    toy = toys.train(tmp_path, data, MLP(width=3), SGD(lr=0.3), batch_size=10)
+    metric = PoisonDefence(shares=[0.2], rules=["sum"], seeds=SEEDS, n_boot=100)
+    bank = Bank(toy.problem, Folder(toy.folder / "retrain"))
+    run = Run(problem=toy.problem, fitted=toy.fitted, bank=bank, requires=metric.requires, who="poison_defence")
+    guilty = data.flags["backdoor"]
+    values = np.where(guilty, -1.0, 1.0)[:, None] + 0.01 * np.random.default_rng(0).normal(size=(N, M))
+    frame = metric.evaluate(Influence(values=values), run).set_index("metric")
+    attack = attack_on(Prospect(problem=toy.problem, who="x"), SEEDS)
+    assert not isinstance(attack, str)
+    held = attack.success.judging
+    assert data.test_flags["backdoor"][held].all() and (data.test.y[held] != 0).all()
+    assert not set(held) & set(attack.watched) and not data.test_flags["backdoor"][attack.accuracy.judging].any()
+    removed = sorted(range(N), key=lambda i: values[i, attack.known].sum())[:4]
+    success, right = [], []
+    for seed in range(SEEDS):
+        weights = np.ones((1, N))
+        weights[0, removed] = 0
+        number = np.array([seed])
+        design = Design(weights=weights, init=number, order=number, loss_norm="subset")
+        predicted = toy.problem.learner.retrain(data, 0, design)[1].prediction[0]
+        success.append((predicted[held] == 0).mean())
+        right.append((predicted == data.test.y)[attack.accuracy.judging].mean())
+    assert frame.value["defence_success_sum_20"] == pytest.approx(np.mean(success))
+    assert frame.value["defence_accuracy_sum_20"] == pytest.approx(np.mean(right))
+    assert f"4 of {int(guilty.sum())} poisoned among 4 removed" in frame.note["defence_success_sum_20"]
+
+
+def test_spectral_scores_are_projections_on_the_first_eigenvector() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), np.repeat([0, 1], 6)
+    for label in (0, 1):
+        part = x[y == label] - x[y == label].mean(axis=0)
+        vector = np.linalg.eigh(part.T @ part)[1][:, -1]
+        np.testing.assert_allclose(spectral(x, y)[y == label], (part @ vector) ** 2)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"metric\.poison_defence\.k"):
+        PoisonDefence(k=0)
