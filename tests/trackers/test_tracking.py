@@ -37,6 +37,7 @@ def test_numbers_are_told_as_they_are_and_missing_ones_not_at_all(finished: Make
     assert told.report is not None and told.report.read_text() == "<p>report</p>"
 
 
+@pytest.mark.fault(39, "a warning in the manifest; the run is done, the same command tells it again")
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("two\nlines")])
 def test_a_failure_is_a_warning_until_the_next_command_succeeds(finished: Make, fake: Fake, error: Exception) -> None:
     run, fake.raises = finished("mine"), error
@@ -50,6 +51,7 @@ def test_a_failure_is_a_warning_until_the_next_command_succeeds(finished: Make, 
     assert run.warnings == ["something else"] and len(fake.told) == 1
 
 
+@pytest.mark.fault(39, "a warning in the manifest; the run is done, others are told")
 def test_one_tracker_fails_alone(finished: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = Fake(RuntimeError("no")), Fake()
     monkeypatch.setattr(tracking, "trackers_of", lambda settings: {"bad": bad, "good": good})
@@ -74,6 +76,7 @@ def test_secrets_are_told_to_nobody(finished: Make, fake: Fake) -> None:
     assert shown == {"model.tokenizer": "a", "model.author": "c"}
 
 
+@pytest.mark.fault(39, "unknown: one sentence")
 def test_an_unknown_tracker_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"trackers=tensorbord does not exist \(did you mean 'tensorboard'"):
         tracking.trackers_of(compose(["trackers=[tensorbord]"]))
