@@ -24,9 +24,13 @@ Which training data a prediction comes from, and how far to believe the answer.
 
   run      [overrides]           train, retrain for ground truth, estimate influence, compare, report
   plan     [overrides]           what run would do and what it would cost; runs nothing
+  advise   [goal=G] [budget=T] [overrides]   which estimators fit the problem and the budget, and why
   list     KIND [--json]         estimators, datasets, models, optimizers or metrics
   show     RUN [--test ID] [--top K]   verdict of a run; proponents and opponents of one test instance
+  compare  RUN ... [--metric M]    finished runs or a sweep side by side, with paired differences and the Pareto front
+  report   RUN ... [--output FILE] one HTML page about finished runs, which needs no network
   verify   [NAME ...]            hold estimators against their oracles on toy problems
+  bench    [--suite S] [--compare FILE] [--update-baseline]   regression benchmark with quality and speed gates
   status   DIR                   state of a run, a sweep or a folder of them
   clean    [--dry-run] [...]     remove failed or old outputs
 
@@ -127,6 +131,12 @@ def _plan(arguments: list[str]) -> int:
     return plan(arguments)
 
 
+def _advise(arguments: list[str]) -> int:
+    from influx.commands.advise import advise
+
+    return advise(arguments)
+
+
 def _list(arguments: list[str]) -> int:
     from influx import catalogue
 
@@ -161,6 +171,56 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
+def _compare(arguments: list[str]) -> int:
+    parser = _Parser(prog="influx compare", description="Finished runs side by side.")
+    parser.add_argument("runs", type=Path, nargs="+", help="runs, sweeps or folders of them")
+    _add_choices(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="one line per row")
+    parser.set_defaults(form="table")
+    chosen = parser.parse_args(arguments)
+    from influx.commands.compare import compare
+
+    return compare(
+        chosen.runs,
+        chosen.metric,
+        against=chosen.against,
+        lower_is_better=chosen.lower_is_better,
+        force=chosen.force,
+        form=chosen.form,
+    )
+
+
+def _report(arguments: list[str]) -> int:
+    parser = _Parser(prog="influx report", description="One HTML page about finished runs.")
+    parser.add_argument("runs", type=Path, nargs="+", help="runs, sweeps or folders of them")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the file to write")
+    _add_choices(parser)
+    chosen = parser.parse_args(arguments)
+    from influx.commands.report import report
+
+    return report(
+        chosen.runs,
+        chosen.output,
+        chosen.metric,
+        against=chosen.against,
+        lower_is_better=chosen.lower_is_better,
+        force=chosen.force,
+    )
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="M", help="show and sort by this one; may be repeated"
+    )
+    parser.add_argument("--lower-is-better", action="store_true", help="of the first metric")
+    parser.add_argument(
+        "--against", default="", metavar="NAME", help="the row that others are compared with (the best)"
+    )
+    parser.add_argument("--force", action="store_true", help="show rows of different protocols, marked")
+
+
 def _verify(arguments: list[str]) -> int:
     parser = _Parser(prog="influx verify", description="Hold estimators against their oracles on toy problems.")
     parser.add_argument("names", nargs="*", help="estimators; none means all")
@@ -171,6 +231,20 @@ def _verify(arguments: list[str]) -> int:
     checks = verify(*chosen.names)
     progress.console().print(tables.verify_table(checks))
     return 0 if all(check.passed for check in checks) else 3
+
+
+def _bench(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="influx bench", description="Regression benchmark: exit 3 for quality, 4 for speed or memory."
+    )
+    parser.add_argument("--suite", action="append", default=[], metavar="S", help="only this one; may be repeated")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="baseline or results.json to hold results against")
+    parser.add_argument("--update-baseline", action="store_true", help="write FILE anew and print what changes")
+    parser.add_argument("--output", type=Path, default=Path("outputs/bench"), help="folder of the results")
+    chosen = parser.parse_args(arguments)
+    from influx.commands.bench import bench
+
+    return bench(chosen.suite, chosen.compare, chosen.update_baseline, chosen.output)
 
 
 def _status(arguments: list[str]) -> int:
@@ -198,9 +272,13 @@ def _clean(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "plan": _plan,
+    "advise": _advise,
     "list": _list,
     "show": _show,
+    "compare": _compare,
+    "report": _report,
     "verify": _verify,
+    "bench": _bench,
     "status": _status,
     "clean": _clean,
 }

@@ -1,0 +1,89 @@
+"""Run suites: all their problems, oracles and slopes, cold, in a folder that goes away afterwards."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from influx import interrupts, progress
+from influx.bench import growth, orders
+from influx.bench.clock import Kernel, Rounds
+from influx.bench.gates import SLOWER, larger, slower
+from influx.bench.machine import differences, machine
+from influx.bench.measures import Check, Results
+from influx.bench.suites import Suite, Trials
+from influx.bench.trial import Problem, Suspect, entry_of, estimators, job_of, timed
+from influx.config import choices_of
+from influx.influence import Influence
+from influx.pipeline import threads
+from influx.verification import verify
+
+
+def run(suites: Sequence[Suite], baseline: Results | None = None) -> Results:
+    """Everything that the suites declare. Where a baseline is from this machine, what looks too slow is timed again.
+
+    Raises:
+        UserError: a suite describes what cannot be run.
+        Interrupted: a signal asked to stop.
+    """
+    results = Results(machine=machine())
+    comparable = baseline is not None and not differences(baseline.machine, results.machine)
+
+    def suspect(key: str, found: Rounds[Influence]) -> bool:
+        before = baseline.entries.get(key) if comparable and baseline is not None else None
+        if before is None or before.error:
+            return False
+        return slower(before, found.processor, found.kernel_time) >= SLOWER or larger(before, found.memory)
+
+    with interrupts.handled(), threads(1):
+        kernel = Kernel()
+        kernel()  # the first one loads libraries
+        for suite in suites:
+            start = time.perf_counter()
+            for problem, trials in suite.problems.items():
+                _trial(results, f"{suite.name}/{problem}", trials, kernel, suspect)
+            results.checks += _oracles(suite)
+            results.checks += _growth(suite, kernel)
+            results.suites[suite.name] = {"protocol": suite.protocol, "seconds": time.perf_counter() - start}
+    return results
+
+
+def _trial(results: Results, where: str, trials: Trials, kernel: Kernel, suspect: Suspect) -> None:
+    with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
+        job = job_of(list(trials.settings), Path(folder))
+        chosen = {name: made for name, made in estimators(trials, job) if not isinstance(made, str)}
+        problem = Problem(job, kernel)
+        rounds: dict[str, Rounds[Influence]] = {}
+        with progress.task(where, len(chosen)) as done:
+            for name, estimator in chosen.items():
+                key = f"{where}/{name}"
+                results.entries[key], rounds[key] = entry_of(problem, key, estimator, trials, suspect)
+                done(1)
+        for key in (key for key in rounds if not results.entries[key].error):  # what was slow may have been disturbed
+            rounds[key].more(partial(suspect, key))
+            results.entries[key] = timed(results.entries[key], rounds[key])
+    measured = {name: results.entries[f"{where}/{name}"] for name in chosen}
+    results.checks += orders.checks(where, trials, measured)
+
+
+def _oracles(suite: Suite) -> Iterator[Check]:
+    names = choices_of("estimator") if list(suite.oracles) == ["all"] else suite.oracles
+    with progress.task(f"{suite.name}/oracles", len(names)) as done:
+        for name in names:
+            interrupts.check()
+            for check in verify(name):
+                message = f"{check.oracle}: error {check.error:.3g}, {check.bound:.3g} allowed"
+                where = f"{suite.name}/oracles/{name}"
+                yield Check(where=where, kind="quality", passed=bool(check.passed), message=message)
+            done(1)
+
+
+def _growth(suite: Suite, kernel: Kernel) -> Iterator[Check]:
+    with progress.task(f"{suite.name}/growth", len(suite.growth)) as done:
+        for one in suite.growth:
+            with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
+                yield growth.check(f"{suite.name}/{one.vary}", one, Path(folder), kernel)
+            done(1)

@@ -1,0 +1,150 @@
+"""What a benchmark found, as it stands in results.json and in a baseline: plain numbers, no places."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from influx.errors import DataError
+from influx.store import write_atomically, write_text
+
+SCHEMA = 1
+DIGITS = 7  # significant ones that files keep
+Kind = Literal["quality", "speed", "memory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """One metric of one estimator; ``better`` says which way, ``status`` is ok unless there is no number."""
+
+    value: float
+    low: float
+    high: float
+    better: str
+    status: str = "ok"
+    protocol: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One estimator on one problem of one suite.
+
+    Attributes:
+        values: metrics by name.
+        print: the fingerprint of the influence matrix, see ``influx.bench.fingerprint``.
+        processor: processor seconds of the fastest of ``rounds`` estimates.
+        kernel: those of the reference kernel, timed between the same rounds.
+        noise: median over least of the kernel's times, 1 on a quiet machine.
+        wall: seconds on the clock of the fastest estimate; for people, no gate looks at them.
+        memory: MB by which the process grew during the estimate, in the round with the least.
+        trainings: models retrained.
+        steady: whether all rounds gave the same numbers.
+        error: what went wrong, or an empty string.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    print: tuple[float, ...] = ()
+    processor: float = math.nan
+    kernel: float = math.nan
+    noise: float = 1.0
+    wall: float = math.nan
+    memory: float = math.nan
+    trainings: int = 0
+    rounds: int = 0
+    steady: bool = True
+    error: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Time in units of the kernel's."""
+        return self.processor / self.kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Something that must hold without any baseline: an order, an oracle, a slope."""
+
+    where: str
+    kind: Kind
+    passed: bool
+    message: str
+
+
+@dataclass(kw_only=True)
+class Results:
+    """All of one benchmark. ``suites`` has the protocol and the seconds of each suite."""
+
+    machine: dict[str, str]
+    suites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, with stable order and rounded numbers."""
+        return {
+            "schema": SCHEMA,
+            "machine": self.machine,
+            "suites": self.suites,
+            "entries": {key: _plain(asdict(entry)) for key, entry in sorted(self.entries.items())},
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+    def text(self) -> str:
+        """The file's content: one line an entry, so that differences can be read."""
+        plain = self.plain()
+        entries = plain.pop("entries")
+        rows = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in entries.items())
+        head = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False).removesuffix("\n}")
+        return f'{head},\n "entries": {{\n{rows}\n }}\n}}\n'
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def save(results: Results, path: Path) -> None:
+    """Write a results file or baseline: whole or not at all."""
+    write_atomically(path, lambda temporary: write_text(temporary, results.text()))
+
+
+def load(path: Path) -> Results:
+    """Read what ``save`` wrote.
+
+    Raises:
+        DataError: there is no such file, or it is no results file of this version.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {values['schema']}, this influx reads {SCHEMA}; make it again")
+        return Results(
+            machine=dict(values["machine"]),
+            suites=dict(values["suites"]),
+            entries={key: _entry(node) for key, node in values["entries"].items()},
+            checks=[Check(**node) for node in values["checks"]],
+        )
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; make it by --update-baseline") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no results file of influx bench ({error}); make it by --update-baseline") from error
+
+
+def _entry(node: Mapping[str, Any]) -> Entry:
+    plain = _numbers(node)
+    plain["print"] = tuple(math.nan if value is None else value for value in node["print"])
+    plain["values"] = {name: Value(**_numbers(value)) for name, value in node["values"].items()}
+    return Entry(**plain)
+
+
+def _numbers(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in node.items()}

@@ -1,0 +1,161 @@
+"""Estimators on one problem: what they find, how it agrees with ground truth, and what it took."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from influx import interrupts
+from influx.bench.clock import Kernel, Rounds
+from influx.bench.fingerprint import fingerprint
+from influx.bench.measures import Entry, Value
+from influx.bench.suites import Trials
+from influx.config import choices_of, compose, load_choice, quoted
+from influx.engines.retrain import Bank
+from influx.errors import ConfigError, IncompatibleError, InfluxError, Interrupted, UserError
+from influx.influence import Influence
+from influx.instantiate import build
+from influx.job import Job, assemble
+from influx.judged import Judged
+from influx.metrics.tidy import Status
+from influx.problem import Fitted
+from influx.run import Estimator, refuse_missing
+from influx.store import Folder
+from influx.trained import trained_problem
+
+SAME = 1e-6  # of the largest value: rounds that differ by more did not do the same
+Suspect = Callable[[str, Rounds[Influence]], bool]
+OK: Status = "ok"
+
+
+def job_of(settings: list[str], outputs: Path) -> Job:
+    """The problem that overrides describe, below ``outputs``, on one thread and without what a run adds."""
+    own = [f"paths.outputs={quoted(str(outputs))}", "estimator=random", "baselines=[]", "quiet=true", "threads=1"]
+    return assemble(compose([*settings, *own]))
+
+
+class Problem:
+    """A trained problem with its ground truth, and room for estimates that start from nothing."""
+
+    def __init__(self, job: Job, kernel: Kernel) -> None:
+        self.job, self.kernel = job, kernel
+        self.fitted: Fitted = trained_problem(job)
+        self.truth: Influence | None = None
+        if job.truth is not None:
+            run = job.run(self.fitted, job.truth.requires, job.truth_name, job.bank())
+            self.truth = job.truth.estimate(run)
+
+    def rounds(self, name: str, estimator: Estimator) -> tuple[Rounds[Influence], list[Bank]]:
+        """Estimates of one estimator, none done yet, each with a bank of its own; the banks as they are opened."""
+        opened: list[Bank] = []
+
+        def estimate() -> Influence:
+            place = self.job.problem_folder.path / "cold"
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            opened.append(Bank(self.job.problem, Folder(place / "retrain"), self.job.executor))
+            return estimator.estimate(self.job.run(self.fitted, estimator.requires, name, opened[-1]))
+
+        return Rounds(make=estimate, same=agree, kernel=self.kernel), opened
+
+    def judge(
+        self, name: str, estimator: Estimator, influence: Influence, wanted: Mapping[str, Any]
+    ) -> dict[str, Value]:
+        """The wanted metrics of an influence; those that no metric of the problem has are an error.
+
+        Raises:
+            ConfigError: a metric is not there.
+        """
+        found: dict[str, Value] = {}
+        for who, metric in self.job.metrics.items():
+            interrupts.check()
+            run = self.job.run(self.fitted, metric.requires, who, self.job.bank(), self.truth)
+            judged = Judged(job=self.job, name=name, estimator=estimator, own=influence, warnings=run.warnings)
+            table = metric.evaluate(influence, replace(run, judged=judged))
+            for row in table.to_dict("records"):
+                if row["metric"] in wanted:
+                    found[str(row["metric"])] = Value(
+                        value=float(row["value"]),
+                        low=float(row["ci_low"]),
+                        high=float(row["ci_high"]),
+                        better=wanted[row["metric"]],
+                        status=str(row["status"]),
+                        protocol=str(row["protocol"]),
+                    )
+        missing = [metric for metric in wanted if metric not in found]
+        if missing:
+            raise ConfigError(f"no metric of the problem gives {', '.join(missing)}; correct the suite's values")
+        return found
+
+
+def agree(left: Influence, right: Influence) -> bool:
+    """Whether two estimates are the same up to rounding."""
+    size = float(np.nanmax(np.abs(left.values), initial=0.0)) or 1.0
+    return bool(np.allclose(left.values, right.values, rtol=0.0, atol=SAME * size, equal_nan=True))
+
+
+def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | str]]:
+    """Name and estimator, or why it is left out.
+
+    Raises:
+        ConfigError: an estimator or a setting of one does not exist.
+        IncompatibleError: one that the suite names cannot work on the problem.
+    """
+    named = dict(trials.estimators)
+    every = [name for name in choices_of("estimator") if name not in named] if trials.every else []
+    for name, given in [*named.items(), *((name, {}) for name in every)]:
+        if name in trials.without:
+            yield name, trials.without[name]
+            continue
+        settings = dict(given)
+        choice = str(settings.pop("estimator", name))
+        estimator = build(load_choice("estimator", choice) | settings, "estimator", [])
+        try:
+            refuse_missing(estimator.requires, job.problem.learner.provides, choice, job.settings.choices["model"])
+            job.work(estimator, choice)
+        except UserError as error:
+            if name in named:
+                raise IncompatibleError(f"{name}: {error}") from error
+            yield name, str(error)
+            continue
+        yield name, estimator
+
+
+def entry_of(
+    problem: Problem, key: str, estimator: Estimator, trials: Trials, suspect: Suspect
+) -> tuple[Entry, Rounds[Influence]]:
+    """Measure one estimator; what goes wrong inside it is noted, the others go on."""
+    name = key.rpartition("/")[2]
+    rounds, banks = problem.rounds(name, estimator)
+    try:
+        rounds.go(partial(suspect, key))
+        values = problem.judge(name, estimator, rounds.first, trials.values)
+    except (Interrupted, ConfigError):
+        raise
+    except InfluxError as error:
+        return Entry(error=str(error)), rounds
+    except Exception as error:  # a bug in one estimator must not hide what the others do
+        return Entry(error=f"{type(error).__name__}: {error}"), rounds
+    entry = Entry(values=values, print=fingerprint(rounds.first.values), trainings=banks[0].requested)
+    return timed(entry, rounds), rounds
+
+
+def timed(entry: Entry, rounds: Rounds[Influence]) -> Entry:
+    """The entry with what the rounds have measured by now."""
+    return replace(
+        entry,
+        processor=rounds.processor,
+        kernel=rounds.kernel_time,
+        noise=rounds.noise,
+        wall=rounds.wall,
+        memory=rounds.memory if math.isfinite(rounds.memory) else math.nan,
+        rounds=rounds.count,
+        steady=rounds.steady,
+    )
