@@ -129,6 +129,7 @@ def archive(member: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes
         archive("link", tarfile.LNKTYPE, "../secret"),
         archive("device", tarfile.CHRTYPE),
     ],
+    ids=["above", "above by a folder", "absolute link", "link above", "hard link above", "device"],
 )
 def test_members_of_an_archive_stay_in_its_folder(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
