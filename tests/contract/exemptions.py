@@ -43,7 +43,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pbrf": {"damping": 0.3, "tol": 1e-12},
     "if_cg": {"tolerance": 1e-13},
     "fast_if": {"depth": 100},
+    "if_lissa": {"depth": 200, "repeats": 2},
 }
+
+# estimators that train many models one block after the other when blocks are small
+LONG = ("datamodels", "data_oob", "ame", "banzhaf", "c_score", "g_shapley", "beta_shapley", "fast_if", "if_lissa")
 
 # need -> learner of the toy for estimators with that need, which nets do not serve
 LEARNERS: dict[Need, Learner] = {

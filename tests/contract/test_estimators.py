@@ -16,8 +16,8 @@ from influx.errors import IncompatibleError
 from influx.oracles.toys import estimator_named
 from influx.run import Estimator
 from influx.verification import oracle_of
-from tests.contract.checks import CHECKS, Maker, measure
-from tests.contract.exemptions import AGREEMENT, EXEMPT, LEARNERS, SETTINGS, TRAININGS
+from tests.contract.checks import CHECKS, Maker, block_sizes_do_not_matter, measure
+from tests.contract.exemptions import AGREEMENT, EXEMPT, LEARNERS, LONG, SETTINGS, TRAININGS
 
 NAMES = choices_of("estimator")
 PARTS = ("Estimates", "Needs", "Cost", "Source")
@@ -41,7 +41,13 @@ def readable(value: object) -> str:
     return str(getattr(value, "__name__", value))
 
 
-@pytest.mark.parametrize(("name", "check"), KEPT, ids=readable)
+def marked(name: str, check: Callable[..., None]) -> object:
+    """A case, slow where many small blocks are trained."""
+    slow = name in LONG and check is block_sizes_do_not_matter
+    return pytest.param(name, check, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "check"), [marked(*case) for case in KEPT], ids=readable)
 def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
     check(estimator_named(name, SETTINGS.get(name)), suited(name, make))
 
