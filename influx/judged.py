@@ -58,17 +58,24 @@ class Judged:
         """Its influence under a net with another initialisation that went through the training without learning.
 
         Every checkpoint is the new initialisation: the learning rate is ``STILL`` times the problem's, so that weights
-        of checkpoints and steps keep their proportions and influence is right up to a factor. The estimator's own draws
-        are as before.
+        of checkpoints keep their proportions and what is read at checkpoints is right up to a factor. What follows the
+        steps is not: of an unrolled training only the first order in the rate would remain, and the fall of a risk in
+        one step would be lost in rounding. The estimator's own draws are as before.
 
         Raises:
-            IncompatibleError: the learner is no net, or the estimator retrains, so that no weights can be replaced.
+            IncompatibleError: the learner is no net, the estimator retrains, so that no weights can be replaced, or it
+                follows the steps of training, which do nothing here.
         """
         learner, problem = self.job.problem.learner, self.job.problem
         if not isinstance(learner, TorchLearner):
             raise IncompatibleError("only a net has weights to initialise again; choose a net such as model=mlp")
         if Need.RETRAIN in self.estimator.requires:
             raise IncompatibleError("this estimator trains models of its own; there are no weights to replace")
+        if Need.TRAJECTORY in self.estimator.requires:
+            raise IncompatibleError(
+                "this estimator follows the steps of training, and a net that does not learn takes none; choose one "
+                "that reads checkpoints, such as estimator=tracincp"
+            )
         still = replace(learner.optimizer, lr=learner.optimizer.lr * STILL)  # type: ignore[type-var]
 
         def job(which: int) -> Job:

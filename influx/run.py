@@ -206,8 +206,7 @@ class Run:
     def altered(self, data: Data) -> Bank:
         """The bank of the same learner and seed on other data: relabeled, augmented, another test split."""
         self._use(Need.RETRAIN)
-        problem = replace(self.problem, data=data)
-        return self.bank.of(problem)
+        return self.bank.of(replace(self.problem, data=data))
 
     @property
     def removal_noise(self) -> str:

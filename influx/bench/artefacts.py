@@ -6,18 +6,20 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 from influx.bench.anchors import Anchor, table
-from influx.bench.gates import Finding
-from influx.bench.measures import Entry, Results
-from influx.errors import UserError
+from influx.bench.gates import Finding, failure
+from influx.bench.measures import Entry, Kind, Results
 from influx.store import Folder
 
 TITLES = {0: "all gates passed", 1: "something stopped", 3: "quality regression", 4: "speed or memory regression"}
+KINDS = get_args(Kind)  # the worst first
 COLUMNS = (
     "suite", "problem", "estimator", "metric", "value", "ci_low", "ci_high", "status", "better", "ratio",
     "processor_seconds", "kernel_seconds", "wall_seconds", "peak_growth_mb", "trainings", "rounds", "protocol",
@@ -25,7 +27,7 @@ COLUMNS = (
 
 
 def write(folder: Folder, results: Results, findings: Sequence[Finding], code: int, anchors: Sequence[Anchor]) -> None:
-    """Write all files; ``summary.md`` also goes to where GitHub shows it.
+    """Write all files.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -34,17 +36,19 @@ def write(folder: Folder, results: Results, findings: Sequence[Finding], code: i
     folder.write_text("results.csv", rows(results))
     folder.write_json("findings.json", [asdict(finding) for finding in findings])
     folder.write_text("junit.xml", junit(results, findings))
-    text = summary(results, findings, code, anchors)
-    folder.write_text("summary.md", text)
+    folder.write_text("summary.md", summary(results, findings, code, anchors))
+
+
+def show(summary: str) -> str:
+    """Append the summary where GitHub shows it; why that was not possible, or an empty string."""
     shown = os.environ.get("GITHUB_STEP_SUMMARY")
     if shown:
         try:
             with Path(shown).open("a", encoding="utf-8") as file:
-                file.write(text)
+                file.write(summary)
         except OSError as error:
-            raise UserError(
-                f"cannot append to GITHUB_STEP_SUMMARY ({error.strerror}); unset it or correct it"
-            ) from error
+            return f"cannot append to GITHUB_STEP_SUMMARY ({error.strerror or error}); unset it or correct it"
+    return ""
 
 
 def rows(results: Results) -> str:
@@ -68,28 +72,43 @@ def rows(results: Results) -> str:
 
 
 def junit(results: Results, findings: Sequence[Finding]) -> str:
-    """One test case per entry and check; what fails in it is told there."""
-    places = dict.fromkeys([*results.entries, *(check.where for check in results.checks)])
-    places |= dict.fromkeys(finding.where for finding in findings if finding.level == "fail")
+    """One test case per entry and one per check; all that fails in it is told in one element."""
     root = ElementTree.Element("testsuites", name="influx bench")
     suites: dict[str, ElementTree.Element] = {}
-    for where in places:
+    for where, name, failed in _cases(results, findings):
         suite = where.partition("/")[0]
         if suite not in suites:
             suites[suite] = ElementTree.SubElement(root, "testsuite", name=suite)
-        entry = results.entries.get(where)
+        entry = results.entries.get(name)
         seconds = entry.wall if entry is not None and math.isfinite(entry.wall) else 0.0
-        case = ElementTree.SubElement(suites[suite], "testcase", classname=suite, name=where, time=f"{seconds:.3f}")
-        for finding in findings:
-            if finding.where == where and finding.level == "fail":
-                kind = "error" if finding.kind == "run" else "failure"
-                ElementTree.SubElement(case, kind, type=finding.kind, message=_plain(finding.message))
+        case = ElementTree.SubElement(suites[suite], "testcase", classname=suite, name=name, time=f"{seconds:.3f}")
+        if failed:
+            worst = min(failed, key=lambda finding: KINDS.index(finding.kind)).kind
+            message = _plain("; ".join(finding.message for finding in failed))
+            ElementTree.SubElement(case, "error" if worst == "run" else "failure", type=worst, message=message)
     for element in suites.values():
         element.set("tests", str(len(element)))
         element.set("failures", str(len(element.findall("testcase/failure"))))
         element.set("errors", str(len(element.findall("testcase/error"))))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _cases(results: Results, findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Finding]]]:
+    """Place, name and failures of each test case; checks of one place are numbered as the suite has them."""
+    numbers: Counter[str] = Counter()
+    told = []
+    for check in results.checks:
+        numbers[check.where] += 1
+        failed = [failure(check)] * (not check.passed)
+        told += failed
+        yield check.where, f"{check.where} #{numbers[check.where]}", failed
+    others: dict[str, list[Finding]] = {key: [] for key in results.entries}
+    for finding in findings:
+        if finding.level == "fail" and finding not in told:
+            others.setdefault(finding.where, []).append(finding)
+    for where, failed in others.items():
+        yield where, where, failed
 
 
 def _plain(text: str) -> str:

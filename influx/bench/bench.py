@@ -13,9 +13,9 @@ from influx.bench import growth, orders
 from influx.bench.clock import Kernel, Rounds
 from influx.bench.gates import SLOWER, larger, slower
 from influx.bench.machine import differences, machine
-from influx.bench.measures import Check, Results
+from influx.bench.measures import Check, Entry, Results
 from influx.bench.suites import Suite, Trials
-from influx.bench.trial import Problem, Suspect, entry_of, estimators, job_of, timed
+from influx.bench.trial import Problem, Suspect, entry_of, estimators, job_of, timed, tried
 from influx.config import choices_of
 from influx.influence import Influence
 from influx.pipeline import threads
@@ -55,7 +55,10 @@ def _trial(results: Results, where: str, trials: Trials, kernel: Kernel, suspect
     with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
         job = job_of(list(trials.settings), Path(folder))
         chosen = {name: made for name, made in estimators(trials, job) if not isinstance(made, str)}
-        problem = Problem(job, kernel)
+        problem = tried(partial(Problem, job, kernel))
+        if isinstance(problem, str):
+            results.checks.append(_stopped(where, problem))
+            return
         rounds: dict[str, Rounds[Influence]] = {}
         with progress.task(where, len(chosen)) as done:
             for name, estimator in chosen.items():
@@ -63,8 +66,8 @@ def _trial(results: Results, where: str, trials: Trials, kernel: Kernel, suspect
                 results.entries[key], rounds[key] = entry_of(problem, key, estimator, trials, suspect)
                 done(1)
         for key in (key for key in rounds if not results.entries[key].error):  # what was slow may have been disturbed
-            rounds[key].more(partial(suspect, key))
-            results.entries[key] = timed(results.entries[key], rounds[key])
+            error = tried(partial(rounds[key].more, partial(suspect, key)))
+            results.entries[key] = Entry(error=error) if error else timed(results.entries[key], rounds[key])
     measured = {name: results.entries[f"{where}/{name}"] for name in chosen}
     results.checks += orders.checks(where, trials, measured)
 
@@ -74,9 +77,13 @@ def _oracles(suite: Suite) -> Iterator[Check]:
     with progress.task(f"{suite.name}/oracles", len(names)) as done:
         for name in names:
             interrupts.check()
-            for check in verify(name):
+            where = f"{suite.name}/oracles/{name}"
+            found = tried(partial(verify, name))
+            if isinstance(found, str):
+                yield _stopped(where, found)
+                found = []
+            for check in found:
                 message = f"{check.oracle}: error {check.error:.3g}, {check.bound:.3g} allowed"
-                where = f"{suite.name}/oracles/{name}"
                 yield Check(where=where, kind="quality", passed=bool(check.passed), message=message)
             done(1)
 
@@ -85,5 +92,11 @@ def _growth(suite: Suite, kernel: Kernel) -> Iterator[Check]:
     with progress.task(f"{suite.name}/growth", len(suite.growth)) as done:
         for one in suite.growth:
             with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
-                yield growth.check(f"{suite.name}/{one.vary}", one, Path(folder), kernel)
+                where = f"{suite.name}/{one.vary}"
+                found = tried(partial(growth.check, where, one, Path(folder), kernel))
+                yield _stopped(f"{where}/{one.estimator}", found) if isinstance(found, str) else found
             done(1)
+
+
+def _stopped(where: str, error: str) -> Check:
+    return Check(where=where, kind="run", passed=False, message=f"stopped with {error}")

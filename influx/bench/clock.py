@@ -24,7 +24,7 @@ INSTANCES = 48  # whose gradients are taken one by one
 ROUNDS = 3  # at least, unless an estimate is long
 LONG = 2.0  # processor seconds after which no further round begins
 SHORT = 0.02  # processor seconds of an estimate that is repeated more often
-MANY = 8  # kernels: what takes longer is long
+MANY = 8  # kernels: what takes twice as long is long, half as long is short
 MORE = 6  # further rounds where a result looks too slow or too large
 
 
@@ -79,10 +79,13 @@ class Rounds(Generic[T]):
         """Processor seconds of the kernel, each the mean between two rounds.
 
         The least of them beside a short estimate, whose least round was as undisturbed; the median beside a long one,
-        which had its share of disturbances in every round.
+        which had its share of disturbances in every round. Between them it goes gradually, so that an estimate of
+        middle length is measured alike however it falls.
         """
-        least = min(self.kernel_times)
-        return least if self.processor < MANY * least else statistics.median(self.kernel_times)
+        least, median = min(self.kernel_times), statistics.median(self.kernel_times)
+        length = math.log2(max(self.processor / least / MANY, 0.5))  # -1 at half of MANY kernels, 1 at twice as many
+        share = min(length + 1, 2) / 2
+        return least + share * (median - least)
 
     @property
     def noise(self) -> float:

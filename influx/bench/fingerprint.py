@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from influx.streams import stream
 
-DIRECTIONS = 24  # the estimated change has a relative error of about √(2/24) = 0.3
+DIRECTIONS = 24  # the change that random sums estimate has a relative error of about √(2/24) / 2 = 0.14
 
 
 def fingerprint(values: NDArray[Any]) -> tuple[float, ...]:
@@ -32,6 +32,7 @@ def fingerprint(values: NDArray[Any]) -> tuple[float, ...]:
 def change(then: Sequence[float], now: Sequence[float]) -> float:
     """Estimated ‖now − then‖ / ‖then‖: 2 for a sign error, 1 for a doubling, about √2 for somebody else's numbers.
 
+    At least |‖now‖ − ‖then‖| / ‖then‖, which is exact: a factor is seen however the random sums fall.
     Infinite where the shape or the number of finite values differs.
     """
     if len(then) != len(now) or not math.isclose(then[1], now[1], abs_tol=1e-9):
@@ -40,4 +41,4 @@ def change(then: Sequence[float], now: Sequence[float]) -> float:
     moved = math.sqrt(float((apart**2).mean()))
     if then[0] == 0:
         return 0.0 if moved == 0 and now[0] == 0 else math.inf
-    return moved / then[0]
+    return max(moved, abs(now[0] - then[0])) / then[0]

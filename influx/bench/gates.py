@@ -7,7 +7,7 @@ machine that the baseline is from.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from influx.errors import ConfigError
 Level = Literal["fail", "warn", "note"]
 SMALLEST = 0.01  # band of a metric, however narrow its interval
 ELSEWHERE = 2.0  # factor of all bands where the baseline is from another machine
-MOVED = 0.02  # relative change of a whole matrix that same seeds on the same machine do not explain
+MOVED = 1e-4  # relative change of a whole matrix that same seeds on the same machine do not explain
 MOVED_ELSEWHERE = 0.3
 SLOWER, TOO_SLOW = 1.25, 1.5  # ratios of ratios that warn and fail
 TOO_SLOW_AT_MOST = 1.65  # however crowded the machine was
@@ -32,7 +32,7 @@ class Finding:
     """Something to say about one entry; ``fail`` sets the exit code that belongs to its kind."""
 
     level: Level
-    kind: Kind | Literal["run"]
+    kind: Kind
     where: str
     message: str
 
@@ -48,27 +48,32 @@ def on_their_own(results: Results) -> Iterator[Finding]:
         elif not entry.steady:
             message = f"{entry.rounds} rounds with the same seed gave different numbers"
             yield Finding(level="fail", kind="quality", where=key, message=message)
-    yield from (_failed(check) for check in results.checks if not check.passed)
+    yield from (failure(check) for check in results.checks if not check.passed)
 
 
-def _failed(check: Check) -> Finding:
+def failure(check: Check) -> Finding:
+    """What a check that does not hold adds to the findings."""
     return Finding(level="fail", kind=check.kind, where=check.where, message=check.message)
 
 
-def against(now: Results, then: Results) -> Iterator[Finding]:
-    """What changed since the baseline, in the suites that ran.
+def refuse_other(suites: Mapping[str, str], then: Results) -> None:
+    """Compare only like with like; ``suites`` has the protocol of each suite.
 
     Raises:
         ConfigError: a suite is not in the baseline, or was another one then.
     """
-    for name, suite in now.suites.items():
+    for name, protocol in suites.items():
         earlier = then.suites.get(name)
         if earlier is None:
             raise ConfigError(f"the baseline has no suite {name}; add it by --update-baseline")
-        if earlier["protocol"] != suite["protocol"]:
+        if earlier["protocol"] != protocol:
             raise ConfigError(
                 f"suite {name} was another one when the baseline was made; make it anew by --update-baseline"
             )
+
+
+def against(now: Results, then: Results) -> Iterator[Finding]:
+    """What changed since the baseline, in the suites that ran."""
     elsewhere = differences(then.machine, now.machine)
     if elsewhere:
         message = (
@@ -76,11 +81,15 @@ def against(now: Results, then: Results) -> Iterator[Finding]:
             "as wide, speed and memory are not compared"
         )
         yield Finding(level="note", kind="run", where="baseline", message=message)
+    stopped = {check.where for check in now.checks if check.kind == "run" and not check.passed}
     for key, before in then.entries.items():
-        if key.partition("/")[0] not in now.suites or before.error:
+        if key.partition("/")[0] not in now.suites or key.rpartition("/")[0] in stopped:
             continue
         entry = now.entries.get(key)
-        if entry is None:
+        if before.error:
+            message = f"stopped when the baseline was made ({before.error}): nothing to compare with"
+            yield Finding(level="warn", kind="quality", where=key, message=message)
+        elif entry is None:
             yield Finding(level="fail", kind="quality", where=key, message="is in the baseline and no longer measured")
         elif not entry.error:
             yield from _quality(key, before, entry, bool(elsewhere))
@@ -88,6 +97,15 @@ def against(now: Results, then: Results) -> Iterator[Finding]:
                 yield from _cost(key, before, entry)
     for key in sorted(now.entries.keys() - then.entries.keys()):
         yield Finding(level="note", kind="quality", where=key, message="is new; --update-baseline adds it")
+
+
+def uncompared(now: Results, then: Results) -> Iterator[Finding]:
+    """Suites that measured something, none of which the baseline has."""
+    for suite in now.suites:
+        keys = [key for key in now.entries if key.partition("/")[0] == suite]
+        if keys and not any(key in then.entries and not then.entries[key].error for key in keys):
+            message = "the baseline has no number of this suite: nothing was compared; make it by --update-baseline"
+            yield Finding(level="fail", kind="quality", where=suite, message=message)
 
 
 def band(then: Value, elsewhere: bool = False) -> float:
@@ -110,11 +128,22 @@ def _quality(key: str, then: Entry, now: Entry, elsewhere: bool) -> Iterator[Fin
             yield Finding(level="fail", kind="quality", where=key, message=f"{name} is no longer measured")
         else:
             yield from _metric(key, name, before, after, elsewhere)
-    moved, allowed = change(then.print, now.print), MOVED_ELSEWHERE if elsewhere else MOVED
-    if not moved <= allowed:
-        far = f"about {moved:.0%} of their size" if math.isfinite(moved) else "in shape or in which are finite"
-        message = f"the numbers moved by {far} ({allowed:.0%} allowed); if that is meant, --update-baseline accepts it"
-        yield Finding(level="fail", kind="quality", where=key, message=message)
+    for name in dict.fromkeys([*then.prints, *now.prints]):
+        yield from _moved(key, name, then.prints.get(name, ()), now.prints.get(name, ()), elsewhere)
+
+
+def _moved(key: str, name: str, then: Sequence[float], now: Sequence[float], elsewhere: bool) -> Iterator[Finding]:
+    allowed = MOVED_ELSEWHERE if elsewhere else MOVED
+    what = "the numbers" if name == "values" else name
+    if not then or not now:
+        message = f"{what} {'came new' if now else 'got lost'}"
+    elif not (moved := change(then, now)) <= allowed:
+        far = f"about {100 * moved:.3g}%" if math.isfinite(moved) else "in shape or in which are finite"
+        message = f"{what} moved by {far} ({100 * allowed:g}% allowed)"
+    else:
+        return
+    message += "; if that is meant, --update-baseline accepts it"
+    yield Finding(level="fail", kind="quality", where=key, message=message)
 
 
 def _metric(key: str, name: str, then: Value, now: Value, elsewhere: bool) -> Iterator[Finding]:
@@ -128,8 +157,10 @@ def _metric(key: str, name: str, then: Value, now: Value, elsewhere: bool) -> It
         level: Level = "fail" if then.status == "ok" else "note"
         yield Finding(level=level, kind="quality", where=key, message=f"{name} was {then.status}, is {now.status}")
         return
+    if then.status != "ok":
+        return
     worse, allowed = worse_by(then, now), band(then, elsewhere)
-    if worse > allowed:
+    if not worse <= allowed:  # True for NaN
         message = f"{name} was {then.value:.4g}, is {now.value:.4g}: worse by {worse:.3g}, {allowed:.2g} allowed"
         yield Finding(level="fail", kind="quality", where=key, message=message)
     elif -worse > allowed:

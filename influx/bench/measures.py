@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from influx.errors import DataError
 from influx.store import write_atomically, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 DIGITS = 7  # significant ones that files keep
-Kind = Literal["quality", "speed", "memory"]
+Kind = Literal["run", "quality", "speed", "memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Entry:
 
     Attributes:
         values: metrics by name.
-        print: the fingerprint of the influence matrix, see ``influx.bench.fingerprint``.
+        prints: fingerprints of the matrix and of what stands beside it, see ``influx.bench.fingerprint``.
         processor: processor seconds of the fastest of ``rounds`` estimates.
         kernel: those of the reference kernel, timed between the same rounds.
         noise: median over least of the kernel's times, 1 on a quiet machine.
@@ -47,7 +46,7 @@ class Entry:
     """
 
     values: Mapping[str, Value] = field(default_factory=dict)
-    print: tuple[float, ...] = ()
+    prints: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     processor: float = math.nan
     kernel: float = math.nan
     noise: float = 1.0
@@ -66,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Something that must hold without any baseline: an order, an oracle, a slope."""
+    """Something that must hold without any baseline: an order, an oracle, a slope; ``run`` if it could not be tried."""
 
     where: str
     kind: Kind
@@ -115,36 +114,3 @@ def _plain(value: Any) -> Any:
 def save(results: Results, path: Path) -> None:
     """Write a results file or baseline: whole or not at all."""
     write_atomically(path, lambda temporary: write_text(temporary, results.text()))
-
-
-def load(path: Path) -> Results:
-    """Read what ``save`` wrote.
-
-    Raises:
-        DataError: there is no such file, or it is no results file of this version.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["schema"] != SCHEMA:
-            raise DataError(f"{path} has schema {values['schema']}, this influx reads {SCHEMA}; make it again")
-        return Results(
-            machine=dict(values["machine"]),
-            suites=dict(values["suites"]),
-            entries={key: _entry(node) for key, node in values["entries"].items()},
-            checks=[Check(**node) for node in values["checks"]],
-        )
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; make it by --update-baseline") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no results file of influx bench ({error}); make it by --update-baseline") from error
-
-
-def _entry(node: Mapping[str, Any]) -> Entry:
-    plain = _numbers(node)
-    plain["print"] = tuple(math.nan if value is None else value for value in node["print"])
-    plain["values"] = {name: Value(**_numbers(value)) for name, value in node["values"].items()}
-    return Entry(**plain)
-
-
-def _numbers(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in node.items()}

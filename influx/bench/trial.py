@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from influx import interrupts
 from influx.bench.clock import Kernel, Rounds
@@ -33,6 +34,7 @@ from influx.trained import trained_problem
 SAME = 1e-6  # of the largest value: rounds that differ by more did not do the same
 Suspect = Callable[[str, Rounds[Influence]], bool]
 OK: Status = "ok"
+T = TypeVar("T")
 
 
 def job_of(settings: list[str], outputs: Path) -> Job:
@@ -68,11 +70,7 @@ class Problem:
     def judge(
         self, name: str, estimator: Estimator, influence: Influence, wanted: Mapping[str, Any]
     ) -> dict[str, Value]:
-        """The wanted metrics of an influence; those that no metric of the problem has are an error.
-
-        Raises:
-            ConfigError: a metric is not there.
-        """
+        """The wanted metrics of an influence, as far as the problem has them."""
         found: dict[str, Value] = {}
         for who, metric in self.job.metrics.items():
             interrupts.check()
@@ -89,16 +87,27 @@ class Problem:
                         status=str(row["status"]),
                         protocol=str(row["protocol"]),
                     )
-        missing = [metric for metric in wanted if metric not in found]
-        if missing:
-            raise ConfigError(f"no metric of the problem gives {', '.join(missing)}; correct the suite's values")
         return found
+
+
+def arrays(influence: Influence) -> dict[str, NDArray[Any]]:
+    """All that an estimate says in numbers, by name."""
+    found = {"values": influence.values, "self_influence": influence.self_influence, "stderr": influence.stderr}
+    for name, table in influence.tables.items():
+        numbers = table.select_dtypes("number")
+        found |= {f"{name}.{column}": numbers[column].to_numpy(np.float64, na_value=np.nan) for column in numbers}
+    return {name: array for name, array in found.items() if array is not None and array.size}
 
 
 def agree(left: Influence, right: Influence) -> bool:
     """Whether two estimates are the same up to rounding."""
-    size = float(np.nanmax(np.abs(left.values), initial=0.0)) or 1.0
-    return bool(np.allclose(left.values, right.values, rtol=0.0, atol=SAME * size, equal_nan=True))
+    a, b = arrays(left), arrays(right)
+    return a.keys() == b.keys() and all(_close(a[name], b[name]) for name in a)
+
+
+def _close(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    size = float(np.max(np.abs(left), initial=0.0, where=np.isfinite(left))) or 1.0
+    return left.shape == right.shape and np.allclose(left, right, rtol=0.0, atol=SAME * size, equal_nan=True)
 
 
 def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | str]]:
@@ -131,20 +140,42 @@ def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | str]
 def entry_of(
     problem: Problem, key: str, estimator: Estimator, trials: Trials, suspect: Suspect
 ) -> tuple[Entry, Rounds[Influence]]:
-    """Measure one estimator; what goes wrong inside it is noted, the others go on."""
+    """Measure one estimator; what goes wrong inside it is noted, the others go on.
+
+    Raises:
+        ConfigError: the suite wants a metric that the problem does not have.
+    """
     name = key.rpartition("/")[2]
     rounds, banks = problem.rounds(name, estimator)
-    try:
+
+    def measure() -> dict[str, Value]:
         rounds.go(partial(suspect, key))
-        values = problem.judge(name, estimator, rounds.first, trials.values)
-    except (Interrupted, ConfigError):
+        return problem.judge(name, estimator, rounds.first, trials.values)
+
+    values = tried(measure)
+    if isinstance(values, str):
+        return Entry(error=values), rounds
+    missing = [metric for metric in trials.values if metric not in values]
+    if missing:
+        raise ConfigError(f"no metric of {key} gives {', '.join(missing)}; correct the suite's values")
+    prints = {what: fingerprint(array) for what, array in arrays(rounds.first).items()}
+    return timed(Entry(values=values, prints=prints, trainings=banks[0].requested), rounds), rounds
+
+
+def tried(work: Callable[[], T]) -> T | str:
+    """What it gives, or what stopped it: a bug in one place must not hide what the others do.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    try:
+        return work()
+    except Interrupted:
         raise
     except InfluxError as error:
-        return Entry(error=str(error)), rounds
-    except Exception as error:  # a bug in one estimator must not hide what the others do
-        return Entry(error=f"{type(error).__name__}: {error}"), rounds
-    entry = Entry(values=values, print=fingerprint(rounds.first.values), trainings=banks[0].requested)
-    return timed(entry, rounds), rounds
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def timed(entry: Entry, rounds: Rounds[Influence]) -> Entry:

@@ -28,8 +28,13 @@ def bench(names: Sequence[str], baseline: Path | None, update: bool, output: Pat
     _may_write(baseline, output)
     from influx import progress
     from influx.bench import anchors, artefacts, gates
+
+    if then is not None and not update:
+        gates.refuse_other({suite.name: suite.protocol for suite in suites}, then)
+    if then is not None and update:
+        _may_mix([suite.name for suite in suites], then, str(baseline))
     from influx.bench.bench import run
-    from influx.reporting.progress import factory
+    from influx.reporting.progress import console, factory
     from influx.store import Folder
 
     with progress.shown_by(factory()):
@@ -37,6 +42,8 @@ def bench(names: Sequence[str], baseline: Path | None, update: bool, output: Pat
     findings = list(gates.on_their_own(now))
     code = gates.exit_code(findings)
     compared = list(gates.against(now, _updatable(then, now) if update else then)) if then else []
+    if then and not update:
+        compared += gates.uncompared(now, then)
     if update and baseline is not None:
         if code:
             compared.append(_note("the baseline stays as it was: what fails without any baseline is no baseline"))
@@ -48,12 +55,15 @@ def bench(names: Sequence[str], baseline: Path | None, update: bool, output: Pat
     code = gates.exit_code(findings)
     artefacts.write(Folder(output), now, findings, code, anchors.load())
     _show(now, findings, code, output)
+    unseen = artefacts.show((output / "summary.md").read_text(encoding="utf-8"))
+    if unseen:
+        console().print(f"warning: {unseen}", markup=False, soft_wrap=True)
     return code
 
 
 def _baseline(path: Path | None, update: bool) -> Results | None:
     """The baseline to compare with; None without one, or where it is still to be made."""
-    from influx.bench.measures import load
+    from influx.bench.baseline import load
 
     if path is None:
         if update:
@@ -72,6 +82,21 @@ def _may_write(baseline: Path | None, output: Path) -> None:
         raise UserError(f"--compare {baseline} must be a file in a folder that exists; correct it")
 
 
+def _may_mix(names: Sequence[str], then: Results, path: str) -> None:
+    """Refuse to update some suites of a baseline whose others would stay from another machine.
+
+    Raises:
+        ConfigError: they would.
+    """
+    from influx.bench.machine import differences, machine
+
+    elsewhere = differences(then.machine, machine()) if then.suites.keys() - set(names) else []
+    if elsewhere:
+        raise ConfigError(
+            f"{path} has suites from another machine ({'; '.join(elsewhere)}); leave out --suite to update all of them"
+        )
+
+
 def _updatable(then: Results, now: Results) -> Results:
     """The part of a baseline that this one replaces: suites that were the same then."""
     from dataclasses import replace
@@ -82,25 +107,15 @@ def _updatable(then: Results, now: Results) -> Results:
 
 
 def _update(path: Path, now: Results, then: Results | None) -> None:
-    """Write the baseline; suites that did not run keep what they had.
-
-    Raises:
-        ConfigError: they had it from another machine.
-    """
+    """Write the baseline; suites that did not run keep what they had."""
     from dataclasses import replace
 
-    from influx.bench.machine import differences
     from influx.bench.measures import save
 
     kept = [name for name in then.suites if name not in now.suites] if then else []
     if then is None or not kept:
         save(now, path)
         return
-    elsewhere = differences(then.machine, now.machine)
-    if elsewhere:
-        raise ConfigError(
-            f"{path} has suites from another machine ({'; '.join(elsewhere)}); leave out --suite to update all of them"
-        )
     entries = {key: entry for key, entry in then.entries.items() if key.partition("/")[0] in kept}
     checks = [check for check in then.checks if check.where.partition("/")[0] in kept]
     suites = {name: then.suites[name] for name in kept}

@@ -94,7 +94,7 @@ class Broom:
                 self.skipped.append((problem, "a run that is kept does not say which problem it uses"))
                 continue
             with ExitStack() as stack:
-                if all([stack.enter_context(held(part)) for part in (problem, problem / "retrain")]):
+                if all([stack.enter_context(held(part)) for part in (problem, problem / "retrain", *altered(problem))]):
                     self._remove(problem, "used by no run")
                 else:
                     self.skipped.append((problem, "in use by another process"))
@@ -106,7 +106,7 @@ class Broom:
                 if path.is_dir():  # influx keeps no files here
                     self._remove(path, "left by a killed process")
             for item in folders(parent):
-                for part in (item, *folders(item)):
+                for part in (item, *folders(item), *altered(item)):
                     self._leftovers_in(item, part)
 
     def _leftovers_in(self, item: Path, part: Path) -> None:
@@ -148,6 +148,17 @@ class Broom:
         for path, why in self.skipped:
             line(f"kept {path} ({why})")
         line(f"{verb} {len(self.removed)} items, {sum(size for *_, size in self.removed) / 1e6:.1f} MB")
+
+
+def altered(problem: Path) -> list[Path]:
+    """Folders of a problem's banks on other data, which stay and go with it."""
+    return [
+        bank
+        for part in folders(problem)
+        if part.name == "altered"
+        for other in folders(part)
+        for bank in folders(other)
+    ]
 
 
 def size_of(path: Path) -> int:

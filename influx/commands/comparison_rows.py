@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from influx.commands.protocols import settings_that_differ
 from influx.reporting.comparison import Entry, Kind
-from influx.reporting.verdict import Score, names_of, score_of, words
+from influx.reporting.text import number
+from influx.reporting.verdict import (
+    ABOUT_CEILING,
+    ABOUT_CEILING_OF_MEAN,
+    CEILING_OF_MEAN,
+    Score,
+    names_of,
+    score_of,
+    words,
+)
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
@@ -47,8 +56,9 @@ def own(
     marks: dict[str, str],
 ) -> list[Entry]:
     """The rows of the runs themselves, in their order."""
+    prices = _prices(records)
     return [
-        _entry(record, record.estimator, label, "run", run, place, columns, marks)
+        _entry(record, record.estimator, label, "run", run, place, columns, marks, prices)
         for record, run, place, label in zip(records, run_names(records), places, labels, strict=True)
     ]
 
@@ -62,13 +72,14 @@ def baselines(
 ) -> list[Entry]:
     """Each once per protocol, unless it has a run of its own."""
     found: dict[tuple[int, str], Entry] = {}
+    prices = _prices(records)
     for record, place in zip(records, places, strict=True):
         for name in names_of(record, record.metric_rows, ()):
             if any(entry.name == name and entry.protocol == place for entry in own):
                 continue
             if name == record.estimator:
                 continue
-            made = _entry(record, name, name, "baseline", record.name, place, columns, marks)
+            made = _entry(record, name, name, "baseline", record.name, place, columns, marks, prices)
             before = found.get((place, name))
             if before is not None:  # other runs may have measured more
                 made = replace(before, scores=dict(made.scores) | dict(before.scores))
@@ -85,15 +96,13 @@ def _entry(
     place: int,
     columns: Mapping[str, str],
     marks: dict[str, str],
+    prices: Mapping[str, float],
 ) -> Entry:
     rows = [row for row in record.metric_rows if row["estimator"] == name and row["metric"] in columns]
-    costs = record.section("cost")
-    cost, truth = _mapping(costs.get(name)), _mapping(costs.get("truth"))
-    seconds, trainings = _number(cost, "seconds"), _number(cost, "trainings")
-    read = trainings - _number(cost, "trained_now")
-    each = _number(truth, "seconds") / made if (made := _number(truth, "trained_now")) > 0 else math.nan
+    cost = _mapping(record.section("cost").get(name))
+    seconds, trainings = number(cost.get("seconds")), number(cost.get("trainings"))
+    read = trainings - number(cost.get("trained_now"))
     unpaid = int(read) if read > 0 else 0
-    charged = seconds + unpaid * each if unpaid else seconds
     return Entry(
         name=label,
         estimator=name,
@@ -101,36 +110,56 @@ def _entry(
         run=run,
         protocol=place,
         scores={str(row["metric"]): score_of(row, marks) for row in rows},
-        seconds=charged if math.isfinite(charged) else seconds,
+        seconds=seconds + unpaid * prices.get(_problem(record), math.nan) if unpaid else seconds,
         unpaid=unpaid,
-        peak_mb=_number(cost, "peak_mb"),
+        peak_mb=number(cost.get("peak_mb")),
         trainings=trainings,
     )
+
+
+def _prices(records: Sequence[RunRecord]) -> dict[str, float]:
+    """Seconds of one training by problem, from the run that made most of them for its truth: others read the bank."""
+    found: dict[str, tuple[float, float]] = {}
+    for record in records:
+        truth = _mapping(record.section("cost").get("truth"))
+        seconds, made = number(truth.get("seconds")), number(truth.get("trained_now"))
+        if made > 0 and math.isfinite(seconds):
+            found[_problem(record)] = max(found.get(_problem(record), (0.0, math.nan)), (made, seconds / made))
+    return {problem: price for problem, (_, price) in found.items()}
+
+
+def _problem(record: RunRecord) -> str:
+    return str(record.section("problem").get("id", ""))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _number(values: Mapping[str, Any], key: str) -> float:
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-
-
 def ceilings(
     records: Sequence[RunRecord], places: Sequence[int], columns: Mapping[str, str], marks: dict[str, str]
-) -> list[Entry]:
-    """Per protocol, how well the truth agrees with itself in the metrics shown."""
+) -> tuple[list[Entry], dict[str, str]]:
+    """Per protocol, how well the truth agrees with itself in the metrics shown, and what this means, by metric.
+
+    A truth that is a mean over seeds has the ceiling of a mean where that is known.
+    """
     found: dict[int, dict[str, Score]] = {}
+    about: dict[str, str] = {}
     for record, place in zip(records, places, strict=True):
-        for row in record.metric_rows:
+        rows = [row for row in record.metric_rows if "ceiling" in words(str(row["metric"])) and row["status"] == "ok"]
+        one_seed = [row["value"] for row in rows if row["metric"] == "ceiling_spearman"]
+        for row in sorted(rows, key=lambda row: row["metric"] != CEILING_OF_MEAN):
             name = str(row["metric"])
-            if "ceiling" not in words(name) or row["status"] != "ok":
-                continue
+            of_mean = name == CEILING_OF_MEAN and row["value"] not in one_seed  # the truth may be one of several seeds
             plain = name.removeprefix("ceiling_").removesuffix("_ceiling")
-            if plain in columns:
-                found.setdefault(place, {}).setdefault(plain, score_of(row, marks))
-    return [
+            plain = "spearman" if of_mean else plain
+            if plain not in columns or plain in found.get(place, {}):
+                continue
+            found.setdefault(place, {})[plain] = score_of(row, marks)
+            if name.startswith("ceiling_"):  # that of LDS is about subsets
+                about[plain] = ABOUT_CEILING_OF_MEAN if of_mean else ABOUT_CEILING
+    entries = [
         Entry(name="noise ceiling", estimator="", kind="ceiling", run="", protocol=place, scores=scores)
         for place, scores in found.items()
     ]
+    return entries, about

@@ -12,7 +12,7 @@ from influx.commands.comparison_rows import baselines, ceilings, labels, own, ru
 from influx.commands.protocols import grouped
 from influx.errors import ConfigError, did_you_mean
 from influx.reporting.comparison import Comparison, Difference, Entry, letter_display, pareto_front
-from influx.reporting.verdict import ABOUT_CEILING, agreement_columns, detection_columns, words
+from influx.reporting.verdict import agreement_columns, detection_columns, words
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
@@ -36,6 +36,7 @@ def comparison_of(records: Sequence[RunRecord], asked: Asked, notes: Sequence[st
     Raises:
         ConfigError: protocols differ without ``force``, or a metric or reference is unknown.
     """
+    _check(records, asked)
     columns = _columns(records, asked.metrics)
     metric = next(iter(columns), "")
     places, protocols = grouped(records, list(columns), asked.force)
@@ -50,12 +51,9 @@ def comparison_of(records: Sequence[RunRecord], asked: Asked, notes: Sequence[st
     reference = _reference(entries, pairs, asked.against)
     if reference is not None:
         entries = [replace(e, difference=_between(pairs, i, reference)) for i, e in enumerate(entries)]
-    if any(entry.unpaid for entry in entries):
-        further.append(
-            "~ seconds: trainings that were read from the bank are charged what one took when the ground truth was made"
-        )
-    known = ceilings(records, places, columns, marks)
-    further += [f"noise ceiling: {ABOUT_CEILING}"] if known else []
+    further += _about_seconds(entries)
+    known, about = ceilings(records, places, columns, marks)
+    further += [f"noise ceiling of {metric}: {sentence}" for metric, sentence in about.items()]
     return Comparison(
         columns=columns,
         metric=metric,
@@ -70,6 +68,36 @@ def comparison_of(records: Sequence[RunRecord], asked: Asked, notes: Sequence[st
     )
 
 
+def _check(records: Sequence[RunRecord], asked: Asked) -> None:
+    """Refuse what makes no sense whatever the runs hold, or names metrics that none of them measured.
+
+    Raises:
+        ConfigError: ``asked`` has an unknown metric, or a direction without a metric.
+    """
+    if asked.lower_is_better and not asked.metrics:
+        raise ConfigError("--lower-is-better is about the metric asked for, there is none; add --metric NAME")
+    measured = list(dict.fromkeys(str(row["metric"]) for record in records for row in record.metric_rows))
+    for metric in asked.metrics:
+        if metric not in measured:
+            raise ConfigError(
+                f"--metric {metric} was measured in none of these runs{did_you_mean(metric, measured)}; they have "
+                f"{', '.join(measured) or 'no metrics'}"
+            )
+
+
+def _about_seconds(entries: Sequence[Entry]) -> list[str]:
+    """What stands for the trainings that rows read from the bank."""
+    found = {math.isfinite(entry.seconds) for entry in entries if entry.unpaid}
+    charged = (
+        "~ seconds: trainings that were read from the bank are charged what one took when the ground truth was made"
+    )
+    unknown = (
+        "seconds of rows that read trainings from the bank are unknown where no run here made them; add the run that "
+        "computed the ground truth"
+    )
+    return [charged] * (True in found) + [unknown] * (False in found)
+
+
 def _columns(records: Sequence[RunRecord], asked: Sequence[str]) -> dict[str, str]:
     """Metrics with at least one number, and their headings."""
     headings: dict[str, str] = {}
@@ -81,12 +109,6 @@ def _columns(records: Sequence[RunRecord], asked: Sequence[str]) -> dict[str, st
             measured[name] = measured.get(name, False) or row["status"] == "ok"
         headings = agreement_columns(record, table) | headings
         headings |= {k: v for k, v in detection_columns(table).items() if k not in headings}
-    for metric in asked:
-        if metric not in measured:
-            raise ConfigError(
-                f"--metric {metric} was measured in none of these runs{did_you_mean(metric, measured)}; they have "
-                f"{', '.join(measured) or 'no metrics'}"
-            )
     usual = [name for name in ("spearman", "lds") if name in headings]
     order = [name for name in dict.fromkeys([*asked, *usual, *headings]) if measured[name] or name in asked]
     if not order:
@@ -154,11 +176,14 @@ def _pairs(
             letters[inside[i]] = told
         lacking = [(inside[i], reason) for i, reason in enumerate(pairs.reasons) if reason]
         notes += [f"{entries[i].name} is not paired: {reason}" for i, reason in lacking]
+        notes += [f"no differences: {pairs.lack}"] if pairs.lack else []
     if found:
         notes.append(
             f"letters: estimators that share one do not differ in {metric} (paired bootstrap over the same test "
             f"instances x{paired.N_BOOT}, 95% for all pairs at once); intervals of differences are for one pair each"
         )
+        if any(entry.kind == "baseline" for entry in entries):
+            notes.append("baselines have no letters: their matrices are not kept; give a baseline a run to pair it")
         fewest = min(difference.n for difference in found.values())
         if fewest < paired.FEW:
             notes.append(f"with {fewest} test instances letters part estimators a little too readily")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,12 +39,14 @@ class Pairs:
         different: ``(R, R)``, beyond doubt at 95% for all pairs at once.
         reasons: per row, why it takes no part, or "".
         rows: training instances compared.
+        lack: why those that could take part have no differences, or "".
     """
 
     differences: Mapping[tuple[int, int], Difference]
     different: NDArray[np.bool_]
     reasons: tuple[str, ...]
     rows: int
+    lack: str = ""
 
 
 def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
@@ -56,13 +59,18 @@ def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
     reasons = _reasons(records)
     usable = [i for i, reason in enumerate(reasons) if not reason]
     count = len(records)
-    nothing = Pairs(differences={}, different=np.zeros((count, count), bool), reasons=reasons, rows=0)
+
+    def nothing(lack: str = "") -> Pairs:
+        return Pairs(differences={}, different=np.zeros((count, count), bool), reasons=reasons, rows=0, lack=lack)
+
     if len(usable) < 2:
-        return nothing
+        return nothing()
     shared = np.logical_and.reduce([_computed(records[i]) for i in usable])
     rows = np.flatnonzero(shared)
-    if len(rows) < MIN_ROWS or (metric in ranking.NAMES and k >= len(rows)):
-        return nothing
+    if len(rows) < MIN_ROWS:
+        return nothing(f"{len(rows)} training instances have a truth and every score, {MIN_ROWS} are needed")
+    if metric in ranking.NAMES and k >= len(rows):
+        return nothing(f"k={k} needs more than the {len(rows)} training instances that have a truth and every score")
     counts = row_counts(stream(0, "compare/training instances"), len(rows), len(shared), N_BOOT)
     values = np.array([_judge(records[i], rows, metric, k) for i in usable])
 
@@ -73,7 +81,8 @@ def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
     whole = np.zeros((count, count), dtype=bool)
     whole[np.ix_(usable, usable)] = different
     named = {(usable[i], usable[j]): found for (i, j), found in differences.items()}
-    return Pairs(differences=named, different=whole, reasons=reasons, rows=len(rows))
+    lack = "" if named else "no two are defined on the same 2 test instances, which a bootstrap needs"
+    return Pairs(differences=named, different=whole, reasons=reasons, rows=len(rows), lack=lack)
 
 
 def bootstrap(
@@ -110,13 +119,14 @@ def bootstrap(
             if error > 1e-12:  # otherwise the two are the same, up to rounding
                 errors[i, j] = error
                 largest = np.fmax(largest, np.abs(samples - value) / error)
-    reach = _small_sample(float(np.quantile(largest, LEVEL)), min((d.n for d in differences.values()), default=2))
+    reach = float(np.quantile(largest, LEVEL))
     different = np.zeros((count, count), dtype=bool)
     for (i, j), found in differences.items():
-        different[i, j] = different[j, i] = abs(found.value) > max(reach * errors[i, j], 1e-12)
+        different[i, j] = different[j, i] = abs(found.value) > max(_small_sample(reach, found.n) * errors[i, j], 1e-12)
     return differences, different
 
 
+@lru_cache  # pairs are many, their numbers of test instances few
 def _small_sample(reach: float, n: int) -> float:
     """Resamples have the tails of a normal distribution, a studentised mean of ``n`` values those of Student's t."""
     from scipy.stats import norm, t

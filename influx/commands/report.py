@@ -34,8 +34,8 @@ def report(
     _may_write(output)
     records, notes = finished(places)
     asked = Asked(metrics=tuple(metrics), lower_is_better=lower_is_better, against=against, force=force)
-    comparison = comparison_of(records, asked, notes) if len(records) > 1 else None
-    html.write(records, output, comparison)
+    comparison = comparison_of(records, asked, notes)  # of one run too, which finds what is asked for and is not there
+    html.write(records, output, comparison if len(records) > 1 else None)
     for sentence in notes:
         progress.warn(sentence)
     progress.console().print(f"report: {output}", soft_wrap=True, markup=False)

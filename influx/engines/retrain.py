@@ -46,8 +46,17 @@ class Bank:
         return len(self._requested)
 
     def of(self, problem: Problem) -> Bank:
-        """The bank of another problem, in its own folder beside this one; trained in this process."""
-        return Bank(problem, Folder(self.folder.path.parent.parent / problem.id / self.folder.path.name))
+        """The bank of this problem on other data, in the folder of this problem; trained in this process.
+
+        Models are trained one at a time: few are asked for on the same data, each under a seed of its own, and blocks
+        would be filled up with copies.
+        """
+        if problem.id == self.problem.id:
+            return self
+        learner: Any = problem.learner
+        if hasattr(getattr(learner, "training", None), "block"):
+            problem = replace(problem, learner=replace(learner, training=replace(learner.training, block=1)))
+        return Bank(problem, Folder(self.folder.path.parent / "altered" / problem.id / self.folder.path.name))
 
     def outcomes(self, design: Design, label: str = "retraining") -> tuple[Outcomes, Outcomes]:
         """Outcomes on train ``(K, n_train)`` and test ``(K, n_test)`` of every training in ``design``.

@@ -61,9 +61,9 @@ class ActiveLearning:
     Limits: the run's estimator has seen the whole training set, so its values are of removal and hold the labels of
         the pool. They tell which labelled instances are worth buying; a rule without labels knows less, and
         uncertainty is such a rule. One ranking is made, not one after each addition.
-    Intervals: 95%. For accuracies a percentile bootstrap over seeds and judging test instances together, which errs
-        on the wide side; random additions have a draw of their own for every seed. An interval is about the one
-        set that was added; notes say how far random ones lie apart. For correlations over added instances, and test
+    Intervals: 95%. For accuracies a percentile bootstrap over seeds and judging test instances together, widened
+        for few seeds; random additions have a draw of their own for every seed. An interval is about the one set
+        that was added; notes say how far random ones lie apart. For correlations over added instances, and test
         instances in the first.
     Needs: retraining; classes for uncertainty.
     Cost: per estimator rules · shares · seeds trainings; seeds · (1 + 2 shares + sample) that all share, and seeds to
@@ -108,7 +108,8 @@ class ActiveLearning:
         each = len(self.shares) * self.seeds
         return Work(
             trainings=(judge.design(sets.values()),),
-            more_trainings=float(len(self.rules) * each + (each + self.seeds if classes else 0)),
+            more_trainings=float(each + self.seeds if classes else 0),
+            own_trainings=float(len(self.rules) * each),
             numbers=self.n_boot * (6.0 * len(self.rules) * each * len(judge.y) + 60.0 * len(judge.y) + self.sample),
             bytes=25.0 * len(sets) * self.seeds * (n + len(prospect.test)) + 16.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x (base + ({len(self.rules)} rules of each estimator + random + uncertainty) "
@@ -147,8 +148,7 @@ class ActiveLearning:
         """Of the pool, high is to be added."""
         if rule == "turns":
             return scores.by_turns(influence, judge.ranking, pool)
-        total = scores.by_sum(influence, judge.ranking)
-        return total if isinstance(total, Unavailable) else total[pool]
+        return scores.by_sum(influence, judge.ranking, pool)
 
     def _pool(self, run: Run | Prospect) -> Rows:
         """Rows of the pool, ascending."""
@@ -208,13 +208,13 @@ class ActiveLearning:
             f"{len(judge.judging)} judging test instances; fall of the loss, mean of {self.seeds} seeds, "
             "loss_norm=subset",
         )
-        total = scores.by_sum(influence, judge.ranking)
+        total = scores.by_sum(influence, judge.ranking, added)
         if isinstance(total, Unavailable):
             yield from unavailable(add_one.NAMES, total.status, total.note, protocol)
             return
         falls = np.stack([base - made["one", row].loss for row in added.tolist()])  # (sample, seeds, judging half)
         estimated = np.asarray(influence.values[added][:, judge.judging], dtype=np.float64)
-        yield from add_one.correlations(estimated, total[added], falls, run, self.n_boot, protocol)
+        yield from add_one.correlations(estimated, total, falls, run, self.n_boot, protocol)
 
     def _tables(self, made: Mapping[Key, Refitted], resamples: Resamples, judge: Judge) -> dict[str, pd.DataFrame]:
         series = {}
@@ -228,8 +228,8 @@ class ActiveLearning:
 def least_confidence(run: Run, judge: Judge, weights: NDArray[Any], pool: Rows) -> FloatArray:
     """``(pool,)`` probability that models give the class that they predict, averaged over seeds.
 
-    The bank keeps the probability of the label alone, so models are trained again, the same ones, with the pool
-    under their own predictions as test instances.
+    The bank keeps the probability of the label alone, so models are trained again, the same ones up to rounding, with
+    the pool under their own predictions as test instances.
     """
     label, total = "retraining to ask about the pool", np.zeros(len(pool))
     data: Data = run.problem.data

@@ -54,14 +54,16 @@ def _per_test(estimated: FloatArray, falls: FloatArray, run: Run, n_boot: int, p
     constant = constant_columns(estimated) | constant_columns(real)
     fit = ~(broken | constant)
     counts = counts_of(resample(run.rng("pool instances"), len(real), n_boot))
-    values = np.full(len(fit), np.nan)
-    values[fit] = spearman_columns(estimated[:, fit], real[:, fit])
+    values, samples = np.full(len(fit), np.nan), np.full((n_boot, len(fit)), np.nan)
+    if fit.any():
+        values[fit] = spearman_columns(estimated[:, fit], real[:, fit])
+        samples[:, fit] = spearman_samples((estimated[:, fit], real[:, fit]), counts)
     return summarise(
         NAMES[0],
         values,
         rng=run.rng("test instances"),
         n_boot=n_boot,
-        samples=spearman_samples((estimated[:, fit], real[:, fit]), counts) if fit.any() else None,
+        samples=samples,
         protocol=protocol,
         note=sentences(left_out(broken, constant), _reliability(falls[:, :, fit]) if fit.any() else ""),
     )
@@ -89,9 +91,15 @@ def _summed(score: FloatArray, falls: FloatArray, run: Run, n_boot: int, protoco
 
 
 def _reliability(falls: FloatArray) -> str:
-    """How well the real effects (sample, seeds, m) agree with themselves over seeds: no estimate can do better."""
+    """How well the real effects (sample, seeds, m) agree with themselves over seeds.
+
+    An estimate without error would correlate with their mean by the root of it.
+    """
     seeds = falls.shape[1]
     if seeds < 2:
         return ""
+    if (falls == falls[:, :1]).all():
+        return "reliability of the effects is not applicable: seeds change nothing in these models"
     known = spearman_brown(mean_pairwise(np.stack([standardise(ranks(falls[:, s])) for s in range(seeds)])), seeds)
-    return f"reliability of the effects over {seeds} seeds: {np.nanmean(known):.4f}"
+    reliability, most = np.nanmean(known), np.nanmean(np.sqrt(known))
+    return f"reliability of the effects over {seeds} seeds: {reliability:.4f}, so that {most:.4f} can be reached"

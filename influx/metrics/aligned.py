@@ -64,6 +64,18 @@ def left_out(broken: NDArray[np.bool_], constant: NDArray[np.bool_]) -> str:
     return f"{unusable} of {len(broken)} test instances degenerate and left out ({counts})"
 
 
+def unscored(influence: Influence) -> Unavailable | None:
+    """Why nothing can be summed or ranked over all training instances, where some were not computed.
+
+    Values that were computed and are not finite are no such case: they make a number degenerate.
+    """
+    lacking = int((~influence.computed).sum())
+    if not lacking:
+        return None
+    note = f"{lacking} of {len(influence.values)} training instances have no score: they were not computed"
+    return Unavailable(status="not applicable", note=note)
+
+
 def align(influence: Influence, run: Run) -> Aligned | Unavailable:
     """Pair an influence matrix with the ground truth of the run."""
     truth = run.truth

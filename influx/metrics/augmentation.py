@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, get_args
@@ -13,7 +14,7 @@ from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics import scores
 from influx.metrics.aligned import Unavailable
-from influx.metrics.augmented import DIRECTIONS, Transform, augmented, unfit
+from influx.metrics.augmented import AMOUNT, DIRECTIONS, Transform, augmented, check_amount, unfit
 from influx.metrics.refit import (
     Judge,
     Refitted,
@@ -53,7 +54,7 @@ class Augmentation:
         there are no classes. The tables augmentation and augmentation_loss are the curves.
     Limits: a training on more rows has more steps, so only numbers of one share are of one length; the difference
         from random augmentation is.
-    Intervals: 95% percentile bootstrap over seeds and judging test instances together, which errs on the wide side.
+    Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Every seed has a random choice of its own, the same for all estimators; shares are nested.
     Needs: retraining; images for ``transform=shift``.
     Cost: per estimator rules · shares · seeds trainings on up to 1 + share · copies of the data, and as many as one
@@ -91,8 +92,8 @@ class Augmentation:
         if self.transform not in get_args(Transform):
             choices = " or ".join(get_args(Transform))
             raise ConfigError(f"metric.augmentation.transform must be {choices}, got {self.transform!r}; change it")
-        if not self.amount > 0:
-            raise ConfigError(f"metric.augmentation.amount must be above 0, got {self.amount}; raise it")
+        if not 0 < self.amount < math.inf:
+            raise ConfigError(f"{AMOUNT} must be a finite number above 0, got {self.amount}; change it")
         if not 1 <= self.copies <= len(DIRECTIONS):
             raise ConfigError(
                 f"metric.augmentation.copies must be from 1 to {len(DIRECTIONS)}, got {self.copies}; change it"
@@ -102,13 +103,15 @@ class Augmentation:
         """Trainings on the data as they are, and as many as one estimator and random choices take on more rows."""
         if unfit(self.transform, prospect.problem.data):
             return Work()
+        check_amount(self.transform, self.amount, prospect.problem.data)
         judge, n = Judge.of(prospect, self.seeds), len(prospect.train)
         self._counts(n)
         longer = 1 + self.copies * np.array(self.shares)  # a training on more rows, in trainings on these
         each = self.seeds * float(longer.sum())
         return Work(
             trainings=(judge.design([np.ones(n, np.uint8)]),),
-            more_trainings=(len(self.rules) + 1) * each + self.seeds * (1.0 + self.copies),
+            more_trainings=each + self.seeds * (1.0 + self.copies),
+            own_trainings=len(self.rules) * each,
             numbers=4.0 * self.n_boot * len(self.rules) * len(self.shares) * self.seeds * len(judge.y),
             bytes=4.0 * (1 + self.copies) * prospect.train.x.size + 8.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.rules)} rules of each estimator + "
@@ -121,6 +124,7 @@ class Augmentation:
         everything = [name for rule in self.rules for name in self._names(rule)]
         if reason:
             return tidy(unavailable([*everything, EVERYTHING], "not applicable", reason))
+        check_amount(self.transform, self.amount, run.problem.data)
         found = {rule: scores.by_rule(rule, influence, judge.ranking) for rule in self.rules}
         orders = scores.orders(found)
         made = self._made(run, judge, {**orders, "random": self._random(run)})

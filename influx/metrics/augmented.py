@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.datasets.corruption.pixels import brightness_to_input
+from influx.errors import ConfigError
 from influx.problem import Data, Split
 from influx.run import Run
 
 Transform = Literal["shift", "noise"]
+AMOUNT = "metric.augmentation.amount"
+LOUD = 10
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))  # down, up, right, left, …
 
 
@@ -23,6 +26,25 @@ def unfit(transform: Transform, data: Data) -> str:
     if transform == "noise" and not np.issubdtype(data.train.x.dtype, np.floating):
         return "noise takes inputs that are numbers, and these are tokens"
     return ""
+
+
+def check_amount(transform: Transform, amount: float, data: Data) -> None:
+    """Refuse what leaves nothing of an image, or of inputs.
+
+    Raises:
+        ConfigError: a shift by an image's height or width or more, noise beyond ``LOUD`` times the largest input.
+    """
+    x = data.train.x
+    if transform == "shift":
+        side = min((x if x.ndim == 4 else data.display["train"]).shape[2:])
+        if amount >= side:
+            raise ConfigError(f"{AMOUNT} must be below the images' {side} pixels, got {amount:g}; lower it")
+    elif not data.described:
+        most = LOUD * max(float(np.abs(x).max()), 1.0)
+        if amount > most:
+            raise ConfigError(
+                f"{AMOUNT} must be at most {most:g}, {LOUD} times the largest input, got {amount:g}; lower it"
+            )
 
 
 def augmented(run: Run, rows: NDArray[np.int64], transform: Transform, amount: float, copies: int) -> Data:

@@ -2,21 +2,23 @@
 
 Settings that were chosen to do well on some models do well on those models by luck too. What a metric draws or
 trains with ``bank=tune`` is therefore never drawn or trained with ``bank=test``: subsets, groups and random controls
-come from other streams, models from other initialisations and batch orders, and test instances that are removed for
-or judged by are others too, where a metric has its own half of them.
+come from other streams, models from other initialisations and batch orders. ``bank=tune`` sees the ranking half of the
+test set alone. Where seeds have no effect, draws differ and the model trained on everything is in both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influx.engines import subsets
 from influx.errors import ConfigError
-from influx.metrics.refit import LEAST_TESTS, Judge, Rows
+from influx.metrics.refit import LEAST_TESTS, Judge, Rows, counts_for
+from influx.metrics.statistics import FloatArray
 from influx.planning import Prospect
 from influx.problem import Design
 from influx.run import Run
@@ -58,11 +60,60 @@ def paired(weights: NDArray[np.uint8], bank: str, count: int) -> Design:
     return Design(weights=np.tile(weights, (count, 1)), init=turn, order=turn.copy(), loss_norm="subset")
 
 
-def stated(bank: str) -> str:
+def distinct_seeds(run: Run | Prospect, seeds: int) -> int:
+    """How many of the seeds make models of their own: one where training has no randomness."""
+    return 1 if getattr(run.problem.learner, "deterministic", False) else seeds
+
+
+def stated(run: Run | Prospect, bank: str) -> str:
     """The bank and what that says about tuning, for protocols."""
+    if distinct_seeds(run, 2) == 1:
+        other, purpose = ("tune", "") if bank == "test" else ("test", "for choosing settings, ")
+        shares = f"bank={other} has other draws and at most the model on everything in common"
+        return f"bank={bank}: {purpose}seeds have no effect, {shares}"
     if bank == "test":
         return "bank=test: none of these models is seen by bank=tune"
     return "bank=tune: for choosing settings, none of these models judges"
+
+
+def removed(shares: Sequence[float], n: int, setting: str) -> list[int]:
+    """How many of ``n`` instances go with each share, ascending.
+
+    Raises:
+        ConfigError: a share selects none of them or all, or two select as many.
+    """
+    counts = counts_for(shares, n, setting)
+    if counts[-1] >= n:
+        raise ConfigError(f"{setting}={list(shares)} leaves none of {n} training instances; lower it")
+    return counts
+
+
+def retrained(
+    run: Run,
+    weights: NDArray[np.uint8],
+    tests: Rows,
+    *,
+    bank: str,
+    seeds: int,
+    what: Literal["loss", "prediction"],
+    label: str,
+) -> FloatArray:
+    """``(seeds, rows, k)`` what models trained on each row of ``weights`` (rows, n) make of its test rows (rows, k)."""
+    design, at = paired(weights, bank, seeds), np.tile(tests, (seeds, 1))
+    found = np.empty(at.shape)
+    for rows, _, test in run.retrain.parts(design, label):
+        found[rows] = np.take_along_axis(getattr(test, what), at[rows], axis=1)
+    return found.reshape(seeds, *tests.shape)
+
+
+def judging(run: Run | Prospect, bank: str) -> Rows:
+    """Test rows of a metric that ranks by none of them: all, or the ranking half for ``tune``."""
+    return np.arange(len(run.test)) if bank == "test" else Judge.of(run, 1).ranking
+
+
+def columns_of(values: NDArray[Any], tests: Rows) -> NDArray[Any]:
+    """The columns of some test rows, ascending; ``values`` (n, m) itself for all of them."""
+    return values if len(tests) == values.shape[1] else values[:, tests]
 
 
 @dataclass(frozen=True, kw_only=True)

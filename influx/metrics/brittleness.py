@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from influx.engines import subsets
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.banks import BankName, check_bank, named, paired, queries, stated
+from influx.metrics.aligned import unscored
+from influx.metrics.banks import BankName, check_bank, distinct_seeds, named, queries, retrained, stated
 from influx.metrics.refit import Rows, check_seeds, weights_of
 from influx.metrics.scores import descending
 from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, counts_of, interval, resample
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("brittleness_flipped", "brittleness_excess", "brittleness_median")
+SINGLE = "no interval from a single test instance"
+ALIKE = "the same for every test instance: the interval knows nothing"
 NEVER = np.inf  # of a prediction that stands when the most instances are removed
 
 
@@ -41,9 +44,10 @@ class Brittleness:
         minus the share under random removal, averaged over ``counts``. ``brittleness_median``: median smallest k. The
         table brittleness is the distribution function.
     Intervals: 95%. Wilson's for the share; percentile bootstrap over test instances for the others, where the seeds are
-        fixed.
-    Not applicable: regression; no test instance that all seeds predict rightly; for the median, more than half are
-        censored.
+        fixed; missing for a single test instance.
+    Degenerate: test instances whose scores are constant or not finite; they are counted in the note.
+    Not applicable: regression; training instances whose scores were not computed; no test instance that all seeds
+        predict rightly; for the median, more than half are censored.
     Needs: retraining; classes.
     Cost: at most tests · counts · seeds trainings per estimator, and as many for random removal, as a test instance
         that has flipped needs no larger k; seeds trainings on everything.
@@ -85,35 +89,41 @@ class Brittleness:
             return Work()
         n, asked = len(prospect.train), len(queries(prospect, self.bank, self.tests))
         self._check_sizes(n)
-        most = asked * len(self.counts) * self.seeds
+        seeds = distinct_seeds(prospect, self.seeds)
+        most = asked * len(self.counts) * seeds
         return Work(
-            more_trainings=float(self.seeds + most),
+            more_trainings=float(seeds + most),
             own_trainings=float(most),
             numbers=2.0 * self.n_boot * len(self.counts) * asked,
-            bytes=16.0 * self.seeds * asked * (n + len(prospect.test)),
+            bytes=16.0 * self.seeds * asked * n + 8.0 * asked * self.counts[-1],
             formula=f"at most {self.seeds} seeds x {len(self.counts)} counts x {asked} test instances, twice (random)",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Three rows: the names in ``NAMES``; the distribution function."""
         if run.problem.data.task != "classification":
-            return tidy(unavailable(NAMES, "not applicable", "this is regression: there is no class to change"))
+            note = "this is regression: there is no class to change"
+            return tidy(unavailable(NAMES, "not applicable", note, self._protocol(run)))
         self._check_sizes(len(run.train))
-        right = self._right(run, np.ones((1, len(run.train)), np.uint8), "retraining on everything")[:, 0]
+        if missing := unscored(influence):
+            return tidy(unavailable(NAMES, missing.status, missing.note, self._protocol(run)))
+        everything, tests = np.ones((1, len(run.train)), np.uint8), np.arange(len(run.test))
+        right = self._right(run, everything, tests[None], "retraining on everything")[:, 0]
         stable = np.flatnonzero(right.all(axis=0))
         asked = queries(run, self.bank, self.tests, stable)
         if not len(asked):
             note = "no test instance is predicted rightly under every seed"
-            return tidy(unavailable(NAMES, "not applicable", note, self._protocol(0)))
+            return tidy(unavailable(NAMES, "not applicable", note, self._protocol(run, 0)))
         values = np.asarray(influence.values[:, asked])
         unusable = ~np.isfinite(values).all(axis=0) | constant_columns(values)
         chosen = asked[~unusable]
         note = f"{int(unusable.sum())} of {len(asked)} test instances have constant or not finite scores"
-        note, protocol = note if unusable.any() else "", self._protocol(len(chosen))
+        note, protocol = note if unusable.any() else "", self._protocol(run, len(chosen))
         if not len(chosen):
             return tidy(unavailable(NAMES, "degenerate", note, protocol))
-        own = self._smallest(run, chosen, np.stack([descending(column) for column in values[:, ~unusable].T]))
-        random = self._smallest(run, chosen, self._random(run)[chosen])
+        ranked = np.stack([descending(column)[: self.counts[-1]] for column in values[:, ~unusable].T])
+        own = self._smallest(run, chosen, ranked)
+        random = self._smallest(run, chosen, self._random(run, chosen))
         found = _Found(self.counts, own, random, counts_of(resample(run.rng("test instances"), len(own), self.n_boot)))
         return tidy(found.rows(protocol, note), tables={"brittleness": found.table()})
 
@@ -123,35 +133,34 @@ class Brittleness:
                 f"metric.brittleness.counts={list(self.counts)} leaves none of {n} training instances; lower it"
             )
 
-    def _random(self, run: Run) -> Rows:
-        """``(m, n)`` a random order for every test instance, the same for all estimators."""
-        return subsets.permutations(run.train.ids, len(run.test), run.drawn(named(self.bank, "brittleness")))
+    def _random(self, run: Run, tests: Rows) -> Rows:
+        """``(tests, largest count)`` the start of a random order for each test row, by its id alone."""
+        draws = [run.drawn(named(self.bank, f"brittleness/{test}")) for test in run.test.ids[tests].tolist()]
+        return np.stack([subsets.permutations(run.train.ids, 1, rng)[0, : self.counts[-1]] for rng in draws])
 
     def _smallest(self, run: Run, tests: Rows, orders: Rows) -> FloatArray:
-        """``(tests,)`` smallest k whose removal, in the test instance's own order (tests, n), flips its prediction."""
+        """``(tests,)`` smallest k whose removal, in the test row's own order (tests, largest count), flips it."""
         found, n = np.full(len(tests), NEVER), len(run.train)
         for k in self.counts:
             open_ = np.flatnonzero(np.isinf(found))
             if not len(open_):
                 break
             weights = weights_of(n, orders[open_, :k], 0)
-            right = self._right(run, weights, f"retraining without {k} instances")[:, range(len(open_)), tests[open_]]
+            right = self._right(run, weights, tests[open_, None], f"retraining without {k} instances")[:, :, 0]
             found[open_[right.mean(axis=0) < 0.5]] = k
         return found
 
-    def _right(self, run: Run, weights: NDArray[np.uint8], label: str) -> NDArray[np.bool_]:
-        """``(seeds, rows, m)`` whether test instances are predicted rightly."""
-        design = paired(weights, self.bank, self.seeds)
-        right = np.empty((len(design), len(run.test)), bool)
-        for rows, _, test in run.retrain.parts(design, label):
-            right[rows] = test.prediction == run.test.y
-        return right.reshape(self.seeds, len(weights), -1)
+    def _right(self, run: Run, weights: NDArray[np.uint8], tests: Rows, label: str) -> NDArray[np.bool_]:
+        """``(seeds, rows, k)`` whether the test rows (rows, k) are predicted rightly."""
+        found = retrained(run, weights, tests, bank=self.bank, seeds=self.seeds, what="prediction", label=label)
+        return np.asarray(found == run.test.y[tests])
 
-    def _protocol(self, asked: int) -> str:
+    def _protocol(self, run: Run, asked: int | None = None) -> str:
+        tests = "test instances" if asked is None else f"{asked} test instances"
         return sentences(
-            f"k in {', '.join(map(str, self.counts))}; {asked} test instances that all seeds predict rightly",
+            f"k in {', '.join(map(str, self.counts))}; {tests} that all seeds predict rightly",
             f"flipped: wrong under more than half of {self.seeds} seeds; ties by row index; loss_norm=subset",
-            stated(self.bank),
+            stated(run, self.bank),
         )
 
 
@@ -167,6 +176,7 @@ class _Found:
     def rows(self, protocol: str, note: str) -> Iterator[Measured]:
         """One row per number."""
         n, most = len(self.own), self.counts[-1]
+        single = SINGLE if n == 1 else ""
         flipped, chance = float(np.isfinite(self.own).mean()), float(np.isfinite(self.random).mean())
         low, high = wilson(flipped, n)
         censored = f"{int(np.isinf(self.own).sum())} of {n} censored: not flipped by k={most}"
@@ -189,7 +199,7 @@ class _Found:
             ci_high=high,
             n=n,
             protocol=boot,
-            note=note,
+            note=sentences(note, single or (ALIKE if np.ptp(difference) == 0 else "")),
         )
         yield self._median(boot, sentences(censored, note))
 
@@ -203,6 +213,9 @@ class _Found:
             reason = f"the median is above k={self.counts[-1]}, the largest that was removed"
             note = sentences(reason, note)
             return Measured(metric="brittleness_median", status="not applicable", protocol=protocol, note=note)
+        if len(self.own) == 1:
+            note = sentences(note, SINGLE)
+            return Measured(metric="brittleness_median", value=value, n=1, protocol=protocol, note=note)
         low, high = np.quantile(samples, [0.025, 0.975], method="inverted_cdf")
         above = f"the interval has no upper end: it is above k={self.counts[-1]}" if np.isinf(high) else ""
         return Measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ class Calibrated:
     Attributes:
         half: half-width; of a resample too in ``half_samples`` (n_boot,).
         covered: ``(judged rows,)`` share of each row's cells inside.
-        trivial: half-width of intervals around the constant that fits best, without any score.
+        trivial: half-width of intervals around the constant that fits best, without any score; in ``trivial_samples``
+            (n_boot,) under the same resamples, the constant fixed.
         rows: numbers of rows that fitted a scale, calibrated, and judged.
     """
 
@@ -27,6 +29,7 @@ class Calibrated:
     half_samples: FloatArray
     covered: FloatArray
     trivial: float
+    trivial_samples: FloatArray
     rows: tuple[int, int, int]
 
 
@@ -38,8 +41,8 @@ def calibrate(
     *,
     fitted: bool,
     resamples: NDArray[np.float64],
-) -> Calibrated:
-    """Half the rows calibrate, the others judge.
+) -> Calibrated | str:
+    """Half the rows calibrate, the others judge. A sentence where too few rows calibrate for the level.
 
     Args:
         scores: ``(rows, m)`` finite.
@@ -51,15 +54,19 @@ def calibrate(
     """
     judged, rest = np.split(order, [len(order) // 2])
     fitting, rest = np.split(rest, [len(rest) // 2]) if fitted else (rest[:0], rest)
+    if adjusted(level, len(rest)) > 1:
+        return f"level {level:g} needs {math.ceil(level / (1 - level) - 1e-9)} calibrating rows, there are {len(rest)}"
     slope, offset = line(scores[fitting], truth[fitting]) if fitted else (1.0, 0.0)
     residual = np.abs(truth - (slope * scores + offset))
     half = quantile(residual[rest], level)
-    centre = float(np.median(truth[rest]))
+    plain = np.abs(truth[rest] - float(np.median(truth[rest])))
+    drawn = resamples[:, : len(rest)]
     return Calibrated(
         half=half,
-        half_samples=_resampled(residual[rest], level, resamples[:, : len(rest)]),
+        half_samples=_resampled(residual[rest], level, drawn),
         covered=(residual[judged] <= half).mean(axis=1),
-        trivial=quantile(np.abs(truth[rest] - centre), level),
+        trivial=quantile(plain, level),
+        trivial_samples=_resampled(plain, level, drawn),
         rows=(len(fitting), len(rest), len(judged)),
     )
 
@@ -72,16 +79,28 @@ def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
     return slope, float(y.mean() - slope * x.mean())
 
 
+def adjusted(level: float, rows: int) -> float:
+    """``level`` (K + 1) / K for K exchangeable rows: the next one counts as if it were among them (above 1: too few).
+
+    Cells of one row depend on each other, so that rows count and not cells.
+    """
+    return level * (rows + 1) / rows if rows else math.inf
+
+
 def quantile(residual: FloatArray, level: float) -> float:
-    """The ⌈(N + 1) level⌉-th smallest of N numbers: covers the next exchangeable one with probability ``level``."""
+    """The number that a share ``adjusted`` of the cells of ``residual`` (K, m) does not exceed.
+
+    In expectation a share ``level`` of the cells of the next exchangeable row are within: the same quantile of all
+    K + 1 rows is no larger, and every row has the same part in it.
+    """
     flat = residual.ravel()
-    place = min(int(np.ceil((flat.size + 1) * level - 1e-9)), flat.size) - 1
+    place = min(int(np.ceil(flat.size * adjusted(level, len(residual)) - 1e-9)), flat.size) - 1
     return float(np.partition(flat, place)[place])
 
 
 def _resampled(residual: FloatArray, level: float, drawn: NDArray[np.float64]) -> FloatArray:
-    """``(n_boot,)`` the quantile when rows are resampled, up to the width of a bin."""
-    edges = np.unique(np.quantile(residual, np.linspace(0, 1, BINS)))
+    """``(n_boot,)`` the quantile when rows are resampled, up to the width of a bin where there are many cells."""
+    edges = np.unique(residual if residual.size <= BINS else np.quantile(residual, np.linspace(0, 1, BINS)))
     bins = np.searchsorted(edges, residual)  # residual <= edges[bins]
     counts = np.zeros((len(residual), len(edges)))
     for row, places in zip(counts, bins, strict=True):
@@ -91,4 +110,6 @@ def _resampled(residual: FloatArray, level: float, drawn: NDArray[np.float64]) -
     for row, picked in zip(weights, chosen, strict=True):
         row[:] = np.bincount(picked, minlength=len(residual))
     below = np.cumsum(weights @ counts, axis=1)
-    return np.asarray(edges[(below < level * residual.size).sum(axis=1).clip(max=len(edges) - 1)])
+    return np.asarray(
+        edges[(below < adjusted(level, len(residual)) * residual.size).sum(axis=1).clip(max=len(edges) - 1)]
+    )

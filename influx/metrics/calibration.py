@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("calibration_slope", "calibration_r2", "calibration_skill")
+POOLED = "pooled over training and test instances"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Calibration:
     Intervals: 95% percentile bootstrap over test instances; if only some training instances are compared, over these
         too. The table's are over test instances, and missing where only some training instances are compared.
     Not applicable: scores that are not in units of loss; no ground truth.
-    Degenerate: estimates or truths that are constant over all pairs. Test instances with values that are not finite are
-        left out and counted in the note.
+    Degenerate: estimates or truths that are constant, up to rounding, for every test instance. Test instances with
+        values that are not finite are left out and counted in the note.
     Cost: n·m·log n operations for the groups; n_boot·m, or n_boot·n·m where training instances are resampled.
     Source: none; ordinary regression.
 
@@ -78,18 +79,18 @@ class Calibration:
         """Three rows: the names in ``NAMES``; the binned curve."""
         if influence.scale != "loss":
             reason = "sizes need scores in loss units; this estimator's scale is rank"
-            return tidy(unavailable(NAMES, "not applicable", reason))
+            return tidy(unavailable(NAMES, "not applicable", reason, POOLED))
         aligned = align(influence, run)
         if isinstance(aligned, Unavailable):
-            return tidy(unavailable(NAMES, aligned.status, aligned.note))
+            return tidy(unavailable(NAMES, aligned.status, aligned.note, POOLED))
         over = interval_over(aligned.partial, self.n_boot)
-        protocol = sentences("pooled over training and test instances", aligned.protocol, over)
+        protocol = sentences(POOLED, aligned.protocol, over)
         finite = ~aligned.broken
         lost = int(aligned.broken.sum())
         note = sentences(aligned.note, f"{lost} of {len(finite)} test instances not finite" if lost else "")
         estimate, truth = aligned.scores[:, finite], aligned.truth[:, finite]
-        if not estimate.size or np.ptp(estimate) == 0 or np.ptp(truth) == 0:
-            reason = sentences("estimates or truths are constant over all pairs", note)
+        if not aligned.usable.any():  # judged by the rounding of the numbers as stored
+            reason = sentences("estimates or truths are constant for every test instance", note)
             return tidy(unavailable(NAMES, "degenerate", reason, protocol))
         counts = counts_of(resample(run.rng("test instances"), estimate.shape[1], self.n_boot))
         rows = list(self._rows(estimate, truth, counts, aligned, run, protocol, note))

@@ -66,7 +66,7 @@ class Cleaning:
         ``cleaning_area_<treatment>_<rule>`` the mean, over the curve up to the last share, of what it lies above
         that of a random inspection. Minus the loss stands for accuracy where there are no classes. The tables
         cleaning_<treatment> and cleaning_<treatment>_loss are the curves.
-    Intervals: 95% percentile bootstrap over seeds and judging test instances together, which errs on the wide side.
+    Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Random inspection has an order of its own for every seed, the same for all estimators.
     Not applicable: correcting where no corruption recorded the true labels; labels of a regression.
     Needs: retraining.
@@ -113,10 +113,10 @@ class Cleaning:
         if "relabel" in possible:
             designs.append(crossed.design(prospect, self.folds, 1, FOLDS))
         each, altered = len(self.shares) * self.seeds, len(set(possible) - {"remove"})
-        more = len(self.rules) * each * len(possible) + each * altered
         return Work(
             trainings=tuple(designs),
-            more_trainings=float(more),
+            more_trainings=float(each * altered),
+            own_trainings=float(len(self.rules) * each * len(possible)),
             numbers=2.0 * self.n_boot * self.seeds * len(judge.judging) * (len(self.rules) + 1) * each,
             bytes=24.0 * len(self.shares) * self.seeds * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
             formula=(

@@ -53,6 +53,9 @@ def concentration(influence: Influence, run: Run, level: float) -> Concentration
     if name == "tmc_shapley":
         if estimator.truncation > 0 or estimator.stop != "budget" or estimator.groups is not None:
             return "truncation, stopping rules and groups leave no bound; set estimator.truncation=0 and stop=budget"
+        empty = estimator.empty_value
+        if not isinstance(empty, str) and not 0 <= empty <= 1:
+            return f"with a risk of {empty:g} on nothing marginals exceed 1; set estimator.empty_value within [0, 1]"
         draws = estimator.permutations // (2 if estimator.antithetic else 1)
         half = hoeffding(2.0, (draws,), level)
         return Concentration(half, f"Hoeffding, {draws} independent permutations of marginal risks within [-1, 1]")

@@ -53,7 +53,7 @@ class Coreset:
         ``coreset_gain_<rule>_<percent>`` what it is above that of random subsets of equal size (and, with
         ``balanced``, of equal composition); notes have the accuracy of models trained on everything. Minus the loss
         stands for accuracy where there are no classes. The tables coreset and coreset_loss are the curves.
-    Intervals: 95% percentile bootstrap over seeds and judging test instances together, which errs on the wide side.
+    Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Every seed has a random subset of its own, the same for all estimators; sizes are nested. An interval is about
         the one subset that was chosen; notes say how far random ones lie apart.
     Needs: retraining.
@@ -92,7 +92,7 @@ class Coreset:
         each = len(self.shares) * self.seeds
         return Work(
             trainings=(judge.design(sets),),
-            more_trainings=float(len(self.rules) * each),
+            own_trainings=float(len(self.rules) * each),
             numbers=4.0 * len(self.rules) * self.n_boot * each * len(judge.y),
             bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.rules)} rules of each estimator "

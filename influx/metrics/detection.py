@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.metrics.statistics import FloatArray, counts_of, resample
+from influx.metrics.statistics import FloatArray, counts_of, interval, resample
 
 BLOCK = 4_000_000  # cells of the (n, resamples) tables held at once
+TABLES = 10.0  # such tables, with their draws
+MIN_GROUP = 5  # resamples of fewer instances say little of others
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,58 @@ def detect(
     step = max(1, BLOCK // len(scores))
     blocks = [_detect(scores, flags, counts[start : start + step], shares) for start in range(0, len(counts), step)]
     return Detection(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+
+def resampled(
+    scores: NDArray[np.float64],
+    flags: NDArray[np.bool_],
+    n_boot: int,
+    rng: np.random.Generator,
+    shares: Sequence[float] = (),
+) -> Detection:
+    """Detection in the data itself, which comes first, and in ``n_boot`` stratified resamples, drawn block by block."""
+    step = max(1, BLOCK // len(flags))
+    blocks = [detect(scores, flags, np.ones((1, len(flags))), shares)]
+    for start in range(0, n_boot, step):
+        blocks.append(detect(scores, flags, stratified_counts(flags, min(step, n_boot - start), rng), shares))
+    return Detection(
+        *(np.concatenate(parts) for parts in zip(*(vars(block).values() for block in blocks), strict=True))
+    )
+
+
+def held(n: int, n_boot: int) -> float:
+    """Bytes that ``resampled`` holds at once."""
+    return 8.0 * TABLES * max(min(n_boot * n, BLOCK), n)
+
+
+def moved(samples: FloatArray) -> FloatArray:
+    """``resampled`` average precision, moved by the mean difference of the resamples from the data, the first.
+
+    Resamples repeat instances. Copies of a flagged instance share their rank, which raises average precision.
+    """
+    return np.concatenate([samples[:1], np.clip(samples[1:] + (samples[0] - samples[1:].mean()), 0.0, 1.0)])
+
+
+def stratified_interval(samples: FloatArray, flags: NDArray[np.bool_], kind: str) -> tuple[float, float, str]:
+    """Percentile interval of ``resampled`` numbers, or none (NaN) and why, for fewer than ``MIN_GROUP`` of a group.
+
+    ``kind`` says what the flagged instances are.
+    """
+    size = int(flags.sum())
+    for count, what in ((size, kind), (len(flags) - size, "others")):
+        if count < MIN_GROUP:
+            return np.nan, np.nan, f"no interval from {count} {what}"
+    return *interval(samples[1:]), ""
+
+
+def chance_ap(n: int, flagged: int) -> float:
+    """Expected average precision of a random ranking of ``n`` instances.
+
+    With H_n = Σ 1/r: Σ_r (1/n) E[precision at r | a flagged one at r] = (H_n + (k - 1) (n - H_n) / (n - 1)) / n, more
+    than the share k/n.
+    """
+    harmonic = float((1 / np.arange(1, n + 1)).sum())
+    return (harmonic + (flagged - 1) / max(n - 1, 1) * (n - harmonic)) / n
 
 
 def stratified_counts(flags: NDArray[np.bool_], n_boot: int, rng: np.random.Generator) -> FloatArray:

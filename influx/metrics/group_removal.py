@@ -13,10 +13,20 @@ from influx.engines import subsets
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics import pooled
-from influx.metrics.aligned import MIN_ROWS, left_out
-from influx.metrics.banks import BankName, check_bank, named, stated, under_seeds
+from influx.metrics.aligned import MIN_ROWS, left_out, unscored
+from influx.metrics.banks import (
+    BankName,
+    check_bank,
+    columns_of,
+    distinct_seeds,
+    judging,
+    named,
+    removed,
+    stated,
+    under_seeds,
+)
 from influx.metrics.per_test import summarise
-from influx.metrics.refit import check_chosen, check_seeds, check_shares, counts_for
+from influx.metrics.refit import Rows, check_chosen, check_seeds, check_shares
 from influx.metrics.resampled import resampled_spearman
 from influx.metrics.statistics import (
     FloatArray,
@@ -43,6 +53,8 @@ if TYPE_CHECKING:
 Kind = Literal["random", "alike"]
 Masks = NDArray[np.bool_]
 SHARE = "metric.group_removal.share"
+SINGLE = "no interval from a single test instance"
+CHUNK = 250_000  # numbers of instances that are looked at together
 KINDS: Mapping[str, str] = {
     "random": "groups drawn at random",
     "alike": "groups of a random instance and its nearest neighbours (Euclidean distance of inputs)",
@@ -59,10 +71,11 @@ class GroupRemoval:
         groups and test instances, 1 where sums are calibrated, below 1 where they are too large and above where too
         small. ``group_reliability_<kind>``: reliability of the truth, the correlation between single seeds corrected by
         Spearman-Brown to the mean over all.
-    Intervals: 95% percentile bootstrap over groups and test instances together, which errs on the wide side; ranks are
-        taken anew in each resample, which are moved by their mean difference from the estimate.
+    Intervals: 95% percentile bootstrap over groups and test instances together; ranks are taken anew in each
+        resample, which are moved by their mean difference from the estimate. Missing for a single test instance.
     Degenerate: test instances whose estimates or truths are constant or not finite; they are counted in the note.
-    Not applicable: the slope of scores that are not in units of loss; the ceiling of one seed.
+    Not applicable: training instances whose scores were not computed; the slope of scores that are not in units of
+        loss; the ceiling of one seed; groups that are alike among texts, whose tokens have no distances.
     Needs: retraining.
     Cost: kinds · groups · seeds trainings and seeds on everything, once per problem; kinds · groups · n · m operations.
     Source: Koh et al. 2019, arXiv:1905.13289, sections 2 and 3.
@@ -73,7 +86,7 @@ class GroupRemoval:
         share: of the training instances, in each group.
         seeds: trainings without each group.
         loss_norm: what a batch's loss is divided by: its size (full) or what is left of it (subset).
-        bank: test, or tune for other groups and models, which never judge.
+        bank: test, or tune for other groups and models, which never judge, on half of the test instances.
         n_boot: resamples.
     """
 
@@ -102,11 +115,15 @@ class GroupRemoval:
             )
 
     def plan(self, prospect: Prospect) -> Work:
-        """Trainings without each group, and ranks taken anew in every resample."""
-        n, m = len(prospect.train), len(prospect.test)
-        designs = [design for kind in self.kinds for design in self._designs(self._members(prospect, kind))]
+        """Trainings without each group, and ranks taken anew in every resample; like groups are counted, not found."""
+        n, m = len(prospect.train), len(judging(prospect, self.bank))
+        self._size(n)
+        listed = self._designs(self._members(prospect, "random")) if "random" in self.kinds else []
+        more = (self.groups if listed else 1 + self.groups) * distinct_seeds(prospect, self.seeds)
+        like = "alike" in self.kinds and prospect.problem.data.kind != "text"
         return Work(
-            trainings=tuple(designs),
+            trainings=tuple(listed),
+            more_trainings=float(more) if like else 0.0,
             flops=4.0 * len(self.kinds) * self.groups * n * m,
             numbers=3.0 * (2 + self.seeds) * len(self.kinds) * self.n_boot * self.groups * m,
             bytes=16.0 * self.seeds * self.groups * (n + m) + 8.0 * self.n_boot * (m + 4.0 * self.groups),
@@ -120,15 +137,24 @@ class GroupRemoval:
         return tidy(row for kind in self.kinds for row in self._of_kind(kind, influence, run))
 
     def _of_kind(self, kind: str, influence: Influence, run: Run) -> Iterator[Measured]:
-        members, protocol = self._members(run, kind), sentences(KINDS[kind], self._protocol(run))
-        truths = np.stack([self._effects(run, design) for design in self._designs(members)])  # (seeds, groups, m)
+        protocol = sentences(KINDS[kind], self._protocol(run))
+        if kind == "alike" and run.problem.data.kind == "text":
+            yield from unavailable(_names(kind), "not applicable", "tokens of texts have no distances", protocol)
+            return
+        members, tests = self._members(run, kind), judging(run, self.bank)
+        truths = np.stack([self._effects(run, design, tests) for design in self._designs(members)])
+        rows = counts_of(resample(run.rng(f"{kind} groups"), self.groups, self.n_boot))
+        if missing := unscored(influence):
+            yield from unavailable(_names(kind)[:2], missing.status, missing.note, protocol)
+            yield self._ceiling(kind, truths, rows, run, protocol)
+            return
+        values = columns_of(influence.values, tests)
         with np.errstate(invalid="ignore"):  # 0 · NaN where scores are missing: not finite, and counted
-            estimate = members.astype(np.float64) @ np.asarray(influence.values, dtype=np.float64)
+            estimate = members.astype(np.float64) @ np.asarray(values, dtype=np.float64)
         truth = truths.mean(axis=0)
         broken = ~(np.isfinite(estimate).all(axis=0) & np.isfinite(truth).all(axis=0))
-        constant = constant_columns(influence.values) | constant_columns(truth)
+        constant = constant_columns(values) | constant_columns(estimate) | constant_columns(truth)
         usable, note = ~(broken | constant), left_out(broken, constant)
-        rows = counts_of(resample(run.rng(f"{kind} groups"), self.groups, self.n_boot))
         yield self._spearman(kind, estimate[:, usable], truth[:, usable], rows, run, protocol, note)
         yield self._slope(kind, estimate[:, usable], truth[:, usable], rows, run, influence, protocol, note)
         yield self._ceiling(kind, truths, rows, run, protocol)
@@ -166,7 +192,10 @@ class GroupRemoval:
             return unavailable([name], "degenerate", note, protocol)[0]
         counts = counts_of(resample(run.rng("test instances"), estimate.shape[1], self.n_boot))
         slope = pooled.pearson_and_slope(estimate, truth, counts, rows)[1]
-        low, high = interval(slope.samples)
+        if not np.isfinite(slope.value):
+            return unavailable([name], "degenerate", sentences("no slope: estimates have no spread", note), protocol)[0]
+        single = estimate.shape[1] == 1
+        low, high = (np.nan, np.nan) if single else interval(slope.samples)
         total, moved = float(np.abs(estimate).mean()), float(np.abs(truth).mean())
         return Measured(
             metric=name,
@@ -175,7 +204,7 @@ class GroupRemoval:
             ci_high=high,
             n=estimate.shape[1],
             protocol=sentences(f"slope of truth on estimate over groups and test instances; {protocol}", self._over),
-            note=sentences(f"mean size: estimate {total:.3g}, truth {moved:.3g}", note),
+            note=sentences(f"mean size: estimate {total:.3g}, truth {moved:.3g}", note, SINGLE if single else ""),
         )
 
     def _ceiling(self, kind: str, truths: FloatArray, rows: FloatArray, run: Run, protocol: str) -> Measured:
@@ -202,22 +231,25 @@ class GroupRemoval:
 
     def _members(self, run: Run | Prospect, kind: str) -> Masks:
         """``(groups, n)`` members."""
-        ids, size = run.train.ids, counts_for([self.share], len(run.train), SHARE)[0]
+        ids, size = run.train.ids, self._size(len(run.train))
         draws = run.drawn(named(self.bank, f"removed groups/{kind}"))
         if kind == "random":
             return subsets.fixed_size(ids, size, self.groups, draws).astype(bool)
         return alike(run.train.x, ids, size, self.groups, draws)
+
+    def _size(self, n: int) -> int:
+        return removed([self.share], n, SHARE)[0]
 
     def _designs(self, members: Masks) -> list[Design]:
         """Everything, then without each group: one design per seed."""
         designs = [subsets.without_groups(members, seed, self.loss_norm) for seed in range(self.seeds)]
         return [under_seeds(design, self.bank) for design in designs]
 
-    def _effects(self, run: Run, design: Design) -> FloatArray:
-        """``(groups, m)`` rise of the loss without each group."""
-        losses = np.empty((len(design), len(run.test)))
+    def _effects(self, run: Run, design: Design, tests: Rows) -> FloatArray:
+        """``(groups, tests)`` rise of the loss without each group."""
+        losses = np.empty((len(design), len(tests)))
         for rows, _, test in run.retrain.parts(design, "retraining without groups"):
-            losses[rows] = test.loss
+            losses[rows] = columns_of(test.loss, tests)
         return np.asarray(losses[1:] - losses[0])
 
     @property
@@ -225,12 +257,16 @@ class GroupRemoval:
         return f"95% CI: bootstrap over groups and test instances x{self.n_boot}"
 
     def _protocol(self, run: Run) -> str:
-        n, size = len(run.train), counts_for([self.share], len(run.train), SHARE)[0]
+        n, m = len(run.train), len(judging(run, self.bank))
         return sentences(
-            f"{self.groups} groups of {size} of {n} training instances, {len(run.test)} test instances",
+            f"{self.groups} groups of {self._size(n)} of {n} training instances, {m} test instances",
             f"seeds={self.seeds}, paired; loss_norm={self.loss_norm}; ties share their average rank",
-            stated(self.bank),
+            stated(run, self.bank),
         )
+
+
+def _names(kind: str) -> list[str]:
+    return [f"group_{what}_{kind}" for what in ("rank", "slope", "reliability")]
 
 
 def alike(x: NDArray[np.generic], ids: NDArray[np.int64], size: int, count: int, rng: np.random.Generator) -> Masks:
@@ -238,12 +274,24 @@ def alike(x: NDArray[np.generic], ids: NDArray[np.int64], size: int, count: int,
 
     ``x`` is (n, ...). Equal distances go to the smaller id.
     """
-    flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
+    flat = x.reshape(len(x), -1)
     by_id = np.argsort(ids, kind="stable")
     rounds = [rng.permutation(len(x)) for _ in range(-(-count // len(x)))]  # centres differ while there are others
+    centres = np.concatenate(rounds)[:count]
+    away = _squared_distances(flat, by_id, centres)
+    away[np.arange(count), centres] = -1.0  # before its copies
     members = np.zeros((count, len(x)), dtype=bool)
-    for row, centre in zip(members, np.concatenate(rounds)[:count].tolist(), strict=True):
-        away = ((flat[by_id] - flat[by_id[centre]]) ** 2).sum(axis=1)
-        away[centre] = -1.0  # before its copies
-        row[by_id[np.argsort(away, kind="stable")[:size]]] = True
+    for row, far in zip(members, away, strict=True):
+        row[by_id[np.argsort(far, kind="stable")[:size]]] = True
     return members
+
+
+def _squared_distances(flat: NDArray[np.generic], order: Rows, centres: Rows) -> FloatArray:
+    """``(centres, n)`` of instances ``flat`` (n, d) taken in an order, in float64, some instances at a time."""
+    found, step = np.empty((len(centres), len(flat))), max(1, CHUNK // max(1, flat.shape[1]))
+    at = np.asarray(flat[order[centres]], dtype=np.float64)
+    for start in range(0, len(flat), step):
+        part = np.asarray(flat[order[start : start + step]], dtype=np.float64)
+        for row, centre in zip(found, at, strict=True):
+            row[start : start + step] = ((part - centre) ** 2).sum(axis=1)
+    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.aligned import Aligned, Unavailable, align
+from influx.metrics.aligned import Aligned, Unavailable, align, left_out
 from influx.metrics.calibrated import Calibrated, calibrate
 from influx.metrics.concentration import Concentration, concentration
 from influx.metrics.stability_bounds import Stability, stability
@@ -59,12 +59,14 @@ class Guarantee:
         certain. ``guarantee_stability_held``: share of training instances that keep it on all test instances, 1 unless
         something is wrong. Certified budgets of removals are metric=certified_removal.
     Intervals: 95%. Percentile bootstrap over training instances (rows of the truth), the calibrating ones for the
-        half-width, the judging ones for coverage; Wilson's for the share that keeps the bound.
-    Not applicable: no truth to calibrate on; a bound whose conditions are not met, which the note names.
+        half-width and, the same draws, for the gain; the judging ones for coverage; Wilson's for the share that keeps
+        the bound.
+    Not applicable: no truth to calibrate on, or too few rows of it for the level; a bound whose conditions are not met,
+        which the note names.
     Cost: n·m for the residuals, n·m for the bound.
     Source: Vovk et al. 2005 and Lei et al. 2018 for split conformal intervals: cells of one training instance depend
-        on each other, so coverage is of the pooled cells (Dunn et al. 2023); Hoeffding 1963 and Maurer & Pontil 2009;
-        Bousquet & Elisseeff 2002.
+        on each other, so coverage is of the pooled cells, and rows count in its correction (Dunn et al. 2023);
+        Hoeffding 1963 and Maurer & Pontil 2009; Bousquet & Elisseeff 2002.
 
     Attributes:
         level: probability or share that intervals are to cover.
@@ -87,7 +89,7 @@ class Guarantee:
         n, m = prospect.truth_rows, len(prospect.test)
         return Work(
             numbers=30.0 * n * m + 8.0 * len(prospect.train) * m,
-            flops=2.0 * self.n_boot * n * 4096,
+            flops=4.0 * self.n_boot * n * 4096,
             bytes=8.0 * (6.0 * n * m + 4096.0 * (n + self.n_boot) + 2.0 * len(prospect.train) * m),
             formula=f"{n} x {m} residuals",
         )
@@ -102,7 +104,7 @@ class Guarantee:
             rows += unavailable([NAMES[3]], "not applicable", sampled)
         else:
             said = sentences("concentration", sampled.said, f"level {self.level:g} for each cell")
-            rows.append(Measured(metric=NAMES[3], value=sampled.half, n=influence.values.size, protocol=said))
+            rows.append(Measured(metric=NAMES[3], value=sampled.half, n=cells_of(influence), protocol=said))
         return tidy([*rows, *self._stable(influence, run)])
 
     def _calibrated(self, influence: Influence, run: Run) -> tuple[Calibrated, Aligned] | Unavailable:
@@ -117,7 +119,12 @@ class Guarantee:
         order = run.drawn("calibration").permutation(rows)  # the same halves for all estimators
         draws = run.rng("calibrating instances").random((self.n_boot, rows))
         arrays = aligned.scores[:, finite], aligned.truth[:, finite]
-        return calibrate(*arrays, order, self.level, fitted=fitted, resamples=draws), aligned
+        found = calibrate(*arrays, order, self.level, fitted=fitted, resamples=draws)
+        if isinstance(found, str):
+            return Unavailable(status="not applicable", note=found)
+        without = left_out(aligned.broken, np.zeros_like(aligned.broken))
+        protocol, note = (sentences(said, without) for said in (aligned.protocol, aligned.note))
+        return found, replace(aligned, protocol=protocol, note=note)
 
     def _strongest(
         self,
@@ -132,12 +139,12 @@ class Guarantee:
             agreed = self._agreement(influence, run) if exact.startswith("leave-one-out of the") else ""
             protocol = sentences("exact", exact, "up to rounding")
             return Measured(
-                metric=NAMES[0], value=0.0, ci_low=0.0, ci_high=0.0, n=influence.values.size, protocol=protocol,
+                metric=NAMES[0], value=0.0, ci_low=0.0, ci_high=0.0, n=cells_of(influence), protocol=protocol,
                 note=agreed,
             )  # fmt: skip
         if not isinstance(sampled, str):
             protocol = sentences("concentration", sampled.said, f"level {self.level:g} for each cell")
-            return Measured(metric=NAMES[0], value=sampled.half, n=influence.values.size, protocol=protocol)
+            return Measured(metric=NAMES[0], value=sampled.half, n=cells_of(influence), protocol=protocol)
         if isinstance(found, Unavailable):
             return unavailable(NAMES[:1], found.status, sentences("no guarantee", found.note), "none")[0]
         calibrated, aligned = found
@@ -185,12 +192,13 @@ class Guarantee:
             ci_high=high,
             n=len(calibrated.covered),
             protocol=protocol,
-            note=f"wanted: {self.level:g}",
+            note=sentences(f"wanted: {self.level:g}", aligned.note),
         )
         if not calibrated.trivial > 0:
             yield from unavailable([gain], "degenerate", "the truth is the same constant almost everywhere", protocol)
             return
-        low, high = interval(1 - calibrated.half_samples / calibrated.trivial)
+        plain = calibrated.trivial_samples
+        low, high = interval(1 - calibrated.half_samples / np.where(plain > 0, plain, np.nan))
         yield Measured(
             metric=gain,
             value=1 - calibrated.half / calibrated.trivial,
@@ -198,7 +206,9 @@ class Guarantee:
             ci_high=high,
             n=calibrated.rows[1],
             protocol=protocol,
-            note=f"half-width {calibrated.half:.4g}, around a constant {calibrated.trivial:.4g}",
+            note=sentences(
+                f"half-width {calibrated.half:.4g}, around a constant {calibrated.trivial:.4g}", aligned.note
+            ),
         )
 
     def _stable(self, influence: Influence, run: Run) -> Iterator[Measured]:
@@ -242,5 +252,14 @@ class Guarantee:
 
 def exact_for(run: Run) -> str:
     """The quantity that the judged estimator computes exactly, or nothing."""
-    approximate = getattr(run.again.estimator, "variant", "exact") != "exact"  # Cook's distance by one step
+    estimator = run.again.estimator
+    approximate = getattr(estimator, "variant", "exact") != "exact"  # Cook's distance by one step
+    semivalue = getattr(estimator, "semivalue", "shapley")
+    if run.again.name == "knn_shapley" and semivalue != "shapley":
+        return f"{semivalue} semivalue of a nearest-neighbour classifier on the features"
     return "" if approximate else EXACT.get(run.again.name, "")
+
+
+def cells_of(influence: Influence) -> int:
+    """How many values there are: some rows may not have been asked for."""
+    return int(influence.computed.sum() * influence.values.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.aligned import MIN_ROWS, left_out
-from influx.metrics.banks import BankName, check_bank, named, seeds_of, stated
+from influx.metrics.aligned import MIN_ROWS, left_out, unscored
+from influx.metrics.banks import BankName, check_bank, columns_of, judging, named, seeds_of, stated
 from influx.metrics.resampled import resampled_spearman
 from influx.metrics.statistics import (
     FloatArray,
@@ -48,11 +49,13 @@ class LinearDatamodelingScore:
         models trained on S, averaged over seeds; then the mean over test instances. ``lds_ceiling`` is the
         reliability of the observed outputs: their correlation between single seeds, corrected by Spearman-Brown
         to the mean over all seeds (with 2 seeds, the split-half formula).
-    Intervals: 95% percentile bootstrap that resamples subsets and test instances together, which errs on the wide
-        side; ranks are taken anew in each resample. A resample repeats subsets, which lowers a rank correlation
+    Intervals: 95% percentile bootstrap that resamples subsets and test instances together; ranks are taken anew in each
+        resample. A resample repeats subsets, which lowers a rank correlation
         by about 1/K; resamples are moved by their mean difference from the estimate, or the interval could miss it.
     Needs: retraining. The subsets depend on the problem's seed and on ``bank`` alone, so all estimators share the bank.
-        With ``bank=tune`` they and the models are others, to choose settings by.
+        With ``bank=tune`` they and the models are others, on half of the test instances, to choose settings by.
+    Degenerate: test instances whose predictions or outputs are constant or not finite; they are counted in the note.
+    Not applicable: training instances whose scores were not computed; the ceiling of one seed.
     Cost: K·seeds trainings, once per problem; K·n·m multiplications; n_boot·K·m for the interval.
     Source: Park et al. 2023, arXiv:2303.14186, Definition 2.3.
     """
@@ -99,7 +102,7 @@ class LinearDatamodelingScore:
 
     def plan(self, prospect: Prospect) -> Work:
         """Trainings on subsets, and ranks taken anew in every resample."""
-        n, m = len(prospect.train), len(prospect.test)
+        n, m = len(prospect.train), len(judging(prospect, self.bank))
         arrays = 2 + (self.seeds if self.seeds > 1 else 0)  # prediction and outcome, and each seed for the ceiling
         return Work(
             trainings=(self.design(n, prospect.problem.seed),),
@@ -111,23 +114,24 @@ class LinearDatamodelingScore:
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Two rows: ``lds`` and ``lds_ceiling``."""
-        missing = int((~np.isfinite(influence.values)).any(axis=1).sum())
-        note = f"{missing} of {len(run.train)} training instances lack a finite score, so subsets have no prediction"
-        unpredicted = unavailable(["lds"], "not applicable", note, self._protocol(run)) if missing else []
+        tests, missing = judging(run, self.bank), unscored(influence)
+        unpredicted = unavailable(["lds"], missing.status, missing.note, self._protocol(run)) if missing else []
         if missing and self.seeds < 2:
             return tidy([*unpredicted, *self._no_ceiling(run)])  # nothing to train models for
         design = self.design(len(run.train), run.problem.seed)
         _, outcomes = run.retrain.outcomes(design, "subsets for the linear datamodeling score")
-        helpful = -outcomes.loss if self.output == "loss" else outcomes.margin
+        helpful = columns_of(-outcomes.loss if self.output == "loss" else outcomes.margin, tests)
         observed = np.asarray(helpful, dtype=np.float64).reshape(self.seeds, self.subsets, -1)  # (seeds, K, m)
-        rows = unpredicted or [self._score(influence.values, design.weights[: self.subsets], observed, run)]
+        values, masks = columns_of(influence.values, tests), design.weights[: self.subsets]
+        rows = unpredicted or [self._score(values, masks, observed, run)]
         if self.seeds < 2:
             return tidy([*rows, *self._no_ceiling(run)])
         nothing_flat = np.zeros(observed.shape[2], dtype=bool)
         return tidy([*rows, self._measured("lds_ceiling", observed, run, nothing_flat, self.seeds)])
 
     def _score(self, values: NDArray[Any], masks: NDArray[Any], observed: FloatArray, run: Run) -> Measured:
-        predicted = masks.astype(np.float64) @ np.asarray(values, dtype=np.float64)  # (K, m)
+        with np.errstate(invalid="ignore"):  # 0 · inf: not finite, and counted
+            predicted = masks.astype(np.float64) @ np.asarray(values, dtype=np.float64)  # (K, m)
         flat = constant_columns(values)  # sums of a constant over equal-sized subsets differ by rounding alone
         return self._measured("lds", np.stack([predicted, observed.mean(axis=0)]), run, flat)
 
@@ -153,6 +157,8 @@ class LinearDatamodelingScore:
         samples = weighted_mean(resampled_spearman(arrays, subset_counts), test_counts)
         samples = np.clip(samples + (value - np.nanmean(samples)), -1.0, 1.0)
         low, high = interval(spearman_brown(samples, correct_to) if correct_to > 1 else samples)
+        if n == 1:
+            low, high, note = math.nan, math.nan, sentences(note, "no interval from a single test instance")
         value = float(spearman_brown(value, correct_to)) if correct_to > 1 else float(value)
         return Measured(metric=metric, value=value, ci_low=low, ci_high=high, n=n, protocol=protocol, note=note)
 
@@ -160,8 +166,8 @@ class LinearDatamodelingScore:
         return sentences(
             f"alpha={self.alpha}, K={self.subsets} subsets, seeds={self.seeds}, loss_norm={self.loss_norm}, "
             f"output={self.output}",
-            f"mean over {len(run.test)} test instances, {len(run.train)} training instances",
-            stated(self.bank),
+            f"mean over {len(judging(run, self.bank))} test instances, {len(run.train)} training instances",
+            stated(run, self.bank),
             f"95% CI: bootstrap over subsets and test instances x{self.n_boot}",
         )
 

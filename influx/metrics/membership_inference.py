@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ ATTACKS = {
     "lira": "attack: likelihood ratio of the margin under the other models (LiRA)",
     "self": "attack: loss below own loss + self-influence, what influence expects without the instance",
 }
+FEWEST_WRONG = 5  # false positives below which a rate of them is an accident
+CHANGED = ("mislabeled", "poison", "backdoor", "target")  # flags of instances unlike those that the model is for
 VULNERABLE = ("membership_vulnerability", "membership_auroc_top", "membership_auroc_rest")
 
 
@@ -50,12 +52,14 @@ class MembershipInference:
         estimator's self-influence with d′, by how much an instance's margin under models with it exceeds that under
         models without it in standard deviations. ``membership_auroc_top`` and ``_rest``: lira on the ``share`` of
         instances with the highest self-influence and on the others. ``membership_auroc_own``: loss, on the run's own
-        model, training against test instances. The table membership is d′ and self-influence per instance.
+        model, training against test instances; those that a corruption changed are left out, since they would differ by
+        that alone. The table membership is d′ and self-influence per instance.
     Intervals: 95% percentile bootstrap over training instances (members and non-members follow their instance), with
         models fixed; resamples of the rank correlation are moved by their mean difference from the estimate.
-    Not applicable: no self-influence; self with scores of another unit.
+    Not applicable: no self-influence; self with scores of another unit. Where ``rate`` allows fewer than 5 false
+        positives, a note says so.
     Needs: retraining.
-    Cost: K trainings, shared with estimator=downsampling of fraction 0.5; n_boot · targets · n for the intervals.
+    Cost: K trainings, no estimator's own; n_boot · targets · n for the intervals.
     Source: Carlini et al. 2022, arXiv:2112.03570 (LiRA, true positives at few false ones); Yeom et al. 2018,
         arXiv:1709.01604 (loss); Cohen & Giryes 2022, arXiv:2205.13680 (self-influence; there by a classifier of its
         value, here as each instance's threshold); Feldman & Zhang 2020 for memorization.
@@ -118,7 +122,7 @@ class MembershipInference:
             protocol = sentences(said, self._protocol(n))
             if name in attacks:
                 found = told(attacks[name], inside[targets], weights, self.rate)
-                rows += self._attack(name, found, n, protocol)
+                rows += self._attack(name, found, n, protocol, int((~inside[targets]).sum()))
             elif isinstance(refusal, Unavailable):
                 names = [f"membership_{kind}_{name}" for kind in ("auroc", "tpr")]
                 rows += unavailable(names, refusal.status, refusal.note, protocol)
@@ -131,14 +135,14 @@ class MembershipInference:
         return tidy(rows, tables={"membership": _table(run, exposed, own)})
 
     def _design(self, run: Run | Prospect) -> Design:
-        """Models on random halves; those of an estimator that draws halves of this size are the same.
+        """Models on random halves, no estimator's own: its self-influence would be judged on what it was made of.
 
         Raises:
             ConfigError: some instance is in, or out of, too few halves.
         """
         n = len(run.train)
         size = round(0.5 * n)
-        masks = subsets.fixed_size(run.train.ids, size, self.models, run.drawn(f"fixed/{size}"))
+        masks = subsets.fixed_size(run.train.ids, size, self.models, run.drawn(f"membership/{size}"))
         inside = masks.sum(axis=0, dtype=np.int64)
         fewest = int(min(inside.min(), self.models - inside.max()))
         if fewest <= LEAST_SIDE:
@@ -155,11 +159,14 @@ class MembershipInference:
             f"n: training instances; one training seed; 95% CI: bootstrap over training instances x{self.n_boot}",
         )
 
-    def _attack(self, name: str, found: Told, n: int, protocol: str) -> Iterator[Measured]:
-        at_rate = f"at a false positive rate of {self.rate:g}"
-        for kind, samples, chance, said in (
-            ("auroc", found.auroc, 0.5, ""),
-            ("tpr", found.tpr, self.rate, at_rate),
+    def _attack(self, name: str, found: Told, n: int, protocol: str, others: int) -> Iterator[Measured]:
+        at_rate, few = f"at a false positive rate of {self.rate:g}", ""
+        if self.rate * others < FEWEST_WRONG:
+            few = f"the rate allows {int(self.rate * others + 1e-9)} of {others} non-members, too few to rely on; "
+            few += "raise targets or rate"
+        for kind, samples, chance, said, doubt in (
+            ("auroc", found.auroc, 0.5, "", ""),
+            ("tpr", found.tpr, self.rate, at_rate, few),
         ):
             low, high = interval(samples[1:])
             yield Measured(
@@ -169,7 +176,7 @@ class MembershipInference:
                 ci_high=high,
                 n=n,
                 protocol=sentences(said, protocol),
-                note=f"random guess: {chance:g}",
+                note=sentences(f"random guess: {chance:g}", doubt),
             )
 
     def _vulnerable(
@@ -205,8 +212,14 @@ class MembershipInference:
 
     def _own(self, run: Run) -> Measured:
         """The run's own model: low loss against training and test."""
-        n, m = len(run.train), len(run.test)
-        low_loss = -np.concatenate([run.outcomes(split).loss for split in (run.train, run.test)])
+        name, data = "membership_auroc_own", run.problem.data
+        kept, others = unchanged(data.flags, len(run.train)), unchanged(data.test_flags, len(run.test))
+        n, m = int(kept.sum()), int(others.sum())
+        low_loss = -np.concatenate([run.outcomes(run.train).loss[kept], run.outcomes(run.test).loss[others]])
+        lost = len(kept) + len(others) - n - m
+        without = f"{lost} that the corruption changed left out" if lost else ""
+        if not n or not m:
+            return unavailable([name], "not applicable", sentences("members or non-members are none", without))[0]
         member = np.arange(n + m) < n
         counts = stratified_counts(member, self.n_boot, run.rng("members and others"))
         found = detect(low_loss, member, np.vstack([np.ones(n + m), counts])).auroc
@@ -214,11 +227,12 @@ class MembershipInference:
         protocol = sentences(
             ATTACKS["loss"],
             f"the run's own model; members: {n} training instances, non-members: {m} test instances",
+            without,
             f"n: both; 95% CI: stratified bootstrap x{self.n_boot}",
         )
         note = "random guess: 0.5"
         return Measured(
-            metric="membership_auroc_own",
+            metric=name,
             value=float(found[0]),
             ci_low=low,
             ci_high=high,
@@ -226,6 +240,15 @@ class MembershipInference:
             protocol=protocol,
             note=note,
         )
+
+
+def unchanged(flags: Mapping[str, NDArray[Any]], size: int) -> NDArray[np.bool_]:
+    """``(size,)`` instances that no corruption gave another label, a trigger or poison."""
+    kept = np.ones(size, np.bool_)
+    for name in CHANGED:
+        if name in flags:
+            kept &= ~np.asarray(flags[name]).astype(bool)
+    return kept
 
 
 def _unfit(influence: Influence) -> Unavailable | None:

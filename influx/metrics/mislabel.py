@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.detection import Detection, detect, stratified_counts
-from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, interval
+from influx.metrics.detection import Detection, chance_ap, held, moved, resampled, stratified_interval
+from influx.metrics.statistics import FloatArray, check_resamples, constant_columns
 from influx.metrics.tidy import Measured, Status, sentences, tidy, unavailable
 from influx.needs import Need
+from influx.planning import Prospect, Work
 from influx.run import Run
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ class Mislabel:
     Measures: AUROC, average precision (``ap``) and recall at the true number of flips, of ranking training instances by
         self-influence (``_self``, high is suspect) and by influence summed over test instances (``_sum``, low
         is suspect); ``area``, under the inspection curve of the share of flips found over the share inspected, and
-        ``found``, that curve at ``share``. With a share ρ of flips, chance is 0.5 for AUROC and area, ρ for average
-        precision and recall and ``share`` for found; the area is at most 1 - ρ/2. The curve is the table inspection.
-    Intervals: 95% percentile bootstrap over training instances, flipped and clean ones resampled apart.
+        ``found``, that curve at ``share``. With a share ρ of flips, chance is 0.5 for AUROC and area, ρ for recall,
+        a little more for average precision and ``share`` for found; the area is at most 1 - ρ/2. The curve is the
+        table inspection.
+    Intervals: 95% percentile bootstrap over training instances, flipped and clean ones resampled apart; none from fewer
+        than 5 of a group. Average precision in resamples is moved by its mean difference from the data.
     Degenerate: constant scores, as the self-influence of normalised methods is.
     Cost: n·log n + n_boot·n, and n·m for the sum.
     Source: Koh and Liang 2017, arXiv:1703.04730, section 5.4.
@@ -62,6 +65,16 @@ class Mislabel:
         check_resamples("metric.mislabel.n_boot", self.n_boot)
         if not 0 < self.share < 1:
             raise ConfigError(f"metric.mislabel.share must be between 0 and 1, got {self.share}; 0.2 is the default")
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Two orders, and sums down them in every resample; the sum over test instances."""
+        n, m = len(prospect.train), len(prospect.test)
+        return Work(
+            compared=2.0 * n * float(np.log2(max(n, 2))),
+            numbers=30.0 * self.n_boot * n + float(n * m),
+            bytes=held(n, self.n_boot),
+            formula=f"2 x {self.n_boot} x {n} resampled ranks",
+        )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Ten rows: each of ``KINDS`` by self-influence and by summed influence."""
@@ -92,31 +105,32 @@ class Mislabel:
         protocol = sentences(RULES[rule], share, interval_of)
         if problem:
             return unavailable(names(rule), problem[0], problem[1], protocol)
-        counts = stratified_counts(flags, self.n_boot, run.rng("training instances"))
-        weights = np.vstack([np.ones(len(flags)), counts])  # the first resample is the data itself
-        found = detect(np.asarray(suspicion, dtype=np.float64), flags, weights, (self.share, *CURVE))
+        rng, shares = run.rng("training instances"), (self.share, *CURVE)
+        found = resampled(np.asarray(suspicion, dtype=np.float64), flags, self.n_boot, rng, shares)
         curves.append(_curve(BANDS[rule], found.found[:, 1:]))
         return [
-            _measured(name, samples, random, len(flags), sentences(said, protocol))
+            _measured(name, samples, random, flags, sentences(said, protocol))
             for name, (samples, random, said) in zip(names(rule), self._measures(found, flags), strict=True)
         ]
 
     def _measures(self, found: Detection, flags: NDArray[np.bool_]) -> list[tuple[FloatArray, float, str]]:
         """Samples, chance and what the protocol adds, in the order of ``KINDS``."""
-        flips = float(flags.mean())
+        flips, chance = float(flags.mean()), chance_ap(len(flags), int(flags.sum()))
         return [
             (found.auroc, 0.5, ""),
-            (found.average_precision, flips, ""),
+            (moved(found.average_precision), chance, ""),
             (found.recall, flips, f"the {int(flags.sum())} most suspect inspected"),
             (found.area, 0.5, f"area under share found over share inspected; at most {1 - flips / 2:.4f}"),
             (found.found[:, 0], self.share, f"share of flips among the {self.share:g} most suspect"),
         ]
 
 
-def _measured(name: str, samples: FloatArray, random: float, n: int, protocol: str) -> Measured:
-    low, high = interval(samples[1:])
-    note = f"random ranking: {random:.4f}"
-    return Measured(metric=name, value=float(samples[0]), ci_low=low, ci_high=high, n=n, protocol=protocol, note=note)
+def _measured(name: str, samples: FloatArray, random: float, flags: NDArray[np.bool_], protocol: str) -> Measured:
+    low, high, none = stratified_interval(samples, flags, "mislabeled")
+    note = sentences(f"random ranking: {random:.4f}", none)
+    return Measured(
+        metric=name, value=float(samples[0]), ci_low=low, ci_high=high, n=len(flags), protocol=protocol, note=note
+    )
 
 
 def _curve(series: str, found: FloatArray) -> pd.DataFrame:

@@ -63,4 +63,7 @@ class MixedData:
             return tidy(unavailable(names("mixed"), "not applicable", reason, protocol))
         values = np.asarray(influence.values[:, asked])
         flags = np.broadcast_to(foreign[:, None], values.shape)
-        return tidy(flagged_rows("mixed", values, flags, run=run, n_boot=self.n_boot, protocol=protocol))
+        computed = influence.computed
+        return tidy(
+            flagged_rows("mixed", values, flags, computed=computed, run=run, n_boot=self.n_boot, protocol=protocol)
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ from influx.metrics.refit import (
     Refitted,
     Resamples,
     Rows,
+    certain,
     check_chosen,
     check_seeds,
     check_shares,
@@ -29,7 +30,6 @@ from influx.metrics.refit import (
 from influx.metrics.statistics import FloatArray, check_resamples
 from influx.metrics.target_identification import upper_tail
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
-from influx.metrics.unfairness import wilson
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Run
@@ -60,8 +60,9 @@ class PoisonDefence:
         below that after random removal, ``defence_accuracy_<rule>_<percent>`` the accuracy on clean test instances.
         Notes have the numbers before and after random removal and after removal of all poison. The tables
         defence_success and defence_accuracy are the curves.
-    Intervals: 95% percentile bootstrap over seeds and test instances together, which errs on the wide side. Random
-        removal has an order of its own for every seed, the same for all estimators.
+    Intervals: 95% percentile bootstrap over seeds and test instances together, widened for the number of seeds;
+        Wilson's where a share is 0 or 1. Random removal has an order of its own for every seed, the same for all
+        estimators.
     Not applicable: no corruption=backdoor with corruption.test=half, and no corruption=poison.
     Needs: retraining.
     Cost: per estimator rules · shares · seeds trainings; (shares + 2) · seeds for random removal, none and all poison.
@@ -118,7 +119,8 @@ class PoisonDefence:
         if isinstance(attack, str):
             names = [name for rule in self.rules for name in self._names(rule)]
             return tidy(unavailable(names, "not applicable", attack))
-        found = {rule: self._scores(rule, influence, attack, run) for rule in self.rules}
+        heavy = self._identified(influence, attack)
+        found = {rule: self._scores(rule, influence, attack, run, heavy) for rule in self.rules}
         orders: dict[str, Rows] = {
             rule: scores.descending(score) for rule, score in found.items() if not isinstance(score, Unavailable)
         }
@@ -132,7 +134,7 @@ class PoisonDefence:
         }
         rows: list[Measured] = []
         for rule, score in found.items():
-            protocol = sentences(RULES[rule], attack.protocol, self._protocol(rule))
+            protocol = sentences(RULES[rule], attack.protocol, self._protocol(rule, heavy))
             if isinstance(score, Unavailable):
                 rows += unavailable(self._names(rule), score.status, score.note, protocol)
             else:
@@ -142,35 +144,41 @@ class PoisonDefence:
     def _names(self, rule: str) -> list[str]:
         return [f"defence_{kind}_{rule}_{percent(share)}" for share in self.shares for kind in KINDS]
 
-    def _protocol(self, rule: str) -> str:
-        how = f"tail: {self.identified} test instances identified, k={self.k}" if rule == "tail" else ""
+    def _protocol(self, rule: str, heavy: Rows | Unavailable) -> str:
+        how = ""
+        if rule == "tail" and not isinstance(heavy, Unavailable):
+            fewer = f" instead of {self.identified}, no others have a tail" if len(heavy) < self.identified else ""
+            how = f"tail: {len(heavy)} test instances identified{fewer}, k={self.k}"
         return sentences(
             how,
             f"{self.seeds} seeds, each with its own random draw; loss_norm=subset, steps as on everything; ties by row "
             "index",
-            f"95% CI: bootstrap over seeds and test instances x{self.n_boot}",
+            f"95% CI: bootstrap over seeds and test instances x{self.n_boot}, widened for {self.seeds} seeds",
         )
 
-    def _scores(self, rule: str, influence: Influence, attack: Attack, run: Run) -> FloatArray | Unavailable:
+    def _scores(
+        self, rule: str, influence: Influence, attack: Attack, run: Run, heavy: Rows | Unavailable
+    ) -> FloatArray | Unavailable:
         """``(n,)`` suspicion, high is suspicious."""
         if rule == "spectral":
             return scores.usable(spectral(run.train.x, run.train.y))
-        columns = attack.known if rule == "sum" else self._identified(influence, attack)
+        columns = attack.known if rule == "sum" else heavy
         if isinstance(columns, Unavailable):
             return columns
         total = scores.by_sum(influence, columns)
         return total if isinstance(total, Unavailable) else attack.sign * total
 
     def _identified(self, influence: Influence, attack: Attack) -> Rows | Unavailable:
-        """Watched test rows with the heaviest tails towards the attack."""
+        """Watched test rows with the heaviest tails towards the attack, those without a finite tail left out."""
         values = attack.sign * np.asarray(influence.values[:, attack.watched], dtype=np.float64)
         if self.k > len(values):
             note = f"metric.poison_defence.k={self.k} is more than {len(values)} training instances; lower it"
             return Unavailable(status="not applicable", note=note)
         tail = upper_tail(values, self.k)
-        if not np.isfinite(tail).any():
+        known = np.flatnonzero(np.isfinite(tail))
+        if not len(known):
             return Unavailable(status="degenerate", note="no test instance has a spread of influence")
-        return attack.watched[scores.descending(np.where(np.isfinite(tail), tail, -np.inf))[: self.identified]]
+        return attack.watched[known[scores.descending(tail[known])[: self.identified]]]
 
     def _random(self, run: Run | Prospect) -> Rows:
         """``(seeds, n)`` a random order of removal for every seed."""
@@ -202,10 +210,10 @@ class PoisonDefence:
             caught = f"{int(guilty[order[:count]].sum())} of {int(guilty.sum())} poisoned among {count} removed"
             after, chance = success[rule, place].quality, success["random", place].quality
             note = sentences(_beside(success, place), caught)
-            yield _share(ends["success"].measured(next(names), after, protocol, note))
+            yield certain(ends["success"].measured(next(names), after, protocol, note))
             yield ends["success"].measured(next(names), chance - after, protocol, caught)
             kept = accuracy[rule, place].quality
-            yield _share(ends["accuracy"].measured(next(names), kept, protocol, _beside(accuracy, place)))
+            yield certain(ends["accuracy"].measured(next(names), kept, protocol, _beside(accuracy, place)))
 
     def _tables(
         self,
@@ -226,14 +234,6 @@ class PoisonDefence:
                     points.append(ends[kind].point(series, {"removed": share}, kind, refitted.quality))
             tables[f"defence_{kind}"] = pd.DataFrame(points)
         return tables
-
-
-def _share(row: Measured) -> Measured:
-    """A share of 0 or 1 in every resample still has an interval: Wilson's over test instances."""
-    if row.value not in (0.0, 1.0):
-        return row
-    low, high = wilson(row.value, row.n)
-    return replace(row, ci_low=low, ci_high=high, protocol=sentences(row.protocol, "Wilson where all agree"))
 
 
 def _beside(made: Mapping[Key, Refitted], place: int) -> str:

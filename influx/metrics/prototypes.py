@@ -14,7 +14,7 @@ from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics import scores
 from influx.metrics.aligned import Unavailable
-from influx.metrics.refit import Judge, Resamples, Rows
+from influx.metrics.refit import Judge, Resamples, Rows, certain
 from influx.metrics.statistics import FloatArray, check_resamples
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
@@ -41,8 +41,10 @@ class Prototypes:
         that of k random instances per class, over ``draws`` draws; ``prototypes_over_nearest_<k>`` above that of the k
         instances nearest to the mean of their class, the specialised baseline. Notes have these numbers and that of
         all training instances. The table prototype_accuracy is the curve.
-    Intervals: 95% percentile bootstrap over random draws and judging test instances together.
-    Not applicable: a regression; inputs that are not numbers of one scale (tokens).
+    Intervals: 95% percentile bootstrap over random draws and judging test instances together; Wilson's where an
+        accuracy is 0 or 1.
+    Not applicable: a regression; inputs that are not numbers of one scale (tokens); a class without test instances in
+        the ranking half.
     Degenerate: sums that are not finite or all the same.
     Cost: n·m/2 for the sums; (draws + 2)·k·classes·m/2 distances per k, n·m/2 for all.
     Source: survey section 6 (canonical instances of a class); Kim et al. 2016 for prototypes with criticisms and the
@@ -121,7 +123,8 @@ class Prototypes:
         return sentences(
             f"nearest neighbour on the inputs; accuracy on {len(judge.judging)} test instances; the other "
             f"{len(judge.ranking)} rank; ties by row index",
-            f"{self.draws} random draws per class; 95% CI: bootstrap over draws and test instances x{self.n_boot}",
+            f"{self.draws} random draws per class; 95% CI: bootstrap over draws and test instances x{self.n_boot}, "
+            f"widened for {self.draws} draws",
         )
 
     def _random(self, run: Run) -> Rows:
@@ -139,8 +142,11 @@ class Prototypes:
                 f"random: {random.mean():.4f}, nearest to the class mean: {centre.mean():.4f}, "
                 f"all training instances: {everything:.4f}"
             )
-            for values in (mine, mine - random, mine - centre):
-                yield resamples.measured(next(names), np.broadcast_to(values, random.shape), protocol, note)
+            accuracy, *above = (
+                resamples.measured(next(names), np.broadcast_to(values, random.shape), protocol, note)
+                for values in (mine, mine - random, mine - centre)
+            )
+            yield from (certain(accuracy), *above)
 
     def _curve(self, right: Mapping[tuple[str, int], FloatArray], resamples: Resamples) -> pd.DataFrame:
         import pandas as pd
@@ -182,6 +188,11 @@ def _unfit(task: str, kind: str) -> str:
 
 def _sums(influence: Influence, run: Run, judge: Judge) -> FloatArray | Unavailable:
     """``(n,)`` influence of each training instance summed over the ranking half's instances of its own class."""
+    unseen = np.setdiff1d(run.train.y, run.test.y[judge.ranking]).tolist()
+    if unseen:
+        names = ", ".join(run.problem.data.classes[label] for label in unseen)
+        note = f"no ranking test instance of class {names}, so nothing ranks its training instances"
+        return Unavailable(status="not applicable", note=f"{note}; raise dataset.n_test")
     total = np.zeros(len(run.train), dtype=influence.values.dtype)
     for label in np.unique(run.train.y).tolist():
         columns = judge.ranking[run.test.y[judge.ranking] == label]

@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 from influx.engines import subsets
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.aligned import left_out
-from influx.metrics.banks import BankName, check_bank, named, paired, queries, stated
+from influx.metrics.aligned import left_out, unscored
+from influx.metrics.banks import (
+    BankName,
+    check_bank,
+    distinct_seeds,
+    named,
+    paired,
+    queries,
+    removed,
+    retrained,
+    stated,
+)
 from influx.metrics.ranking import top
-from influx.metrics.refit import Rows, check_seeds, check_shares, counts_for, signed, weights_of
+from influx.metrics.refit import Rows, check_seeds, check_shares, signed, weights_of
 from influx.metrics.statistics import (
     FloatArray,
     check_resamples,
@@ -44,8 +54,10 @@ class QueryLossDifference:
         trained without as many random instances, averaged over seeds and queries; 0 by chance, positive when the
         removed ones helped. ``qld_removed`` and ``qld_random`` are both losses minus that of models trained on
         everything.
-    Intervals: 95% percentile bootstrap over queries, seeds and random sets together, which errs on the wide side.
+    Intervals: 95% percentile bootstrap over queries, seeds and random sets together, not widened
+        for few sets or seeds; missing for a single query.
     Degenerate: queries whose scores are constant or not finite; they are counted in the note.
+    Not applicable: training instances whose scores were not computed.
     Needs: retraining.
     Cost: per estimator tests · seeds trainings; controls · seeds without random sets, seeds on everything.
     Source: removal of the training instances that were retrieved for a test instance, as in Park et al. 2023,
@@ -87,15 +99,17 @@ class QueryLossDifference:
         asked = queries(prospect, self.bank, self.tests)
         return Work(
             trainings=(paired(self._controls(prospect), self.bank, self.seeds),),
-            own_trainings=float(len(asked) * self.seeds),
+            own_trainings=float(len(asked) * distinct_seeds(prospect, self.seeds)),
             numbers=3.0 * self.n_boot * self.seeds * (self.controls + 1) * len(asked),
-            bytes=16.0 * self.seeds * (self.controls + len(asked) + 1) * (len(prospect.train) + len(prospect.test)),
+            bytes=16.0 * self.seeds * (self.controls + len(asked) + 1) * (len(prospect.train) + len(asked)),
             formula=f"{self.seeds} seeds x ({len(asked)} queries of each estimator + {self.controls} random sets + 1)",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Three rows: the names in ``NAMES``."""
         asked, protocol = queries(run, self.bank, self.tests), self._protocol(run)
+        if missing := unscored(influence):
+            return tidy(unavailable(NAMES, missing.status, missing.note, protocol))
         values = np.asarray(influence.values[:, asked])
         broken = ~np.isfinite(values).all(axis=0)
         constant = constant_columns(values)
@@ -103,23 +117,22 @@ class QueryLossDifference:
         note = left_out(broken, constant)
         if not usable.any():
             return tidy(unavailable(NAMES, "degenerate", note, protocol))
-        chosen, kept = asked[usable], self._weights(values[:, usable])
-        own = self._losses(run, kept, "retraining without proponents")[:, :, chosen]
-        shared = self._losses(run, self._controls(run), "retraining without random sets")[:, :, chosen]
-        removed, full, random = own[:, range(len(chosen)), range(len(chosen))], shared[:, 0], shared[:, 1:]
+        chosen, kept, sets = asked[usable], self._weights(values[:, usable]), self._controls(run)
+        own = self._losses(run, kept, chosen[:, None], "retraining without proponents")[:, :, 0]
+        everywhere = np.tile(chosen, (len(sets), 1))
+        shared = self._losses(run, sets, everywhere, "retraining without random sets")
+        full, random = shared[:, 0], shared[:, 1:]
         samples = _Samples(run, self, len(chosen))
         return tidy(
             [
-                samples.measured(
-                    "qld", removed[:, None], random, protocol, sentences(_moves(removed, random, full), note)
-                ),
-                samples.measured("qld_removed", removed[:, None], full[:, None], protocol, note),
+                samples.measured("qld", own[:, None], random, protocol, sentences(_moves(own, random, full), note)),
+                samples.measured("qld_removed", own[:, None], full[:, None], protocol, note),
                 samples.measured("qld_random", random, full[:, None], protocol, note),
             ]
         )
 
     def _count(self, n: int) -> int:
-        return counts_for([self.share], n, SHARE)[0]
+        return removed([self.share], n, SHARE)[0]
 
     def _weights(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
         """``(queries, n)`` without each query's own proponents."""
@@ -133,29 +146,23 @@ class QueryLossDifference:
         out = subsets.fixed_size(run.train.ids, self._count(n), self.controls, draws)
         return np.concatenate([np.ones((1, n), np.uint8), 1 - out])
 
-    def _losses(self, run: Run, weights: NDArray[np.uint8], label: str) -> FloatArray:
-        """``(seeds, rows, m)`` losses of test instances."""
-        design = paired(weights, self.bank, self.seeds)
-        losses = np.empty((len(design), len(run.test)))
-        for rows, _, test in run.retrain.parts(design, label):
-            losses[rows] = test.loss
-        return losses.reshape(self.seeds, len(weights), -1)
+    def _losses(self, run: Run, weights: NDArray[np.uint8], tests: Rows, label: str) -> FloatArray:
+        """``(seeds, rows, k)`` losses of the test rows (rows, k)."""
+        return retrained(run, weights, tests, bank=self.bank, seeds=self.seeds, what="loss", label=label)
 
     def _protocol(self, run: Run) -> str:
         n = len(run.train)
         return sentences(
             f"each query without its own {self._count(n)} of {n} training instances, ties by row index",
             f"{self.controls} random sets of as many; seeds={self.seeds}, paired; loss_norm=subset",
-            stated(self.bank),
+            stated(run, self.bank),
             f"95% CI: bootstrap over queries, seeds and random sets x{self.n_boot}",
         )
 
 
-def _moves(removed: FloatArray, random: FloatArray, full: FloatArray) -> str:
-    higher = float((removed.mean(axis=0) > random.mean(axis=(0, 1))).mean())
-    return (
-        f"loss against nothing removed: {signed(float((removed - full).mean()))}; higher than random for {higher:.0%}"
-    )
+def _moves(own: FloatArray, random: FloatArray, full: FloatArray) -> str:
+    higher = float((own.mean(axis=0) > random.mean(axis=(0, 1))).mean())
+    return f"loss against nothing removed: {signed(float((own - full).mean()))}; higher than random for {higher:.0%}"
 
 
 class _Samples:
@@ -171,8 +178,9 @@ class _Samples:
 
     def measured(self, name: str, own: FloatArray, other: FloatArray, protocol: str, note: str) -> Measured:
         """Mean of ``own`` minus mean of ``other``, each (seeds, sets, queries), with a single set where it has none."""
-        low, high = interval(self._means(own) - self._means(other))
         seeds, _, n = own.shape
+        low, high = interval(self._means(own) - self._means(other)) if n > 1 else (np.nan, np.nan)
+        single = "no interval from a single query" if n == 1 else ""
         return Measured(
             metric=name,
             value=float(own.mean() - other.mean()),
@@ -180,7 +188,7 @@ class _Samples:
             ci_high=high,
             n=n,
             protocol=protocol,
-            note=sentences(note, "one seed: its luck is not in the interval" if seeds == 1 else ""),
+            note=sentences(note, single or ("one seed: its luck is not in the interval" if seeds == 1 else "")),
         )
 
     def _means(self, values: FloatArray) -> FloatArray:

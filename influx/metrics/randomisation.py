@@ -41,7 +41,7 @@ class Randomisation:
         ``randomisation`` is the mean over test instances, ``randomisation_self`` the correlation of self-influence.
         Near 0 if influence reads what was learnt; near 1 if it follows from inputs and labels alone. The random
         weights stand in every checkpoint. Low is no proof of being right: noise is low too.
-    Not applicable: no net, or the estimator retrains.
+    Not applicable: no net; the estimator retrains, or follows the steps of training (TracIn, HyDRA and their like).
     Degenerate: constant or not finite influence; influence that cannot be computed under random weights.
     Intervals: 95% percentile bootstrap over test instances, for self-influence over training instances.
     Cost: ``inits`` trainings of the problem, shared by all estimators, and as many estimates.

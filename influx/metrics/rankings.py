@@ -1,4 +1,7 @@
-"""Agreement of several rankings with each other: Jaccard and rank-biased overlap, and parts of the variance."""
+"""Agreement of several rankings with each other: Jaccard and rank-biased overlap, and parts of the variance.
+
+Equal values are ordered by row index, the same in all arrays; ``tied_at`` and ``tied_weight`` say where that matters.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 
 from influx.metrics.ranking import overlap, top
 from influx.metrics.statistics import FloatArray
@@ -22,6 +26,27 @@ def jaccard(arrays: Sequence[FloatArray], k: int) -> FloatArray:
     return np.asarray(np.mean([share / (2 - share) for share in common], axis=0))
 
 
+def tied_at(values: FloatArray, k: int) -> NDArray[np.bool_]:
+    """``(m,)`` columns of ``values`` (n, m) whose k-th largest equals the next, so that these k are no one set."""
+    n, m = values.shape
+    if k >= n:
+        return np.zeros(m, np.bool_)
+    parts = np.partition(values, (n - k - 1, n - k), axis=0)
+    return np.asarray(parts[n - k - 1] == parts[n - k])
+
+
+def tied_weight(values: FloatArray, p: float) -> FloatArray:
+    """``(m,)`` weight in rank-biased overlap, of 1, of the ranks d where the d largest are no one set."""
+    ordered = -np.sort(-values, axis=0)[: _depth(len(values), p) + 1]
+    return np.asarray((1 - p) * p ** np.arange(len(ordered) - 1) @ (ordered[:-1] == ordered[1:]))
+
+
+def chance_jaccard(n: int, k: int) -> float:
+    """Expected Jaccard of two random sets of k out of n: x common ones are hypergeometric."""
+    common = np.arange(k + 1)
+    return float(hypergeom.pmf(common, n, k, k) @ (common / (2 * k - common)))
+
+
 def rank_biased_overlap(arrays: Sequence[FloatArray], p: float) -> FloatArray:
     """``(m,)`` mean over pairs of (1 - p) Σ_d p^(d-1) · |common among the d largest| / d, extrapolated.
 
@@ -29,7 +54,7 @@ def rank_biased_overlap(arrays: Sequence[FloatArray], p: float) -> FloatArray:
     is exact for whole rankings (Webber et al. 2010, equation 30 for equal lengths).
     """
     n, m = arrays[0].shape
-    depth = min(n, int(np.ceil(np.log(BEYOND) / np.log(p))) + 1)
+    depth = _depth(n, p)
     best = [top(values, depth) for values in arrays]
     d = np.arange(1, depth + 1)[:, None]
     total = np.zeros(m)
@@ -38,6 +63,11 @@ def rank_biased_overlap(arrays: Sequence[FloatArray], p: float) -> FloatArray:
         agreement = common / d
         total += (1 - p) / p * (agreement * p**d).sum(axis=0) + agreement[-1] * p**depth
     return total / len(list(combinations(best, 2)))
+
+
+def _depth(n: int, p: float) -> int:
+    """Ranks to look at."""
+    return min(n, int(np.ceil(np.log(BEYOND) / np.log(p))) + 1)
 
 
 def _common(left: NDArray[np.intp], right: NDArray[np.intp], n: int) -> NDArray[np.int64]:

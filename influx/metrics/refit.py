@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from influx.engines.retrain import Bank
 from influx.errors import ConfigError
 from influx.metrics.statistics import FloatArray, counts_of, interval, resample
 from influx.metrics.tidy import Measured, sentences
+from influx.metrics.unfairness import wilson
 from influx.planning import Prospect
 from influx.problem import Data, Design
 from influx.run import Run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Rows = NDArray[np.int64]
 Key = TypeVar("Key", bound=Hashable)
 LEAST_TESTS = 4  # two that rank and two that judge
+ALIKE = "the same for every seed and test instance: the interval knows nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Judge:
             f"{self.measure.replace('_', ' ')} on {len(self.judging)} test instances; the other {len(self.ranking)} "
             "rank",
             f"{seeds}; loss_norm=subset, steps as on everything; ties by row index",
-            f"95% CI: bootstrap over seeds and test instances x{n_boot}",
+            f"95% CI: bootstrap over seeds and test instances x{n_boot}, widened for {self.seeds} seeds",
         )
 
     def design(self, sets: Iterable[NDArray[Any]], seeds: Sequence[int] | None = None) -> Design:
@@ -139,7 +141,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of seeds and test instances together, which errs on the wide side."""
+    """Bootstrap resamples of seeds and test instances together.
+
+    Means over s resampled seeds spread less than those over other seeds by sqrt((s - 1) / s), so that deviations from
+    the mean over seeds are widened by the inverse.
+    """
 
     of_seeds: FloatArray  # (n_boot, seeds) shares
     of_tests: FloatArray  # (n_boot, judging half) shares
@@ -152,11 +158,17 @@ class Resamples:
 
     def interval(self, values: FloatArray) -> tuple[float, float]:
         """95% interval of the mean of ``values`` (seeds, judging half)."""
-        return interval(np.asarray(((self.of_seeds @ values) * self.of_tests).sum(axis=1)))
+        s, centre = len(values), values.mean(axis=0)
+        wide = centre + (values - centre) * math.sqrt(s / max(s - 1, 1))
+        return interval(np.asarray(((self.of_seeds @ wide) * self.of_tests).sum(axis=1)))
 
     def measured(self, metric: str, values: FloatArray, protocol: str, note: str = "") -> Measured:
         """The mean of ``values`` (seeds, judging half) with its interval."""
         low, high = self.interval(values)
+        notes = [
+            "one seed: its luck is not in the interval" if len(values) == 1 else "",
+            ALIKE if np.ptp(values) == 0 else "",
+        ]
         return Measured(
             metric=metric,
             value=float(values.mean()),
@@ -164,7 +176,7 @@ class Resamples:
             ci_high=high,
             n=values.shape[1],
             protocol=protocol,
-            note=sentences(note, "one seed: its luck is not in the interval" if len(values) == 1 else ""),
+            note=sentences(note, *notes),
         )
 
     def curves(
@@ -248,6 +260,15 @@ def check_seeds(setting: str, seeds: int) -> None:
     """
     if seeds < 1:
         raise ConfigError(f"{setting} must be at least 1, got {seeds}; raise it")
+
+
+def certain(row: Measured) -> Measured:
+    """A share of 0 or 1 in every resample still has an interval: Wilson's over test instances."""
+    if row.value not in (0.0, 1.0):
+        return row
+    low, high = wilson(row.value, row.n)
+    note, protocol = row.note.replace(ALIKE, "").removesuffix("; "), sentences(row.protocol, "Wilson where all agree")
+    return replace(row, ci_low=low, ci_high=high, protocol=protocol, note=note)
 
 
 def percent(share: float) -> str:

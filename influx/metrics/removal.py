@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from influx.engines import subsets
 from influx.influence import Influence
 from influx.metrics import scores
-from influx.metrics.aligned import Unavailable
-from influx.metrics.banks import BankName, Halves, check_bank, named, stated
+from influx.metrics.aligned import Unavailable, unscored
+from influx.metrics.banks import BankName, Halves, check_bank, distinct_seeds, named, removed, stated
 from influx.metrics.refit import (
     Refitted,
     Resamples,
@@ -22,7 +22,6 @@ from influx.metrics.refit import (
     check_chosen,
     check_seeds,
     check_shares,
-    counts_for,
     percent,
     signed,
     weights_of,
@@ -56,10 +55,11 @@ class SubsetRemoval:
         share (the area between the curve and that of random removal, over the last share); ``removal_accuracy_<end>``
         the same area in accuracy. All are 0 by chance and positive for a ranking that is right. The tables removal
         and removal_accuracy are the curves.
-    Intervals: 95% percentile bootstrap over seeds and judging test instances together, which errs on the wide side.
+    Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Every seed has a random order of its own, the same for all estimators; sizes are nested.
         The ranking is taken as it is: what another, as random, would have given is not in them.
     Degenerate: scores that are all the same or not finite.
+    Not applicable: training instances whose scores were not computed; accuracy in a regression.
     Needs: retraining.
     Cost: per estimator ends · shares · seeds trainings; shares · seeds for random removal, seeds for none.
     Source: Ghorbani & Zou 2019 (value curves); Jiang et al. 2023, arXiv:2306.10577. One ranking, not taken
@@ -94,9 +94,10 @@ class SubsetRemoval:
         judge, n = Halves.in_bank(prospect, self.seeds, self.bank), len(prospect.train)
         sets = [np.ones(n, np.uint8), *self._sets(n, {"random": self._random(prospect)}).values()]
         each = len(self.shares) * self.seeds
+        own = len(self.ends) * len(self.shares) * distinct_seeds(prospect, self.seeds)
         return Work(
             trainings=(judge.design(sets, judge.numbers),),
-            own_trainings=float(len(self.ends) * each),
+            own_trainings=float(own),
             numbers=4.0 * len(self.ends) * self.n_boot * each * len(judge.y),
             bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.ends)} ends per estimator + random)",
@@ -105,7 +106,7 @@ class SubsetRemoval:
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Per end, one row per share and two areas; curves."""
         judge, n = Halves.in_bank(run, self.seeds, self.bank), len(run.train)
-        score = scores.by_sum(influence, judge.ranking)
+        score = unscored(influence) or scores.by_sum(influence, judge.ranking)
         orders: dict[str, Rows] = {"random": self._random(run)}
         if not isinstance(score, Unavailable):
             ranked = {"top": scores.descending(score), "bottom": scores.descending(-score)}
@@ -116,7 +117,7 @@ class SubsetRemoval:
         resamples = Resamples.drawn(run, judge, self.n_boot)
         rows: list[Measured] = []
         for end in self.ends:
-            protocol = sentences(REMOVED[end], judge.protocol(self.n_boot), stated(self.bank))
+            protocol = sentences(REMOVED[end], judge.protocol(self.n_boot), stated(run, self.bank))
             if isinstance(score, Unavailable):
                 rows += unavailable(self._names(end), score.status, score.note, protocol)
             else:
@@ -133,7 +134,7 @@ class SubsetRemoval:
 
     def _sets(self, n: int, orders: Mapping[str, Rows]) -> dict[Key, NDArray[np.uint8]]:
         """Weights without the first of each order, (n,) or (seeds, n), for every share."""
-        counts = list(enumerate(counts_for(self.shares, n, SHARES)))
+        counts = list(enumerate(removed(self.shares, n, SHARES)))
         return {
             (kind, place): weights_of(n, order[..., :count], 0)
             for kind, order in orders.items()

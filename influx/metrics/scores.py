@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from influx.influence import Influence
 from influx.metrics.aligned import Unavailable
@@ -36,11 +37,11 @@ def by_self(influence: Influence) -> FloatArray | Unavailable:
     return usable(influence.self_influence)
 
 
-def by_sum(influence: Influence, columns: Rows) -> FloatArray | Unavailable:
-    """``(n,)`` influence summed over some test instances: low for harmful instances."""
+def by_sum(influence: Influence, columns: Rows, rows: Rows | None = None) -> FloatArray | Unavailable:
+    """``(n,)``, or of some training ``rows``: influence summed over test instances, low for harmful instances."""
     # Summed in float64; spread is judged against the rounding of the stored numbers.
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and counted below
-        total = np.sum(influence.values[:, columns], axis=1, dtype=np.float64)
+        total = np.sum(_cut(influence, columns, rows), axis=1, dtype=np.float64)
     return usable(total.astype(influence.values.dtype))
 
 
@@ -48,23 +49,28 @@ def by_turns(influence: Influence, columns: Rows, rows: Rows | None = None) -> F
     """``(n,)``, or of some training ``rows``: high for those that are named early when test instances take turns.
 
     In each round every test instance names its next best proponent. An instance stands where its best rank among the
-    test instances puts it; those of one round by their influence there, equal ones by row index.
+    test instances puts it; those of one round by their influence there, equal ones by row index. Instances that a test
+    instance cannot tell apart have the last of their ranks there, and test instances that tell none apart have no turn.
     """
-    values = np.asarray(influence.values[:, columns] if rows is None else influence.values[rows][:, columns])
+    values = _cut(influence, columns, rows)
     unknown = int((~np.isfinite(values)).any(axis=1).sum())
     if unknown:
         note = f"{unknown} of {len(values)} training instances have no finite score"
         return Unavailable(status="degenerate", note=note)
-    if constant_columns(values).all():
+    values = values[:, ~constant_columns(values)]
+    if not values.shape[1]:
         return Unavailable(status="degenerate", note="all training instances have the same score")
-    n = len(values)
-    place = np.empty(values.shape, np.int64)
-    np.put_along_axis(place, np.argsort(-values, axis=0, kind="stable"), np.arange(n)[:, None], axis=0)
+    place = stats.rankdata(-values, method="max", axis=0)
     named = place.min(axis=1)
     there = np.where(place == named[:, None], values, -np.inf).max(axis=1)
-    found = np.empty(n)
-    found[np.lexsort((-there, named))] = np.arange(n, 0, -1)
+    found = np.empty(len(values))
+    found[np.lexsort((-there, named))] = np.arange(len(values), 0, -1)
     return found
+
+
+def _cut(influence: Influence, columns: Rows, rows: Rows | None) -> NDArray[Any]:
+    """Influence of all or some training ``rows`` on some test instances."""
+    return np.asarray(influence.values[:, columns] if rows is None else influence.values[rows][:, columns])
 
 
 def orders(found: Mapping[Any, FloatArray | Unavailable]) -> dict[str, Rows]:

@@ -66,7 +66,16 @@ class ShortcutDetection:
             if not carry.any():
                 reason = "no test instance carries the mark; set corruption.test"
             return tidy(unavailable(names("shortcut"), "not applicable", reason, protocol))
-        towards = -np.asarray(influence.values[:, asked], dtype=np.float64)
+        towards = -influence.values[:, asked]
         flags = np.broadcast_to(marked[:, None], towards.shape)
-        rows = flagged_rows("shortcut", towards, flags, run=run, n_boot=self.n_boot, protocol=protocol, rule=LOW)
+        rows = flagged_rows(
+            "shortcut",
+            towards,
+            flags,
+            computed=influence.computed,
+            run=run,
+            n_boot=self.n_boot,
+            protocol=protocol,
+            rule=LOW,
+        )
         return tidy(rows)

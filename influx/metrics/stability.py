@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from influx.errors import ConfigError, IncompatibleError
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.influence import Influence
 from influx.metrics.aligned import MIN_ROWS, left_out
 from influx.metrics.per_test import summarise
-from influx.metrics.rankings import jaccard, parts_of_variance, rank_biased_overlap
+from influx.metrics.rankings import (
+    chance_jaccard,
+    jaccard,
+    parts_of_variance,
+    rank_biased_overlap,
+    tied_at,
+    tied_weight,
+)
 from influx.metrics.statistics import (
     FloatArray,
     check_resamples,
@@ -29,6 +36,7 @@ from influx.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+TIED = 0.01  # weight of tied ranks in rank-biased overlap from which on it is not told
 NAMES = (
     "stability_spearman",
     "stability_jaccard",
@@ -53,7 +61,9 @@ class Stability:
         instances, between seeds and of both together, by the method of moments, not below 0. An estimator's own draws
         change with the seed. The first training is the problem's own.
     Not applicable: training without randomness.
-    Degenerate: test instances whose influence is constant or not finite under any seed.
+    Degenerate: test instances whose influence is constant or not finite under any seed; for ``jaccard`` those with a
+        tie at the k-th place, for ``rbo`` those with ties at ranks of more than 1% of the weight, since an order of
+        ties by row index would agree with itself. They are left out and counted. All, if a training diverges.
     Intervals: 95% percentile bootstrap over test instances; the seeds stay.
     Cost: ``seeds`` - 1 more trainings of the problem, shared by all estimators, and as many estimates.
     Source: Webber et al. 2010 for rank-biased overlap; survey section 3.2 (5) for expected influence; Shrout & Fleiss
@@ -97,10 +107,15 @@ class Stability:
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Eight rows: the names in ``NAMES``."""
-        try:
-            found = [influence, *(run.again.trained(number) for number in range(1, self.seeds))]
-        except IncompatibleError as error:
-            return tidy(unavailable(NAMES, "not applicable", str(error)))
+        found = [influence]
+        for number in range(1, self.seeds):
+            try:
+                found.append(run.again.trained(number))
+            except IncompatibleError as error:
+                return tidy(unavailable(NAMES, "not applicable", str(error)))
+            except NumericalError as error:
+                reason = f"training {number + 1} of {self.seeds}, with another seed: {error}"
+                return tidy(unavailable(NAMES, "degenerate", reason))
         rows = np.all([one.computed for one in found], axis=0)
         if rows.sum() <= max(MIN_ROWS, self.k):
             reason = (
@@ -122,17 +137,27 @@ class Stability:
         n, parts = values.shape[1], parts_of_variance(values)
         whole = parts.instances + parts.seeds + parts.rest
         whole = np.where(whole > 0, whole, np.nan)
-        share, chance = self.k / n, (1 - self.persistence) * self._expected(n)
+        tied = np.any([tied_at(each, self.k) for each in values], axis=0)
+        open_ = np.any([tied_weight(each, self.persistence) > TIED for each in values], axis=0)
+        common = np.where(tied, np.nan, jaccard(list(values), self.k))
+        overlap = np.where(open_, np.nan, rank_biased_overlap(list(values), self.persistence))
+        random_jaccard = f"{chance_jaccard(n, self.k):.4f}"
+        random_overlap = f"{(1 - self.persistence) * self._expected(n):.4f}"
         measures: tuple[tuple[FloatArray, float, str, str], ...] = (
             (mean_pairwise(np.stack([standardise(ranks(each)) for each in values])), -1.0, "Spearman", "0"),
-            (jaccard(list(values), self.k), 0.0, f"k={self.k}, ties by row index", f"{share / (2 - share):.4f}"),
-            (rank_biased_overlap(list(values), self.persistence), 0.0, f"p={self.persistence:g}", f"{chance:.4f}"),
+            (common, 0.0, f"k={self.k}, no tie at that place", random_jaccard),
+            (overlap, 0.0, f"p={self.persistence:g}, ties at no more than {TIED:.0%} of the weight", random_overlap),
             (parts.repeat, -1.0, "one seed with another", "0"),
-            (parts.mean, -1.0, f"mean over {self.seeds} seeds with another such mean", "0"),
+            (parts.mean, -1.0, f"mean over {self.seeds} seeds with another such mean", ""),
             (parts.instances / whole, 0.0, "share of the variance", ""),
             (parts.seeds / whole, 0.0, "share of the variance", ""),
             (parts.rest / whole, 0.0, "share of the variance", ""),
         )
+        lost = {
+            name: f"{int(where.sum())} of {len(where)} test instances left out for ties"
+            for name, where in (("stability_jaccard", tied), ("stability_rbo", open_))
+            if where.any()
+        }
         for name, (found, lowest, said, random) in zip(NAMES, measures, strict=True):
             yield summarise(
                 name,
@@ -141,7 +166,7 @@ class Stability:
                 n_boot=self.n_boot,
                 lowest=lowest,
                 protocol=sentences(said, protocol),
-                note=sentences(f"random rankings: {random}" if random else "", note),
+                note=sentences(f"random rankings: {random}" if random else "", note, lost.get(name, "")),
             )
 
     def _expected(self, n: int) -> float:

@@ -54,6 +54,7 @@ def stability(run: Run, subset: bool) -> Stability | str:
     cells = moved[:, None] * its + curved / 2 * np.square(moved[:, None] * asked)
     if logistic:
         cells = np.minimum(cells, math.sqrt(2) * asked * moved[:, None])
+    if logistic and not subset:
         uniform = 2 * float(size.max() * max(size.max(), asked.max())) / (weight * n)
     else:
         uniform = float(cells.max())

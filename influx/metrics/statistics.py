@@ -30,10 +30,14 @@ def check_resamples(setting: str, n_boot: int) -> None:
 
 def constant_columns(values: NDArray[Any]) -> NDArray[np.bool_]:
     """``(m,)`` columns of ``values`` (n, m) whose spread is no more than the rounding of their own dtype."""
-    eps = np.finfo(values.dtype).eps if np.issubdtype(values.dtype, np.floating) else 0.0
     low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinite values are no constant; they are counted as not finite
-        return np.asarray(high - low <= 8 * eps * np.maximum(np.abs(low), np.abs(high)))
+        return np.asarray(high - low <= rounding(values.dtype) * np.maximum(np.abs(low), np.abs(high)))
+
+
+def rounding(dtype: np.dtype[Any]) -> float:
+    """Relative difference below which two computed numbers of a dtype are taken to be equal."""
+    return 8.0 * float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
 
 
 def ranks(values: NDArray[Any]) -> FloatArray:

@@ -35,7 +35,8 @@ class TailPatch:
         training. ``tail_patch``: mean over the k, then over test instances. ``tail_patch_excess``: the same minus that
         of k training instances drawn at random, which takes out what the optimizer's memory and weight decay do in
         any case. ``tail_patch_raised``: share of proponents whose step lowers the risk. No retraining.
-    Not applicable: the learner is no net, or the learning rate is 0 at the end of training.
+    Needs a net: a run with another model is refused.
+    Not applicable: the learning rate is 0 at the end of training; k is more than the instances with scores.
     Degenerate: test instances whose influence is constant or not finite.
     Intervals: 95% percentile bootstrap over test instances.
     Cost: at most 2·k·m and n steps of one instance, and 2·k·m forward passes.
@@ -90,7 +91,7 @@ class TailPatch:
         broken, constant = ~np.isfinite(values).all(axis=0), constant_columns(values)
         usable = np.flatnonzero(~(broken | constant))
         best = computed[top(np.asarray(values[:, usable], dtype=np.float64), self.k)]  # (k, q)
-        control = self._control(run)[:, usable]
+        control = self._control(influence.computed, run)[:, usable]
         wanted = np.zeros((len(run.train), len(run.test)), bool)
         for rows in (best, control):
             wanted[rows, usable] = True
@@ -112,7 +113,8 @@ class TailPatch:
     def _summary(self, name: str, found: FloatArray, run: Run, protocol: str, note: str) -> Measured:
         return summarise(name, found, rng=run.rng("test instances"), n_boot=self.n_boot, protocol=protocol, note=note)
 
-    def _control(self, run: Run) -> NDArray[np.int64]:
-        """``(k, m)`` training instances drawn for each test instance, the same for all estimators."""
+    def _control(self, computed: NDArray[np.bool_], run: Run) -> NDArray[np.int64]:
+        """``(k, m)`` training instances with scores, drawn for each test instance, the same for all estimators."""
         rng, n = run.drawn("tail patch"), len(run.train)
-        return np.stack([rng.permutation(n)[: self.k] for _ in range(len(run.test))], axis=1)
+        orders = (rng.permutation(n) for _ in range(len(run.test)))
+        return np.stack([order[computed[order]][: self.k] for order in orders], axis=1)

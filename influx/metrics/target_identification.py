@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.detection import detect, stratified_counts
+from influx.metrics.detection import chance_ap, held, moved, resampled, stratified_interval
 from influx.metrics.flagged import flagged_rows, names
-from influx.metrics.statistics import FloatArray, check_resamples, interval
+from influx.metrics.statistics import FloatArray, check_resamples, rounding
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
 from influx.needs import Need
@@ -39,8 +39,9 @@ class TargetIdentification:
         and a failed attack is no target.
     Not applicable: no corruption=poison; no attack succeeded.
     Degenerate: a test instance over half of whose influences are equal, or not finite, has no tail; it is left out.
-    Intervals: 95%. Percentile bootstrap over test instances, targets and others resampled apart for the first two;
-        Wilson's for the success.
+    Intervals: 95%. Percentile bootstrap over test instances, for the first two with targets and others resampled apart,
+        none from fewer than 5 of a group, and average precision in resamples moved by its mean difference from the
+        data; Wilson's for the success.
     Cost: n·m for the tails, n_boot·m.
     Source: Hammoudeh and Lowd 2022, arXiv:2201.10055, section 5, with the median absolute deviation in place of Qn.
 
@@ -65,7 +66,7 @@ class TargetIdentification:
         n, m = len(prospect.train), len(prospect.test)
         return Work(
             numbers=30.0 * n * m + 20.0 * self.n_boot * m,
-            bytes=24.0 * n * m + 40.0 * self.n_boot * m,
+            bytes=24.0 * n * m + held(m, self.n_boot),
             formula=f"{n} x {m} cells for medians",
         )
 
@@ -90,11 +91,17 @@ class TargetIdentification:
         if not (target & hit).any():
             reason = "no target is predicted as the attacker wants: the attack failed"
             return tidy([*unavailable(everything[:-1], "not applicable", reason, protocol), success])
-        values = np.asarray(influence.values)
-        found = self._targets(values[:, hit], target[hit], run, protocol)
+        values, computed = np.asarray(influence.values), influence.computed
+        found = self._targets(values[computed][:, hit], target[hit], run, protocol)
         poison = np.asarray(data.flags["poison_of"])[:, None] == run.test.ids[target & hit]
         poisoned = flagged_rows(
-            "poison", values[:, target & hit], poison, run=run, n_boot=self.n_boot, protocol=protocol
+            "poison",
+            values[:, target & hit],
+            poison,
+            computed=computed,
+            run=run,
+            n_boot=self.n_boot,
+            protocol=protocol,
         )
         return tidy([*found, *poisoned, success])
 
@@ -103,27 +110,30 @@ class TargetIdentification:
         protocol = sentences(
             protocol,
             f"test instances ranked by the robust z of their influence number k={self.k} from above",
+            f"{len(values)} of {len(run.train)} training instances",
             f"n: test instances; 95% CI: stratified bootstrap over test instances x{self.n_boot}",
         )
         rows = names("target")
         if self.k > len(values):
-            reason = f"metric.target_identification.k={self.k} is more than {len(values)} training instances; lower it"
+            reason = f"metric.target_identification.k={self.k} is more than the {len(values)} training instances"
+            reason = f"{reason} with scores; lower it"
             return unavailable(rows, "not applicable", reason, protocol)
         tail = upper_tail(values, self.k)
-        known = np.isfinite(tail)
-        lost = int((~known).sum())
-        note = f"{lost} of {len(tail)} test instances have no spread of influence and are left out" if lost else ""
+        known, finite = np.isfinite(tail), np.isfinite(values).all(axis=0)
+        kinds = {"not finite": int((~finite).sum()), "no spread": int((finite & ~known).sum())}
+        lost = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        note = f"of {len(tail)} test instances are left out for their influence: {lost}" if lost else ""
         tail, target = tail[known], target[known]
         if not target.any() or target.all():
             reason = "no target is left" if not target.any() else "no test instance but targets is left"
             return unavailable(rows, "degenerate", sentences(reason, note), protocol)
-        counts = stratified_counts(target, self.n_boot, run.rng("targets and others"))
-        found = detect(tail, target, np.vstack([np.ones(len(tail)), counts]))
+        found = resampled(tail, target, self.n_boot, run.rng("targets and others"))
+        chance = chance_ap(len(target), int(target.sum()))
         measured = []
         for name, samples, random in zip(
-            rows, (found.average_precision, found.auroc), (float(target.mean()), 0.5), strict=True
+            rows, (moved(found.average_precision), found.auroc), (chance, 0.5), strict=True
         ):
-            low, high = interval(samples[1:])
+            low, high, none = stratified_interval(samples, target, "targets")
             measured.append(
                 Measured(
                     metric=name,
@@ -132,17 +142,21 @@ class TargetIdentification:
                     ci_high=high,
                     n=len(tail),
                     protocol=protocol,
-                    note=sentences(f"random ranking: {random:.4f}", note),
+                    note=sentences(f"random ranking: {random:.4f}", none, note),
                 )
             )
         return measured
 
 
 def upper_tail(values: NDArray[Any], k: int) -> FloatArray:
-    """``(m,)`` robust z of the k-th largest of each column (n, m); NaN where it has no spread or is not finite."""
+    """``(m,)`` robust z of the k-th largest of each column (n, m); NaN where it has no spread or is not finite.
+
+    Spread is judged against the rounding of the dtype of ``values``.
+    """
     numbers = np.asarray(values, dtype=np.float64)
     numbers = np.where(np.isfinite(numbers).all(axis=0), numbers, np.nan)
     median = np.median(numbers, axis=0)
-    spread = NORMAL * np.median(np.abs(numbers - median), axis=0)
+    spread = np.median(np.abs(numbers - median), axis=0)
+    spread = NORMAL * np.where(spread > rounding(values.dtype) * np.abs(median), spread, np.nan)
     kth = np.partition(numbers, len(numbers) - k, axis=0)[len(numbers) - k]
-    return np.asarray((kth - median) / np.where(spread > 0, spread, np.nan))
+    return np.asarray((kth - median) / spread)

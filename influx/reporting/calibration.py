@@ -49,6 +49,7 @@ def figure(record: RunRecord, key: str) -> Markup:
     )
     told = (
         f"Mean {name} of {len(truth):,} pairs in tenths by estimate, with 95% bands that count pairs as independent. "
-        "A rising line orders effects well; its slope is 1 where their size is right too."
+        "A rising line orders effects well"
     )
+    told += "; its slope is 1 where their size is right too." if record.scale == "loss" else "."
     return tag("figure", plot, text("figcaption", told))

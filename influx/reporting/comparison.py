@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
@@ -130,6 +131,11 @@ def letter_display(different: NDArray[np.bool_]) -> list[str]:
         for row in group:
             shown[row] += letter(number)
     return shown
+
+
+def share_letter(one: str, other: str) -> bool:
+    """Whether two rows of a letter display have a letter in common; "a1" is one letter."""
+    return bool(set(re.findall(r"[a-z]\d*", one)) & set(re.findall(r"[a-z]\d*", other)))
 
 
 def letter(number: int) -> str:

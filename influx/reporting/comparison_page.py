@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from influx.reporting import sections, series
 from influx.reporting import text as words
-from influx.reporting.comparison import Comparison, Entry
+from influx.reporting.comparison import Comparison, Entry, share_letter
 from influx.reporting.comparison_table import front_note, in_words, told
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.text import clean
 
 PAIRS = 600  # differences on the page; above, those to the reference alone
+SHORTEST = 0.0005  # seconds are kept in thousandths, and a logarithmic axis has no 0
 
 
 def comparison(c: Comparison, links: Mapping[str, str]) -> Markup:
@@ -73,7 +74,7 @@ def _difference(entry: Entry) -> list[Markup]:
 def _costs(entry: Entry) -> list[Markup]:
     if entry.kind == "ceiling":
         return [tag("td")] * 3
-    charged = "~" if entry.unpaid else ""
+    charged = "~" if entry.unpaid and math.isfinite(entry.seconds) else ""
     numbers = (f"{charged}{words.seconds(entry.seconds)}", words.count(entry.peak_mb), words.count(entry.trainings))
     return [text("td", number, class_="number") for number in numbers]
 
@@ -104,10 +105,10 @@ def _front(c: Comparison) -> Markup:
 
 def _point(c: Comparison, entry: Entry) -> series.Point | None:
     score = entry.scores.get(c.metric)
-    if score is None or score.word or not entry.seconds > 0 or not math.isfinite(entry.seconds):
+    if score is None or score.word or not entry.seconds >= 0 or not math.isfinite(entry.seconds):
         return None
     return series.Point(
-        name=clean(entry.name), seconds=entry.seconds, score=score.value, low=score.low, high=score.high,
+        name=clean(entry.name), seconds=max(entry.seconds, SHORTEST), score=score.value, low=score.low, high=score.high,
         kind=entry.kind, front=entry.front,
     )  # fmt: skip
 
@@ -137,7 +138,7 @@ def _differences(c: Comparison) -> Markup:
     rows = []
     for (i, j), found in pairs:
         left, right = c.entries[i], c.entries[j]
-        apart = not set(left.letters) & set(right.letters) if left.letters and right.letters else False
+        apart = bool(left.letters and right.letters) and not share_letter(left.letters, right.letters)
         cells = [text("th", clean(left.name), scope="row"), text("td", clean(right.name))]
         cells += [text("td", told(found).split(" ", 1)[0], class_="number")]
         cells += [text("td", words.interval(found.low, found.high, 3), class_="ci")]

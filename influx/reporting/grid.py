@@ -43,7 +43,8 @@ class Grid:
             show_edge=False,
         )
         for name in self.columns:
-            table.add_column(Text(name), justify="right" if name in self.right else "left", no_wrap=name in self.whole)
+            heading = Text("\n".join(map(text.clean, name.split("\n"))))  # broken on purpose, see stack
+            table.add_column(heading, justify="right" if name in self.right else "left", no_wrap=name in self.whole)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -55,5 +56,5 @@ def definitions(lines: Sequence[tuple[str, str]]) -> Table:
     grid.add_column(no_wrap=True)
     grid.add_column()
     for name, value in lines:
-        grid.add_row(Text(name, style="dim"), Text(text.clean(value)))
+        grid.add_row(Text(text.clean(name), style="dim"), Text(text.clean(value)))
     return grid

@@ -27,13 +27,18 @@ def guarantee_line(rows: Iterable[Mapping[str, Any]], estimator: str) -> str:
         parts.append(f"bounded: leave-one-out is at most {float(bound['value']):.3g} (median over cells)")
     for name, row in own.items():
         found = re.fullmatch(r"certified_radius_k(\d+)", name)
-        if found and row["status"] == "ok":
-            times = max(int(row["value"]), 0)
-            parts.append(
-                f"certified: with a vote of {found[1]} parts, half of the test predictions withstand {times} changed "
-                "training instances"
-            )
+        if found and row["status"] == "ok" and math.isfinite(row["value"]):
+            parts.append(_certified(int(found[1]), int(row["value"])))
     return "; ".join(parts) if parts else UNKNOWN
+
+
+def _certified(parts: int, radius: int) -> str:
+    if radius < 0:  # the median test prediction is wrong without any change
+        return f"no certificate for half of the test predictions: a vote of {parts} parts is wrong on them"
+    return (
+        f"certified: with a vote of {parts} parts, half of the test predictions withstand {radius} changed training "
+        "instances"
+    )
 
 
 def _main(row: Mapping[str, Any], coverage: Mapping[str, Any] | None) -> str:

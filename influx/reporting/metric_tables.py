@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,8 +77,7 @@ def curves_of(record: RunRecord, table: pd.DataFrame) -> list[series.Curve]:
     own = record.estimator
     estimators = sorted(table["estimator"].unique(), key=lambda name: name != own)
     kinds = {name: i for i, name in enumerate(table["series"].unique())}
-    found: list[series.Curve] = []
-    known: dict[tuple[str, bytes], int] = {}
+    found: dict[tuple[str, bytes], tuple[series.Curve, list[str]]] = {}
     for colour, estimator in enumerate(estimators):
         for kind, dash in kinds.items():
             part = table[(table["estimator"] == estimator) & (table["series"] == kind)].sort_values(x, kind="stable")
@@ -85,24 +85,17 @@ def curves_of(record: RunRecord, table: pd.DataFrame) -> list[series.Curve]:
                 continue
             at, values = (part[column].to_numpy(np.float64) for column in (x, y))
             low, high = (part[end].to_numpy(np.float64) if end in part else np.full(len(at), np.nan) for end in ENDS)
-            curve = series.Curve(
-                name=words.clean(f"{estimator}, {kind}" if len(kinds) > 1 or kind else estimator),
-                x=at, y=values, low=low, high=high, colour=colour, dash=dash,
-            )  # fmt: skip
-            same = (str(kind), at.tobytes() + values.tobytes())
-            if same in known:
-                found[known[same]] = _shared(found[known[same]], str(kind), len(estimators))
-                continue
-            known[same] = len(found)
-            found.append(curve)
-    return found
+            curve = series.Curve(name=str(kind), x=at, y=values, low=low, high=high, colour=colour, dash=dash)
+            found.setdefault((str(kind), at.tobytes() + values.tobytes()), (curve, []))[1].append(str(estimator))
+    return [_named(curve, who, len(estimators)) for curve, who in found.values()]
 
 
-def _shared(curve: series.Curve, kind: str, colour: int) -> series.Curve:
-    return series.Curve(
-        name=words.clean(f"{kind}, {EVERYONE}"),
-        x=curve.x, y=curve.y, low=curve.low, high=curve.high, colour=colour, dash=curve.dash,
-    )  # fmt: skip
+def _named(curve: series.Curve, who: list[str], estimators: int) -> series.Curve:
+    """A line of the series ``curve.name`` under the names of those whose line it is."""
+    if len(who) == estimators > 1:
+        name = f"{curve.name}, {EVERYONE}" if curve.name else EVERYONE
+        return replace(curve, name=words.clean(name), colour=estimators)
+    return replace(curve, name=words.clean(", ".join(filter(None, [" and ".join(who), curve.name]))))
 
 
 def _legend(shown: list[series.Curve]) -> Markup:

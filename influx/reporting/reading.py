@@ -138,6 +138,24 @@ def read_csv(path: Path, columns: Sequence[str], numbers: Sequence[str]) -> pd.D
         return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
 
 
+def read_self_influence(path: Path, train: pd.DataFrame) -> pd.DataFrame | None:
+    """Columns train_id, influence, rank, of instances that ``train`` holds; None where nothing was computed."""
+    import pandas as pd
+
+    if not path.is_file():
+        return None
+    table = read_csv(path, ("train_id", "rank"), ("train_id", "rank"))
+    names = [name for name in table.columns if name not in ("train_id", "rank")]
+    with reading(path):
+        if not names:
+            raise ValueError("expected a column with the influence on itself")
+        if not table["train_id"].isin(train["id"]).all():
+            raise ValueError("it names ids that ids.parquet does not hold")
+        values = pd.to_numeric(table[names[0]])
+    found = pd.DataFrame({"train_id": table["train_id"], "influence": values, "rank": table["rank"]})
+    return found if values.notna().any() else None
+
+
 def _with_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in table.columns]
     if missing:

@@ -90,7 +90,7 @@ class RunRecord:
             train=train,
             test=test,
             ranking=_read_ranking(folder / "ranking.parquet", train, test),
-            self_influence=_read_self_influence(folder / "self_influence.csv"),
+            self_influence=reading.read_self_influence(folder / "self_influence.csv", train),
             self_influence_note=_read_note(folder / "estimate.json"),
             metrics=reading.read_csv(folder / "metrics.csv", METRICS, METRIC_NUMBERS),
         )
@@ -158,6 +158,9 @@ class RunRecord:
     def tables(self) -> dict[str, reading.Ends]:
         """Ends of further tables of the estimator by name; ``perspective``, what was asked for, comes first."""
         listed = self._estimate.get("tables", [])
+        with reading.reading(self.folder / "estimate.json"):
+            if not isinstance(listed, list) or any(set("/\\") & set(str(name)) for name in listed):
+                raise ValueError("expected the names of tables in the same folder")
         names = sorted(map(str, listed), key=lambda name: (name != "perspective", name))
         return {name: reading.read_ends(self.folder / f"{name}.parquet", END_ROWS) for name in names}
 
@@ -166,6 +169,11 @@ class RunRecord:
         """What the table ``perspective`` shows."""
         report = self._estimate.get("report", {})
         return str(report.get("perspective", "")) if isinstance(report, Mapping) else ""
+
+    @cached_property
+    def scale(self) -> str:
+        """``"loss"`` where the estimates are in units of loss, ``"rank"`` where only their order counts, "" unknown."""
+        return str(self._estimate.get("scale", ""))
 
     @cached_property
     def _estimate(self) -> dict[str, Any]:
@@ -269,21 +277,6 @@ def _read_ranking(path: Path, train: pd.DataFrame, test: pd.DataFrame) -> pd.Dat
         if not (ranking["train_id"].isin(train["id"]).all() and ranking["test_id"].isin(test["id"]).all()):
             raise ValueError("it names ids that ids.parquet does not hold")
     return ranking
-
-
-def _read_self_influence(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
-    table = reading.read_csv(path, ("train_id", "rank"), ("train_id", "rank"))
-    names = [name for name in table.columns if name not in ("train_id", "rank")]
-    with reading.reading(path):
-        if not names:
-            raise ValueError("expected a column with the influence on itself")
-        import pandas as pd
-
-        values = pd.to_numeric(table[names[0]])
-    found = pd.DataFrame({"train_id": table["train_id"], "influence": values, "rank": table["rank"]})
-    return found if values.notna().any() else None
 
 
 def _read_note(path: Path) -> str:

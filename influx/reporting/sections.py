@@ -57,7 +57,9 @@ def verdict(record: RunRecord) -> Markup:
 def _detection(v: Verdict) -> Markup:
     headings = [("estimator", ""), *((heading, "") for heading in v.detection.values())]
     rows = [_verdict_row(row, list(v.detection), costs=False) for row in v.detection_rows]
-    told = "Finding the corrupted training instances: by self-influence (self) or by influence summed over tests (sum)"
+    told = "How well the instances looked for are ranked above the others"
+    if any("(s" in heading for heading in v.detection.values()):
+        told += ", by self-influence (self) or by influence summed over tests (sum)"
     return join(text("h3", "Detection"), table(told, headings, rows))
 
 
@@ -107,8 +109,8 @@ def cost(record: RunRecord) -> Markup:
 
 
 def _seconds(stage: Mapping[str, Any]) -> float:
-    value = stage.get("seconds")
-    return float(value) if isinstance(value, int | float) and value > 0 else 0.0
+    value = words.number(stage.get("seconds"))
+    return value if value > 0 else 0.0
 
 
 def metrics(record: RunRecord) -> Markup:

@@ -14,6 +14,8 @@ from influx.reporting.markup import Markup, tag, text
 Numbers = NDArray[np.float64]
 COLOURS = 8  # of the page's style, --c0 to --c7
 DASHES = (None, "6 4", "2 3", "9 3 2 3", "1 2", "12 4")
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+CEILING = "noise ceiling"
 LETTER = 6.6  # pixels that a letter takes
 
 
@@ -114,15 +116,42 @@ def front(
     order = sorted((i for i, point in enumerate(points) if point.front), key=lambda i: px[i])
     steps = "M" + "L".join(f"{px[i]:.1f} {py[i]:.1f}" for i in order) if len(order) > 1 else ""
     parts = [tag("path", d=steps, class_="front")] if steps else []
-    parts += [] if ceiling is None else _ceiling(float(axes.y(ceiling)))
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in zip(px, py, strict=True)]
+    crossed = _along(px[order], py[order])
+    ends_of = ((x, axes.y(p.high), axes.y(p.low)) for x, p in zip(px, points, strict=True))
+    crossed += [(x - 1, float(high), x + 1, float(low)) for x, high, low in ends_of if np.isfinite(low - high)]
+    if ceiling is not None:
+        y = float(axes.y(ceiling))
+        x, base = _place_of_ceiling(y, [*taken, *crossed])
+        taken.append(_box(x, base, CEILING))
+        crossed.append((svg.LEFT, y - 1, svg.WIDTH - svg.RIGHT, y + 1))
+        parts += _ceiling(y, x, base)
     parts += [_point(axes, point, float(px[i]), float(py[i])) for i, point in enumerate(points)]
-    parts += _names(points, px, py)
+    parts += _names(points, px, py, taken, crossed)
     return svg.picture(title, description, key, axes.frame("seconds (logarithmic)", y_label, zero="y"), *parts)
 
 
-def _ceiling(y: float) -> list[Markup]:
+def _ceiling(y: float, x: float, base: float) -> list[Markup]:
     line = tag("line", x1=svg.LEFT, x2=svg.WIDTH - svg.RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="median")
-    return [line, text("text", "noise ceiling", x=svg.LEFT + 6, y=f"{y - 5:.1f}", class_="name")]
+    return [line, text("text", CEILING, x=f"{x:.1f}", y=f"{base:.1f}", class_="name")]
+
+
+def _place_of_ceiling(y: float, taken: Sequence[Box]) -> tuple[float, float]:
+    """Where its name stands: above or below the line at ``y``, as far left as nothing is in the way."""
+    right = int(svg.WIDTH - svg.RIGHT - LETTER * len(CEILING))
+    places = [(float(x), base) for base in (y - 5, y + 14) for x in range(svg.LEFT + 6, right, 10)]
+    free = (place for place in places if not any(_overlap(_box(*place, CEILING), other) for other in taken))
+    return next(free, places[0])
+
+
+def _along(px: Numbers, py: Numbers) -> list[Box]:
+    """Small boxes on the line through points, for names to keep off."""
+    found: list[Box] = []
+    for i in range(len(px) - 1):
+        count = 2 + int(np.hypot(px[i + 1] - px[i], py[i + 1] - py[i]) / 3)
+        ways = (np.linspace(ends[i], ends[i + 1], count) for ends in (px, py))
+        found += [(x - 1, y - 1, x + 1, y + 1) for x, y in zip(*ways, strict=True)]
+    return found
 
 
 def _point(axes: svg.Axes, point: Point, x: float, y: float) -> Markup:
@@ -135,23 +164,37 @@ def _point(axes: svg.Axes, point: Point, x: float, y: float) -> Markup:
     return tag("g", text("title", told), whisker, tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5, class_=kind))
 
 
-def _names(points: Sequence[Point], px: Numbers, py: Numbers) -> list[Markup]:
-    """Names beside points, front first, none over another; the others show theirs on hovering."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in zip(px, py, strict=True)]
-    shown = []
+def _names(
+    points: Sequence[Point], px: Numbers, py: Numbers, taken: Sequence[Box], crossed: Sequence[Box]
+) -> list[Markup]:
+    """Names beside points, front first, none over another or what is ``taken``; the others show theirs on hovering.
+
+    A name stands on what is ``crossed`` only where there is no other place for it.
+    """
+    taken, shown = list(taken), []
     for i in sorted(range(len(points)), key=lambda i: (not points[i].front, points[i].kind != "run", -points[i].score)):
         wide = LETTER * len(points[i].name)
         places = [(px[i] + 8, py[i] + 4), (px[i] - 8 - wide, py[i] + 4), (px[i] - wide / 2, py[i] - 9)]
         places += [(px[i] - wide / 2, py[i] + 19), (px[i] + 7, py[i] - 8), (px[i] + 7, py[i] + 16)]
-        for x, y in places:
-            box = (x, y - 10, x + wide, y + 3)
-            inside = svg.LEFT < box[0] and box[2] < svg.WIDTH - 2 and box[1] > 0 and box[3] < svg.HEIGHT - svg.BOTTOM
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                shown.append(text("text", points[i].name, x=f"{x:.1f}", y=f"{y:.1f}", class_="name"))
-                break
+        places += [(px[i] - 7 - wide, py[i] - 8), (px[i] - 7 - wide, py[i] + 16)]
+        boxes = [_box(x, y, points[i].name) for x, y in places]
+        free = [n for n, box in enumerate(boxes) if _inside(box) and not any(_overlap(box, o) for o in taken)]
+        if free:
+            n = min(free, key=lambda n: any(_overlap(boxes[n], other) for other in crossed))
+            (x, y), name = places[n], points[i].name
+            taken.append(boxes[n])
+            shown.append(text("text", name, x=f"{x:.1f}", y=f"{y:.1f}", class_="name"))
     return shown
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _box(x: float, y: float, name: str) -> Box:
+    """What a name that begins at ``x`` on the base line ``y`` covers."""
+    return x, y - 10, x + LETTER * len(name), y + 3
+
+
+def _inside(box: Box) -> bool:
+    return svg.LEFT < box[0] and box[2] < svg.WIDTH - 2 and box[1] > 0 and box[3] < svg.HEIGHT - svg.BOTTOM
+
+
+def _overlap(a: Box, b: Box) -> bool:
     return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,9 +61,7 @@ class VerdictTable:
         yield from chosen
         if v.detection:
             yield Text()
-            whole = _detection(v, stacked=False)
-            fits = natural_width(console, options, [whole]) <= options.max_width
-            yield whole if fits else _detection(v, stacked=True)
+            yield from _detections(v, lambda part: natural_width(console, options, [part]) <= options.max_width)
         if v.footnotes:
             yield Text()
             yield definitions([(f"({mark})", reason) for mark, reason in v.footnotes])
@@ -125,9 +123,27 @@ def _costs(v: Verdict) -> Grid:
     return Grid(["estimator", *right], rows, frozenset(right), NAME)
 
 
-def _detection(v: Verdict, *, stacked: bool) -> Grid:
-    rows = [[_name(row), *(_score(row, key, stacked) for key in v.detection)] for row in v.detection_rows]
-    headings = [stack(heading, stacked) for heading in v.detection.values()]
+def _detections(v: Verdict, fits: Callable[[Grid], bool]) -> Iterator[Grid | Text]:
+    """One table, or as few as the screen allows."""
+    left = list(v.detection)
+    whole = _detection(v, left, stacked=False)
+    if fits(whole):
+        yield whole
+        return
+    while left:
+        count = len(left)
+        while count > 1 and not fits(_detection(v, left[:count], stacked=True)):
+            count -= 1
+        yield _detection(v, left[:count], stacked=True)
+        left = left[count:]
+        if left:
+            yield Text()
+
+
+def _detection(v: Verdict, columns: Sequence[str], *, stacked: bool) -> Grid:
+    shown = [row for row in v.detection_rows if any(key in row.scores for key in columns)]
+    rows = [[_name(row), *(_score(row, key, stacked) for key in columns)] for row in shown]
+    headings = [stack(v.detection[key], stacked) for key in columns]
     return Grid(["detection", *headings], rows, whole=frozenset({"detection"}))
 
 

@@ -32,18 +32,18 @@ def signed(value: float) -> str:
 
 def seconds(value: object) -> str:
     """Seconds with a sensible number of digits; "-" when unknown."""
-    number = _number(value)
-    if math.isnan(number):
+    found = number(value)
+    if math.isnan(found):
         return "-"
-    if 0 < number < 0.1:
-        return f"{number:.3f}"
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"
+    if 0 < found < 0.1:
+        return f"{found:.3f}"
+    return f"{found:.2f}" if found < 10 else f"{found:.1f}" if found < 100 else f"{found:,.0f}"
 
 
 def count(value: object) -> str:
     """A whole number with thousands separators; "-" when unknown."""
-    number = _number(value)
-    return "-" if math.isnan(number) else f"{round(number):,}"
+    found = number(value)
+    return "-" if math.isnan(found) else f"{round(found):,}"
 
 
 def duration(value: float) -> str:
@@ -56,6 +56,11 @@ def duration(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _number(value: object) -> float:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable and isinstance(value, int | float) else math.nan
+def number(value: object) -> float:
+    """A finite number from a file; NaN for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value) if math.isfinite(value) else math.nan
+    except OverflowError:  # JSON allows whole numbers of any size
+        return math.nan

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 BASELINES = ("random", "loss", "gradient_norm", "feature_similarity")
 ABOUT_CEILING = "truth of one seed against that of another; an estimate of the same seed may exceed it"
+CEILING_OF_MEAN = "ceiling_spearman_mean"
+ABOUT_CEILING_OF_MEAN = (
+    "truth as a mean over its seeds against a mean over as many fresh ones; an estimate of the expected influence may "
+    "exceed it"
+)
 SIGN = "positive influence = proponent: the test loss would be higher without it"
 
 # Metrics are found by the words of their names: pooled_pearson, topk_proponents, mislabel_auroc_self, ceiling_spearman
@@ -88,10 +93,10 @@ def agreement_columns(record: RunRecord, table: list[dict[str, Any]]) -> dict[st
 
 
 def detection_columns(table: list[dict[str, Any]]) -> dict[str, str]:
-    """Metrics that say how well corrupted instances are found, with headings; none where none has a number."""
+    """Metrics that say how well some instances are told from others, those with a number, and their headings."""
     found = [m for m in dict.fromkeys(str(row["metric"]) for row in table) if words(m) & _DETECTION.keys()]
-    usable = any(row["metric"] in found and row["status"] == "ok" for row in table)
-    return {metric: _detection_heading(metric) for metric in found} if usable else {}
+    usable = {row["metric"] for row in table if row["status"] == "ok"}
+    return {metric: _detection_heading(metric) for metric in found if metric in usable}
 
 
 def verdict_of(record: RunRecord) -> Verdict:
@@ -131,11 +136,13 @@ def _heading(key: str, metric: str, record: RunRecord, table: list[dict[str, Any
 
 
 def _detection_heading(metric: str) -> str:
-    kind = next(name for word, name in _DETECTION.items() if word in words(metric))
-    rule = next((f" ({rule})" for rule in ("self", "sum") if rule in words(metric)), "")
-    subject = metric.partition("_")[0]  # of labels is what goes without saying
-    about = "" if subject == "mislabel" or subject in _DETECTION else f"{subject} "
-    return f"{about}{kind}{rule}"
+    """``membership_auroc_top`` as "membership AUROC (top)"; that labels are meant goes without saying."""
+    parts = metric.lower().split("_")
+    place = next(i for i, part in enumerate(parts) if words(part) & _DETECTION.keys())
+    kind = next(name for word, name in _DETECTION.items() if word in words(parts[place]))
+    subject, rule = " ".join(parts[:place]), " ".join(parts[place + 1 :])
+    about = "" if subject in ("", "mislabel") else f"{subject} "
+    return f"{about}{kind} ({rule})" if rule else f"{about}{kind}"
 
 
 def _rows(
@@ -174,7 +181,7 @@ def names_of(record: RunRecord, table: list[dict[str, Any]], costs: Iterable[str
 
 def score_of(row: Mapping[str, Any], notes: dict[str, str]) -> Score:
     """One row of the metrics as a cell; ``notes`` collects reasons and the marks that stand for them."""
-    value, status = float(row["value"]), str(row["status"])
+    value, status = float(row["value"]), text.clean(row["status"])
     word = mark = ""
     if status != "ok" or not math.isfinite(value):
         word = status if status != "ok" else "undefined"
@@ -195,7 +202,9 @@ def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str
     spent = record.section("cost").get("truth")
     if isinstance(spent, Mapping):
         trainings, peak = text.count(spent.get("trainings")), text.count(spent.get("peak_mb"))
-        yield "truth", f"{text.seconds(spent.get('seconds'))} s, {peak} MB, {trainings} trainings"
+        read = text.number(spent.get("trainings")) - text.number(spent.get("trained_now"))
+        unpaid = f", of which {text.count(read)} were read from the bank and cost nothing here" if read > 0 else ""
+        yield "truth", f"{text.seconds(spent.get('seconds'))} s, {peak} MB, {trainings} trainings{unpaid}"
     yield "guarantee", guarantee_line(table, record.estimator)
     yield "sign", SIGN
     yield "protocol", record.protocol or "not recorded"
@@ -210,8 +219,9 @@ def _ceiling(table: list[dict[str, Any]]) -> str:
     rows = [row for row in first.values() if row["status"] == "ok" and math.isfinite(row["value"])]
     distinct = [row for i, row in enumerate(rows) if row["value"] not in [earlier["value"] for earlier in rows[:i]]]
     known = [_ceiling_text(row) for row in distinct]
-    if any("spearman" in words(str(row["metric"])) and "lds" not in words(str(row["metric"])) for row in distinct):
-        known.append(ABOUT_CEILING)
+    shown = {str(row["metric"]) for row in distinct}
+    known += [ABOUT_CEILING] if "ceiling_spearman" in shown else []
+    known += [ABOUT_CEILING_OF_MEAN] if CEILING_OF_MEAN in shown else []
     lost = [row for name, row in first.items() if "lds" not in words(name) and row["status"] != "ok"]
     if lost:
         known.insert(0, f"{lost[0]['status']}: {lost[0]['note'] or 'no reason was recorded'}")

@@ -65,9 +65,9 @@ def made() -> Make:
     def make(machine: dict[str, str] | None = None, protocol: str = "p", **numbers: Any) -> Results:
         value = {"value": 0.8, "low": 0.7, "high": 0.9, "better": "higher", "status": "ok", "protocol": "n"}
         value |= {key: numbers.pop(key) for key in list(numbers) if key in value}
-        sums = numbers.pop("print", (1.0, 1.0, *([1.0, -1.0] * 12)))
+        sums = {"values": (1.0, 1.0, *([1.0, -1.0] * 12))} | numbers.pop("prints", {})
         usual = {"processor": 0.1, "kernel": 0.01, "wall": 0.1, "memory": 50.0, "rounds": 3}
-        entry = Entry(values={"spearman": Value(**value)}, print=sums, **(usual | numbers))
+        entry = Entry(values={"spearman": Value(**value)}, prints=sums, **(usual | numbers))
         suites = {"s": {"protocol": protocol, "seconds": 1.0}}
         return Results(machine=machine or MACHINE, suites=suites, entries={"s/p/e": entry})
 

@@ -54,13 +54,42 @@ def test_another_protocol_is_no_comparison(made: Make) -> None:
     object.__setattr__(value, "protocol", "another")
     assert [f.level for f in gates.against(now, then)] == ["fail"]
     with pytest.raises(ConfigError, match="another one when the baseline was made"):
-        list(gates.against(made(protocol="q"), then))
+        gates.refuse_other({"s": "q"}, then)
+    with pytest.raises(ConfigError, match="no suite t"):
+        gates.refuse_other({"s": "p", "t": "p"}, then)
 
 
 def test_numbers_that_moved_fail_although_the_metric_did_not(made: Make) -> None:
-    moved = (1.0, 1.0, *([1.1, -1.1] * 12))
-    assert found(made, {}, {"print": moved}) == [("fail", "quality")]
-    assert found(made, {}, {"print": (1.0, 0.5, *([1.0, -1.0] * 12))}) == [("fail", "quality")]
+    sums = tuple([1.0, -1.0] * 12)
+    for moved in ((1.0, 1.0, *([1.001, -1.001] * 12)), (1.001, 1.0, *sums), (1.0, 0.5, *sums)):
+        assert found(made, {}, {"prints": {"values": moved}}) == [("fail", "quality")]
+        assert found(made, {}, {"prints": {"stderr": moved}}) == [("fail", "quality")]  # came new
+    assert found(made, {}, {"prints": {"values": (1.00001, 1.0, *sums)}}) == []
+    there = {"machine": {**MACHINE, "processor": "b"}}
+    assert found(made, there, {"prints": {"values": (1.2, 1.0, *sums)}}) == [("note", "run")]
+    assert found(made, there, {"prints": {"values": (1.4, 1.0, *sums)}}) == [("note", "run"), ("fail", "quality")]
+
+
+def test_a_number_that_is_none_is_no_pass(made: Make) -> None:
+    assert found(made, {}, {"value": float("nan")}) == [("fail", "quality")]
+
+
+def test_a_baseline_that_compares_nothing_is_told(made: Make) -> None:
+    then, now = made(), made()
+    assert list(gates.uncompared(now, then)) == []
+    then.entries["s/p/e"] = Entry(error="broken")
+    assert [f.level for f in gates.against(now, then)] == ["warn"]
+    assert [f.level for f in gates.uncompared(now, then)] == ["fail"]
+    then.entries.clear()
+    assert [f.level for f in gates.uncompared(now, then)] == ["fail"]
+
+
+def test_a_problem_that_stopped_is_told_once(made: Make) -> None:
+    then, now = made(), made()
+    now.entries.clear()
+    now.checks.append(Check(where="s/p", kind="run", passed=False, message="stopped with it"))
+    assert list(gates.against(now, then)) == []
+    assert gates.exit_code(list(gates.on_their_own(now))) == 1
 
 
 @pytest.mark.parametrize(("processor", "said"), [(0.124, []), (0.13, ["warn"]), (0.149, ["warn"]), (0.16, ["fail"])])
@@ -94,9 +123,6 @@ def test_what_is_gone_fails_and_what_is_new_is_told(made: Make) -> None:
     then, now = made(), made()
     now.entries["s/p/other"] = now.entries.pop("s/p/e")
     assert [(f.level, f.where) for f in gates.against(now, then)] == [("fail", "s/p/e"), ("note", "s/p/other")]
-    now.suites["t"] = {"protocol": "p", "seconds": 1.0}
-    with pytest.raises(ConfigError, match="no suite t"):
-        list(gates.against(now, then))
 
 
 def test_the_worst_kind_sets_the_exit_code(made: Make) -> None:

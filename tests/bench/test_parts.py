@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from influx.bench import anchors, growth, orders
+from influx.bench.baseline import load
 from influx.bench.clock import Kernel, Rounds
 from influx.bench.fingerprint import change, fingerprint
-from influx.bench.measures import Entry, Results, Value, load, save
+from influx.bench.measures import Entry, Results, Value, save
 from influx.bench.suites import Order, Trials, read, suite_names
 from influx.bench.suites import load as load_suite
+from influx.config import choices_of
 from influx.errors import ConfigError, DataError
 from tests.bench.conftest import Make
 
@@ -31,6 +34,8 @@ def test_a_fingerprint_tells_how_far_a_matrix_moved(scale: float, relative: floa
     assert estimates == pytest.approx([expected, expected], rel=0.6)  # two standard errors at 24 directions
     assert change(fingerprint(then), fingerprint(-then)) == pytest.approx(2.0, rel=0.6)
     assert change(fingerprint(then), fingerprint(then)) == 0.0
+    factor = fingerprint((1 + relative) * then)
+    assert change(fingerprint(then), factor) >= relative * (1 - 1e-9)  # never less, unlike random sums
 
 
 def test_a_fingerprint_sees_missing_values_and_zeros() -> None:
@@ -136,7 +141,7 @@ def test_results_come_back_as_they_were_saved(made: Make, tmp_path: Path) -> Non
     save(results, tmp_path / "r.json")
     back = load(tmp_path / "r.json")
     assert back.text() == results.text() and back.plain() == results.plain()
-    assert math.isnan(back.entries["s/p/e"].memory) and back.entries["s/p/e"].print == results.entries["s/p/e"].print
+    assert math.isnan(back.entries["s/p/e"].memory) and back.entries["s/p/e"].prints == results.entries["s/p/e"].prints
     assert "/tmp" not in results.text()
 
 
@@ -145,6 +150,69 @@ def test_what_is_no_baseline_is_refused_in_one_sentence(tmp_path: Path, text: st
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=r"r\.json"):
         load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("suites", "s"), {}),
+        (("suites", "s"), 3),
+        (("suites",), {}),
+        (("entries", "s/p/e", "kernel"), 0),
+        (("entries", "s/p/e", "kernel"), None),
+        (("entries", "s/p/e", "processor"), 0),
+        (("entries", "s/p/e", "processor"), "0.1"),
+        (("entries", "s/p/e", "processor"), None),
+        (("entries", "s/p/e", "noise"), True),
+        (("entries", "s/p/e", "memory"), -1),
+        (("entries", "s/p/e", "values", "spearman", "value"), None),
+        (("entries", "s/p/e", "values", "spearman", "value"), "0.8"),
+        (("entries", "s/p/e", "values", "spearman", "low"), "0.7"),
+        (("entries", "s/p/e", "values", "spearman", "better"), "hihger"),
+        (("entries", "s/p/e", "prints"), {}),
+        (("entries", "s/p/e", "prints"), [1]),
+        (("entries", "s/p/e", "prints", "values", 0), math.inf),
+        (("entries", "s/p/e", "prints", "values", 3), "1"),
+        (("checks",), [3]),
+        (("machine", "torch"), [2]),
+    ],
+)
+def test_a_damaged_baseline_is_refused(made: Make, tmp_path: Path, place: tuple[str | int, ...], value: object) -> None:
+    plain = json.loads(made().text())
+    node = plain
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    (tmp_path / "r.json").write_text(json.dumps(plain))
+    with pytest.raises(DataError, match=r"r\.json"):
+        load(tmp_path / "r.json")
+
+
+def test_a_baseline_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"r\.json"):
+        load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("length", [3.9, 4.1, 7.95, 8.05, 15.9, 16.1])
+def test_the_kernel_beside_an_estimate_does_not_jump_with_its_length(length: float) -> None:
+    times = [0.01, 0.0168, 0.0168]
+    near = [
+        Rounds(make=int, same=int.__eq__, kernel=Scripted(), processor=0.01 * x, kernel_times=times).kernel_time
+        for x in (length, 1.03 * length)
+    ]
+    assert 0.01 <= near[0] <= near[1] <= min(1.02 * near[0], 0.0168)
+
+
+def test_every_estimator_is_in_smoke_and_every_one_has_two_problems_of_one_shape() -> None:
+    suite = load_suite("smoke")
+    counts = Counter(
+        name
+        for trials in suite.problems.values()
+        for name in [*trials.estimators, *(choices_of("estimator") if trials.every else [])]
+    )
+    assert sorted(counts) == choices_of("estimator")
+    assert min(counts.values()) >= 2
 
 
 def test_every_anchor_has_a_source_and_is_measured_by_a_suite() -> None:

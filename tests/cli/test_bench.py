@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from influx.bench import bench, suites
+from influx.bench import bench, machine, suites
 from influx.bench.measures import Check, Entry, Results, Value
 from influx.bench.suites import Suite, read
 from tests.cli.conftest import Influx
 
 PLACE = "iris/tracincp"
+HERE = {"processor": "here"}
 
 
 class Bench:
@@ -23,16 +24,20 @@ class Bench:
 
     value = 0.8
     passed = True
+    runs = 0
 
     def suite(self, name: str) -> Suite:
         return read(name, {"summary": "a test", "problems": {}})
 
     def run(self, suites: Sequence[Suite], baseline: Results | None = None) -> Results:
-        results = Results(machine={"processor": "here"})
+        results = Results(machine=dict(HERE))
+        self.runs += 1
         for suite in suites:
             value = Value(value=self.value, low=0.79, high=0.81, better="higher")
             sums = (1.0, 1.0, *([1.0] * 24))
-            entry = Entry(values={"spearman": value}, print=sums, processor=0.1, kernel=0.01, wall=0.1, memory=1.0)
+            entry = Entry(
+                values={"spearman": value}, prints={"values": sums}, processor=0.1, kernel=0.01, wall=0.1, memory=1.0
+            )
             results.entries |= {f"{suite.name}/{PLACE}": entry, f"{suite.name}/iris/random": entry}
             check = Check(where=f"{suite.name}/iris", kind="quality", passed=self.passed, message="a must be above <b>")
             results.checks.append(check)
@@ -47,6 +52,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(suites, "suite_names", lambda: ["other", "tiny"])
     monkeypatch.setattr(suites, "load", found.suite)
     monkeypatch.setattr(bench, "run", found.run)
+    monkeypatch.setattr(machine, "machine", lambda: dict(HERE))
     return found
 
 
@@ -88,8 +94,9 @@ def test_a_baseline_is_made_compared_updated_and_extended(influx: Influx, bound:
     assert worse.code == 3 and "quality fail: tiny/iris/tracincp: spearman was" in worse.out
     accepted = influx(*arguments, "--suite", "tiny", "--update-baseline")
     assert accepted.code == 0 and "spearman was" in accepted.out and "base.json updated" in accepted.out
+    runs = bound.runs
     missing = influx(*arguments, "--suite", "other")
-    assert missing.code == 2 and "the baseline has no suite other" in missing.err
+    assert bound.runs == runs and missing.code == 2 and "the baseline has no suite other" in missing.err
     assert influx(*arguments, "--suite", "other", "--update-baseline").code == 0
     assert list(json.loads(Path("base.json").read_text())["suites"]) == ["other", "tiny"]
 
@@ -100,9 +107,39 @@ def test_suites_of_two_machines_do_not_mix_in_one_baseline(influx: Influx, bound
     base = json.loads(Path("base.json").read_text())
     base["machine"]["processor"] = "another"
     Path("base.json").write_text(json.dumps(base))
-    before = Path("base.json").read_bytes()
+    before, bound.runs = Path("base.json").read_bytes(), 0
     refused = influx(*arguments, "--suite", "other")
     assert refused.code == 2 and "another machine" in refused.err and Path("base.json").read_bytes() == before
+    assert bound.runs == 0
+
+
+def test_a_summary_that_cannot_be_shown_changes_no_exit_code(
+    influx: Influx, bound: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/where.md")
+    bound.passed = False
+    done = influx("bench", "--suite", "tiny", "--output", "out")
+    assert (
+        done.code == 3 and "must be above" in done.out and "warning: cannot append to GITHUB_STEP_SUMMARY" in done.out
+    )
+
+
+def test_a_test_case_fails_once_whatever_is_wrong_in_it(influx: Influx, bound: Bench) -> None:
+    arguments = ("bench", "--compare", "base.json", "--suite", "tiny", "--output", "out")
+    assert influx(*arguments, "--update-baseline").code == 0
+    base = json.loads(Path("base.json").read_text())
+    base["entries"]["tiny/iris/random"]["prints"]["values"][0] = 2.0
+    base["entries"]["tiny/iris/random"]["memory"] = 0.0
+    base["entries"]["tiny/iris/random"]["values"]["spearman"]["value"] = 0.9
+    Path("base.json").write_text(json.dumps(base))
+    bound.passed = False
+    assert influx(*arguments).code == 3
+    suite = ElementTree.fromstring(Path("out/junit.xml").read_text())[0]
+    failed = {case.get("name"): len(case) for case in suite}
+    assert failed == {"tiny/iris #1": 1, "tiny/iris/tracincp": 0, "tiny/iris/random": 1}
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "2", "0")
+    message = suite.find("testcase[@name='tiny/iris/random']/failure").get("message")
+    assert "spearman was" in message and "the numbers moved" in message
 
 
 @pytest.mark.parametrize(

@@ -174,3 +174,23 @@ def test_what_may_not_be_removed_is_said_in_one_sentence(
     done = influx("clean", litter)
     assert done.code == 2 and done.err.count("\n") == 1
     assert f"cannot clean {litter / 'runs' / 'failed'}: Permission denied" in done.err
+
+
+def test_banks_on_other_data_stay_and_go_with_their_problem(influx: Influx, litter: Path, hold: Holder) -> None:
+    for name in ("used", "unused"):
+        bank = litter / "problems" / name / "altered" / "other" / "retrain"
+        bank.mkdir(parents=True)
+        (bank / "checksums.json").write_text(json.dumps({"kept.npz": "0" * 64}))
+        (bank / ".block.npz.123.tmp").write_bytes(b"0")
+        (bank / ".lock").touch()
+    with hold(litter / "problems" / "unused" / "altered" / "other" / "retrain"):
+        assert "unused (in use by another process)" in influx("clean", litter, "--problems").out
+    assert (litter / "problems" / "unused" / "altered" / "other" / "retrain" / ".block.npz.123.tmp").exists()
+    influx("clean", litter, "--problems")
+    assert tree(litter / "problems" / "used" / "altered") == {
+        "other",
+        "other/retrain",
+        "other/retrain/checksums.json",
+        "other/retrain/.lock",
+    }
+    assert not (litter / "problems" / "unused").exists()

@@ -193,6 +193,68 @@ def test_trainings_read_from_the_bank_are_charged(influx: Influx, make: Maker) -
     assert "~5.00" in influx("compare", place).out
 
 
+def with_costs(place: Path, **costs: dict[str, Any]) -> Path:
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["cost"] |= costs
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    return place
+
+
+def test_a_later_job_is_charged_what_the_first_one_paid(influx: Influx, make: Maker) -> None:
+    bank = {"seconds": 0.007, "trainings": 16, "trained_now": 0}
+    later = with_costs(make("loo", 0.1, seconds=0.005, cost={"trainings": 16}), truth=bank)
+    first = with_costs(make("a", 1.0), truth=bank | {"seconds": 8.0, "trained_now": 16})
+    assert rows_of(influx("compare", first, later, "--json"))["loo"]["seconds"] == pytest.approx(0.005 + 16 * 0.5)
+    done = influx("compare", later, "--json")
+    row = rows_of(done)["loo"]
+    assert row["seconds"] is None and not row["front"]
+    assert any("read trainings from the bank are unknown" in note for note in json.loads(done.out)["notes"])
+
+
+def test_costs_that_are_no_numbers_are_unknown(influx: Influx, make: Maker) -> None:
+    place = make("a", 0.1, cost={"trainings": float("inf"), "seconds": 10**400})
+    row = rows_of(influx("compare", place, "--json"))["a"]
+    assert row["trainings"] is None and row["seconds"] is None
+    assert influx("report", place).code == 0
+
+
+@pytest.mark.parametrize(("mean", "shown", "told"), [(0.9, 0.9, "truth as a mean"), (0.8, 0.8, "truth of one")])
+def test_the_ceiling_is_that_of_a_truth_over_as_many_seeds(
+    influx: Influx, make: Maker, mean: float, shown: float, told: str
+) -> None:
+    place = make("a", 0.1)
+    rows = pd.read_csv(place / "metrics.csv")
+    more = pd.DataFrame([metric_row("a", "ceiling_spearman_mean", mean)])
+    pd.concat([rows, more]).to_csv(place / "metrics.csv", index=False)
+    done = influx("compare", place, "--json")
+    assert rows_of(done)["noise ceiling"]["scores"]["spearman"]["value"] == shown
+    assert any(note.startswith(f"noise ceiling of spearman: {told}") for note in json.loads(done.out)["notes"])
+
+
+def test_one_nearly_undefined_estimator_leaves_the_others_their_letters() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 30)) * 0.1
+    values[0] += 1
+    values[2, 2:] = np.nan
+    found, different = paired.bootstrap(values, lambda i: None, 200)
+    assert found[0, 2].n == 2 and different[0, 1]
+
+
+def test_missing_differences_have_a_reason(influx: Influx, make: Maker) -> None:
+    places = [make("a", 0.1), make("b", 0.5)]
+    records = [RunRecord.load(place) for place in places]
+    assert "k=40 needs more" in paired.pairs_of(records, "topk_proponents", 40).lack
+    for place in places:
+        influence = np.load(place / "influence.npy")
+        influence[:, 1:] = 0
+        np.save(place / "influence.npy", influence)
+    notes = json.loads(influx("compare", *places, "--json").out)["notes"]
+    assert any(note.startswith("no differences: no two are defined") for note in notes)
+    for place in places:
+        np.save(place / "influence.npy", np.where(np.arange(40)[:, None] < 2, influence, np.nan))
+    lack = paired.pairs_of([RunRecord.load(place) for place in places], "spearman", 10).lack
+    assert lack.startswith("2 training instances")
+
+
 def test_unfinished_runs_are_named_and_left_out(influx: Influx, make: Maker) -> None:
     place = make("a", 0.1)
     make("b", 0.1, status="failed", error="the loss is inf")
@@ -210,6 +272,7 @@ def test_unfinished_runs_are_named_and_left_out(influx: Influx, make: Maker) -> 
         (["."], "is none; check the path"),
         (["RUN", "--metric", "speerman"], "did you mean 'spearman'?"),
         (["RUN", "--against", "b"], "--against expects"),
+        (["RUN", "--lower-is-better"], "add --metric"),
         ([], "required: runs"),
         (["RUN", "--json", "--csv"], "not allowed with"),
     ],
@@ -248,6 +311,16 @@ def test_report_replaces_nothing_that_is_not_its_own(influx: Influx, make: Maker
         done = influx("report", place, "-o", output)
         assert done.code == 2 and told in done.err
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [(["--metric", "speerman"], "did you mean"), (["--against", "b"], "--against expects")]
+)
+def test_report_of_one_run_checks_what_is_asked(
+    influx: Influx, make: Maker, tmp_path: Path, option: list[str], told: str
+) -> None:
+    done = influx("report", make("a", 0.1), *option)
+    assert done.code == 2 and told in done.err and not (tmp_path / "report.html").exists()
 
 
 def test_report_refuses_other_protocols_as_well(influx: Influx, make: Maker, tmp_path: Path) -> None:

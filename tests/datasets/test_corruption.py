@@ -167,6 +167,12 @@ def test_what_does_not_fit_the_data_is_refused(corruption: Backdoor, words: str,
         corruption.apply(digits, 0)
 
 
+def test_half_of_one_test_instance_names_the_setting(digits: Data) -> None:
+    one = replace(digits, test=digits.test.take(slice(1)))
+    with pytest.raises(ConfigError, match=r"corruption\.test=half selects none of 1 test instances"):
+        Backdoor(test="half").apply(one, 0)
+
+
 def test_a_trigger_on_a_table_needs_its_columns() -> None:
     wine = Bundled(which="wine").load(0)
     with pytest.raises(IncompatibleError, match=r"corruption\.features"):

@@ -46,7 +46,7 @@ def make_run() -> MakeRun:
             retrain=bank,
             train=range(size[0]),
             test=range(size[1]),
-            problem=SimpleNamespace(seed=seed, data=SimpleNamespace(flags=flags or {})),
+            problem=SimpleNamespace(seed=seed, learner=None, data=SimpleNamespace(flags=flags or {})),
             rng=lambda purpose: stream(seed, purpose),
         )
 

@@ -17,6 +17,7 @@ from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
 from influx.metrics.active_learning import ActiveLearning, least_confidence
+from influx.metrics.add_one import _reliability
 from influx.metrics.refit import Judge
 from influx.metrics.tidy import tables_of
 from influx.models.mlp import MLP
@@ -153,6 +154,36 @@ def test_what_cannot_be_measured_says_why(toy: Toy, tmp_path: Path) -> None:
     assert (frame.status[unsure] == "not applicable").all() and (frame.status[~unsure] == "ok").all()
 
 
+def test_a_test_instance_that_ranks_nothing_is_left_out_of_the_correlation(toy: Toy) -> None:
+    values = np.random.default_rng(0).normal(size=(N, M))
+    judge = Judge.of(Prospect(problem=toy.problem, who="test"), SEEDS)
+    whole = measured(toy, values).set_index("metric")
+    first, second = judge.judging[:2]
+    values[:, first], values[:, second] = 1.0, np.nan
+    frame = measured(toy, values).set_index("metric")
+    name = "active_add_one_correlation"
+    assert (frame.n[name], frame.status[name]) == (len(judge.judging) - 2, "ok") and whole.n[name] == len(judge.judging)
+    assert frame.ci_low[name] < frame.value[name] < frame.ci_high[name]
+
+
+def test_values_outside_the_pool_do_not_count(toy: Toy) -> None:
+    values, metric = np.random.default_rng(0).normal(size=(N, M)), ActiveLearning(**SETTINGS)
+    outside = np.setdiff1d(np.arange(N), metric._pool(run_of(toy, metric)))
+    whole = measured(toy, values).set_index("metric")
+    values[outside] = np.nan
+    assert measured(toy, values).set_index("metric").value.equals(whole.value)
+
+
+def test_the_ceiling_is_the_root_of_the_reliability() -> None:
+    real = np.random.default_rng(0).normal(size=(400, 1, 1))
+    noisy = real + np.random.default_rng(1).normal(size=(400, 5, 1))
+    best = spearmanr(real[:, 0, 0], noisy.mean(axis=1)[:, 0]).statistic  # an estimate without error
+    note = _reliability(noisy)
+    assert float(note.split("so that ")[1].split(" ")[0]) == pytest.approx(best, abs=0.02)
+    assert best > float(note.split(": ")[1].split(",")[0]) + 0.05
+    assert "not applicable" in _reliability(np.repeat(real, 5, axis=1))
+
+
 def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
     metric = ActiveLearning(**SETTINGS)
     run = run_of(toy, metric)
@@ -160,7 +191,8 @@ def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
     planned = metric.plan(Prospect(problem=toy.problem, who="active_learning"))
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
     assert sum(map(len, planned.trainings)) == SEEDS * (1 + 2 + 5)
-    assert planned.more_trainings == SEEDS * (4 + 2 + 1)  # by 2 rules, by uncertainty, and to ask
+    assert planned.own_trainings == SEEDS * 4  # by 2 rules
+    assert planned.more_trainings == SEEDS * (2 + 1)  # by uncertainty, and to ask
 
 
 @pytest.mark.parametrize(

@@ -146,12 +146,34 @@ def test_the_plan_counts_longer_trainings(toy: Toy) -> None:
     metric = Augmentation(**SETTINGS)
     planned = metric.plan(Prospect(problem=toy.problem, who="augmentation"))
     assert sum(map(len, planned.trainings)) == SEEDS
-    assert planned.more_trainings == pytest.approx(SEEDS * (4 * (1.2 + 1.6) + 3))
+    assert planned.own_trainings == pytest.approx(SEEDS * 3 * (1.2 + 1.6))
+    assert planned.more_trainings == pytest.approx(SEEDS * (1.2 + 1.6 + 3))  # at random, and everything
 
 
 @pytest.mark.parametrize(
-    "settings", [{"shares": []}, {"rules": ["all"]}, {"transform": "cut"}, {"amount": 0}, {"copies": 9}, {"seeds": 0}]
+    "settings",
+    [
+        {"shares": []},
+        {"rules": ["all"]},
+        {"transform": "cut"},
+        {"amount": 0},
+        {"amount": np.inf},
+        {"copies": 9},
+        {"seeds": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"metric\.augmentation\.{next(iter(settings))}"):
         Augmentation(**settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "transform", "amount"), [("flat", "shift", 8), ("image", "shift", 9), ("flat", "noise", 1e30)]
+)
+def test_copies_that_keep_nothing_are_refused(toy: Toy, shape: str, transform: Any, amount: float) -> None:
+    data = Digits(n_train=100, n_test=20, shape=shape).load(0)
+    metric, problem = Augmentation(transform=transform, amount=amount), replace(toy.problem, data=data)
+    with pytest.raises(ConfigError, match=r"metric\.augmentation\.amount must be (below|at most)"):
+        metric.plan(Prospect(problem=problem, who="augmentation"))
+    with pytest.raises(ConfigError, match=r"metric\.augmentation\.amount"):
+        metric.evaluate(Influence(values=np.ones((100, 20))), run_of(toy, data))

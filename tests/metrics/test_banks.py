@@ -13,16 +13,19 @@ import pytest
 from influx.config import conf_dir, load_choice
 from influx.engines.retrain import keys_of
 from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.linear.ridge import Ridge
 from influx.learners.torch.optimizers import SGD
 from influx.metrics.banks import Halves, queries
 from influx.metrics.group_removal import GroupRemoval
 from influx.metrics.lds import LinearDatamodelingScore
 from influx.metrics.qld import QueryLossDifference
+from influx.metrics.refit import Judge
 from influx.metrics.removal import SubsetRemoval
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
-from tests.metrics.retrained import prospect_of
+from tests.metrics.retrained import prospect_of, run_of
 
 METRICS = ("removal", "qld", "brittleness", "group_removal", "calibration")
 
@@ -52,6 +55,40 @@ def test_tuning_draws_other_subsets_and_groups(toy: Toy) -> None:
     for kind in ("random", "alike"):
         members = [GroupRemoval(bank=bank, share=0.3)._members(prospect_of(toy), kind) for bank in ("test", "tune")]
         assert not np.array_equal(*members)
+
+
+@pytest.mark.parametrize("bank", ["test", "tune"])
+def test_tuning_looks_at_the_ranking_half_alone(tmp_path: Path, bank: Any) -> None:
+    """Values of other test instances change nothing; ridge, whose seeds have no effect, says so."""
+    toy = toys.learned(tmp_path, toys.table("regression", n_train=20, n_test=12), Ridge(weight_decay=0.1))
+    values, ranking = np.random.default_rng(0).normal(size=(20, 12)), Judge.of(prospect_of(toy), 1).ranking
+    other = values.copy()
+    other[:, np.setdiff1d(np.arange(12), ranking)] *= -1
+    metrics: Any = (
+        LinearDatamodelingScore(bank=bank, subsets=5, n_boot=100),
+        GroupRemoval(bank=bank, groups=4, share=0.2, seeds=1, n_boot=100, kinds=["random"]),
+    )
+    for metric in metrics:
+        one, two = (metric.evaluate(Influence(values=v), run_of(toy, metric, "x")).loc[0] for v in (values, other))
+        assert (one.value == two.value) == (bank == "tune")
+        assert one.n == (6 if bank == "tune" else 12) and f"{one.n} test instances" in one.protocol
+        assert "seeds have no effect" in one.protocol and "at most the model on everything" in one.protocol
+
+
+def test_trainings_of_learners_without_randomness_are_planned_once(tmp_path: Path) -> None:
+    toy = toys.learned(tmp_path, toys.table("regression", n_train=20, n_test=12), Ridge(weight_decay=0.1))
+    prospect = prospect_of(toy)
+    assert SubsetRemoval(seeds=5).plan(prospect).own_trainings == 2 * 4
+    assert QueryLossDifference(seeds=3, tests=4).plan(prospect).own_trainings == 4
+
+
+@pytest.mark.parametrize(
+    "metric", [SubsetRemoval(shares=[0.9]), QueryLossDifference(share=0.9), GroupRemoval(share=0.9)]
+)
+def test_removing_everything_is_refused(tmp_path: Path, metric: Any) -> None:
+    toy = toys.learned(tmp_path, toys.table("regression", n_train=3, n_test=8), Ridge(weight_decay=0.1))
+    with pytest.raises(ConfigError, match="leaves none of 3 training instances"):
+        metric.plan(prospect_of(toy))
 
 
 def test_tuning_uses_no_test_instance_that_judges(toy: Toy) -> None:

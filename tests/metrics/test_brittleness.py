@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def test_smallest_removals_are_those_of_models_trained_one_at_a_time(toy: Toy, b
     right = np.array([without(toy, [], seed).prediction == toy.test.y for seed in seeds])
     assert 0 < right.all(axis=0).sum() < M  # some are unstable
     asked = queries(prospect_of(toy), bank, 3, np.flatnonzero(right.all(axis=0)))
-    random = Brittleness(**SETTINGS, bank=bank)._random(run_of(toy, Brittleness(), "x"))
+    drawn = Brittleness(**SETTINGS, bank=bank)._random(run_of(toy, Brittleness(), "x"), asked)
+    random = dict(zip(asked.tolist(), drawn, strict=True))
 
     def smallest(order: Any, j: int) -> float:
         for k in (4, 12):
@@ -68,6 +70,16 @@ def test_smallest_removals_are_those_of_models_trained_one_at_a_time(toy: Toy, b
         assert curve["random", k] == pytest.approx(np.mean([s <= k for s in chance]))
 
 
+def test_a_random_order_belongs_to_the_id_of_its_test_instance(toy: Toy) -> None:
+    run, metric = run_of(toy, Brittleness(), "x"), Brittleness(**SETTINGS)
+    drawn = metric._random(run, np.array([3, 7]))
+    assert drawn.shape == (2, 12) and not np.array_equal(*drawn)
+    order = np.arange(M)[::-1]
+    data = replace(toy.problem.data, test=toy.test.take(order))
+    moved = replace(run, problem=replace(toy.problem, data=data))
+    assert np.array_equal(metric._random(moved, M - 1 - np.array([3, 7])), drawn)
+
+
 def found_of(own: list[float]) -> dict[str, Any]:
     n, counts = len(own), np.random.default_rng(0).multinomial(len(own), [1 / len(own)] * len(own), 500)
     found = _Found([5, 10], np.array(own), np.full(n, np.inf), counts.astype(np.float64))
@@ -85,6 +97,9 @@ def test_the_median_is_censored_when_more_than_half_stand() -> None:
     assert "no upper end" in open_ended.note
     sure = found_of([5.0] * 6)["brittleness_median"]
     assert (sure.value, sure.ci_low, sure.ci_high) == (5, 5, 5)
+    assert "interval knows nothing" in found_of([5.0] * 6)["brittleness_excess"].note
+    for row in (found_of([5.0])["brittleness_median"], found_of([5.0])["brittleness_excess"]):
+        assert np.isfinite(row.value) and np.isnan([row.ci_low, row.ci_high]).all() and "single" in row.note
 
 
 def test_what_cannot_be_had_has_a_reason_instead_of_a_number(toy: Toy, tmp_path: Path) -> None:
@@ -93,6 +108,11 @@ def test_what_cannot_be_had_has_a_reason_instead_of_a_number(toy: Toy, tmp_path:
     plain = toys.train(tmp_path, toys.table("regression"), MLP(width=2), SGD(lr=0.1), batch_size=9)
     frame = measured(plain, np.ones((9, 4)), counts=[2])
     assert (frame.status == "not applicable").all() and "regression" in frame.note.iloc[0]
+    assert frame.protocol.str.contains("k in 2; test instances that").all()
+    values = np.random.default_rng(0).random((N, M))
+    values[2] = np.nan
+    missing = measured(toy, values)
+    assert (missing.status == "not applicable").all() and missing.note.str.contains("1 of 18").all()
     assert not Brittleness().plan(prospect_of(plain)).more_trainings
 
 

@@ -74,11 +74,15 @@ def test_the_curve_has_the_means_of_equal_groups_by_estimate(make_run: Any, pair
 
 def test_what_cannot_be_had_has_a_reason_instead_of_a_number(make_run: Any, pairs: Any) -> None:
     estimate, truth = pairs
+    nearly = np.full((N, M), 0.1, np.float32)  # but for rounding
+    nearly[0] = np.nextafter(nearly[0], np.float32(1))
     for frame, status, word in (
         (frame_of(make_run, estimate, truth, scale="rank"), "not applicable", "rank"),
         (frame_of(make_run, estimate, None), "not applicable", "truth=none"),
         (frame_of(make_run, np.ones((N, M)), truth), "degenerate", "constant"),
+        (frame_of(make_run, nearly, truth), "degenerate", "constant"),
     ):
+        assert frame.protocol.str.contains("pooled").all()
         assert frame.metric.tolist() == list(NAMES) and frame.value.isna().all()
         assert (frame.status == status).all() and frame.note.str.contains(word).all()
     broken = estimate.copy()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.linear.logistic import Logistic
 from influx.metrics.certified_removal import CertifiedRemoval, certified, median_interval, parts_of
+from influx.oracles import toys
+from tests.metrics.retrained import run_of, without
 
 
 def radius_by_enumeration(models: tuple[int, ...], classes: int) -> int:
@@ -35,6 +40,22 @@ def test_radius_is_that_of_all_changes(models: int, classes: int) -> None:
     winner, radius = certified(counts)
     assert winner.tolist() == counts.argmax(axis=1).tolist()
     assert radius.tolist() == [radius_by_enumeration(votes, classes) for votes in every]
+
+
+def test_certified_accuracy_is_that_of_models_trained_one_at_a_time(tmp_path: Path) -> None:
+    toy = toys.learned(tmp_path, toys.table(n_train=24, n_test=12), Logistic(weight_decay=0.1))
+    metric = CertifiedRemoval(partitions=[3], budgets=[0, 1])
+    frame = metric.evaluate(Influence(values=np.zeros((24, 12))), run_of(toy, metric, "certified_removal"))
+    value, parts = frame.set_index("metric").value, parts_of(toy.train.x, 3)
+    votes = np.stack([without(toy, np.flatnonzero(parts != part), 0).prediction for part in range(3)]).astype(int)
+    held = []
+    for column, label in zip(votes.T, toy.test.y, strict=True):
+        right = np.bincount(column, minlength=3).argmax() == label
+        held.append(radius_by_enumeration(tuple(column.tolist()), 3) if right else -1)
+    assert set(held) >= {-1, 1}
+    assert value["certified_k3_0"] == np.mean(np.array(held) >= 0)
+    assert value["certified_k3_1"] == np.mean(np.array(held) >= 1)
+    assert value["certified_radius_k3"] == np.median(held)
 
 
 def test_the_part_of_an_instance_depends_on_its_inputs_alone() -> None:

@@ -147,7 +147,8 @@ def test_the_plan_names_the_models_that_are_known(toy: Toy, influence: Influence
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
     conditions = 2 * SEEDS  # shares and seeds
     assert run.bank.requested == SEEDS + 4 + 3 * conditions  # nothing, folds, removed by 2 rules and at random
-    assert planned.more_trainings == 2 * 3 * conditions + 2 * conditions  # 2 rules; other labels at random
+    assert planned.own_trainings == 2 * 3 * conditions  # 2 rules
+    assert planned.more_trainings == 2 * conditions  # other labels at random, which all estimators share
 
 
 @pytest.mark.parametrize(

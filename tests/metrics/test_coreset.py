@@ -119,7 +119,7 @@ def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
     assert frame.status["coreset_self_50"] == "not applicable" and frame.status["coreset_sum_50"] == "ok"
     planned = metric.plan(Prospect(problem=toy.problem, who="coreset"))
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
-    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.more_trainings - 2 == 8  # no self-influence
+    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.own_trainings - 2 == 8  # no self-influence
 
 
 @pytest.mark.parametrize("settings", [{"shares": [1.0]}, {"rules": ["most"]}, {"seeds": 0}, {"n_boot": 1}])

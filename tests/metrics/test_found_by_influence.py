@@ -69,6 +69,45 @@ def test_class_detection_says_what_it_cannot_tell() -> None:
     assert list(judged(ClassDetection(n_boot=100), run_of(task="regression")).index) == list(NAMES)
 
 
+def test_ties_at_the_place_asked_about_are_left_out() -> None:
+    values = VALUES.copy()
+    values[:, 0] = np.arange(N) == 5  # one proponent, then ties
+    values[:, 1] = np.maximum(np.arange(N), 30)  # ties behind the ninth
+    values[:, 2] = np.minimum(np.arange(N), 30)  # ties for the first
+    found = judged(ClassDetection(k=4, n_boot=100), run_of(), values)
+    assert found.n["same_class_first"] == M - 1 and found.n["same_class_share"] == M - 2
+    first = [TRAIN[values[:, j].argmax()] == TEST[j] for j in range(M) if j != 2]
+    assert found.value["same_class_first"] == pytest.approx(np.mean(first))
+    assert "2 of 12 test instances left out for a tie" in found.note["same_class_share"]
+
+
+def test_rounding_of_stored_numbers_is_no_ranking() -> None:
+    """Float32 of one number and its neighbour: constant as stored, with spread as float64."""
+    noise = np.where(RNG.random((N, M)) < 0.5, np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1)))
+    assert np.isnan(upper_tail(noise, 3)).all() and np.isfinite(upper_tail(VALUES.astype(np.float32), 3)).all()
+    marked, carry = TRAIN == 1, TEST != 1
+    run = run_of({"shortcut": marked}, {"shortcut": carry}, prediction=np.ones(M))
+    assert (judged(ShortcutDetection(n_boot=100), run, noise).status == "degenerate").all()
+
+
+def test_only_training_instances_with_scores_are_ranked() -> None:
+    flags, test_flags, values = poisoned()
+    has = np.arange(N) % 4 != 1  # 5 of a target's poison and others have none
+    values[~has] = np.nan
+    found = judged(TargetIdentification(k=2, n_boot=100), run_of(flags, test_flags), values)
+    hit = PREDICTED == TEST
+    tails = upper_tail(values[has][:, hit], 2)
+    assert found.value["target_auroc"] == pytest.approx(roc_auc_score(test_flags["target"][hit], tails))
+    scores = [average_precision_score((flags["poison_of"] == 100 + j)[has], values[has, j]) for j in (0, 1)]
+    assert found.value["poison_auprc"] == pytest.approx(np.mean(scores))
+    assert found.protocol[:4].str.contains("30 of 40 training instances").all()
+    assert "no interval from 2 targets" in found.note["target_auroc"] and np.isnan(found.ci_low["target_auroc"])
+    values[has.nonzero()[0][0], 3] = np.inf
+    values[has, 4] = 1.0
+    found = judged(TargetIdentification(k=2, n_boot=100), run_of(flags, test_flags), values)
+    assert "1 not finite, 1 no spread" in found.note["target_auroc"]
+
+
 def test_columns_without_an_order_are_left_out() -> None:
     values = VALUES.copy()
     values[:, 0], values[3, 1] = 1.0, np.inf

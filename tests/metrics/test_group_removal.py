@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from influx.engines.retrain import keys_of
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
+from influx.metrics import group_removal
 from influx.metrics.group_removal import GroupRemoval, alike
 from influx.models.mlp import MLP
 from influx.oracles import linear, toys
@@ -85,7 +88,7 @@ def test_the_mean_over_seeds_and_its_reliability(tmp_path: Path) -> None:
     assert found.value["group_reliability_random"] == pytest.approx(2 * between / (1 + between), abs=1e-12)
 
 
-def test_like_instances_are_the_nearest_in_any_order() -> None:
+def test_like_instances_are_the_nearest_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, ids = rng.normal(size=(30, 2, 2)), 100 + np.arange(30)
     groups = alike(x, ids, 5, 40, np.random.default_rng(1))
@@ -102,6 +105,8 @@ def test_like_instances_are_the_nearest_in_any_order() -> None:
     assert len(centres) == 30  # every instance is a centre before one is again
     order = rng.permutation(30)
     assert np.array_equal(alike(x[order], ids[order], 5, 40, np.random.default_rng(1)), groups[:, order])
+    monkeypatch.setattr(group_removal, "CHUNK", 28)  # seven instances at a time
+    assert np.array_equal(alike(x, ids, 5, 40, np.random.default_rng(1)), groups)
     copies = alike(np.zeros((4, 1)), ids[:4], 1, 4, np.random.default_rng(1))
     assert sorted(copies.argmax(axis=1)) == [0, 1, 2, 3]  # a centre is in its group, copies or not
 
@@ -113,10 +118,32 @@ def test_what_cannot_be_had_has_a_reason_instead_of_a_number(tmp_path: Path) -> 
     assert ranks.status["group_slope_alike"] == "not applicable" and "rank" in ranks.note["group_slope_alike"]
     flat = measured(toy, np.ones((N, 6)), kinds=["random"])
     assert flat.status["group_rank_random"] == flat.status["group_slope_random"] == "degenerate"
+    sparse = np.zeros((N, 6))  # no group holds the only instance of column 0 that has influence
+    members = GroupRemoval(**SETTINGS)._members(prospect_of(toy), "random")
+    sparse[:, 1:] = values[:, 1:]
+    sparse[np.flatnonzero(~members.any(axis=0))[0], 0] = 1.0
+    uneven = measured(toy, sparse, kinds=["random"])
+    assert (uneven.n[["group_rank_random", "group_slope_random"]] == 5).all()
+    assert uneven.note["group_rank_random"].startswith("1 of 6 test instances degenerate")
+    sparse[:, 1:] = 0.0
+    alone = measured(toy, sparse, kinds=["random"])
+    assert alone.status["group_slope_random"] == "degenerate"
+    sparse[:, 1] = values[:, 1]
+    single = measured(toy, sparse, kinds=["random"]).loc["group_slope_random"]
+    assert np.isfinite(single.value) and np.isnan([single.ci_low, single.ci_high]).all() and "single" in single.note
     values[0, 1] = np.nan
     partly = measured(toy, values)
     assert (partly.n[["group_rank_random", "group_slope_random"]] == 5).all()
     assert "1 of 6 test instances degenerate" in partly.note["group_slope_random"]
+    values[0] = np.nan
+    missing = measured(toy, values)
+    assert len(missing) == 6 and (missing.status == "not applicable").all()
+    texts = replace(toy.problem, data=replace(toy.problem.data, kind="text"))
+    metric = GroupRemoval(kinds=["alike"])
+    run = replace(run_of(toy, metric, "group_removal"), problem=texts)
+    frame = metric.evaluate(Influence(values=np.ones((N, 6))), run)
+    assert len(frame) == 3 and (frame.status == "not applicable").all() and frame.note.str.contains("texts").all()
+    assert not metric.plan(replace(prospect_of(toy), problem=texts)).more_trainings
 
 
 def test_the_plan_names_the_models_that_are_trained(tmp_path: Path) -> None:
@@ -125,7 +152,9 @@ def test_the_plan_names_the_models_that_are_trained(tmp_path: Path) -> None:
     run, planned = run_of(toy, metric, "group_removal"), metric.plan(prospect_of(toy))
     metric.evaluate(Influence(values=np.random.default_rng(0).normal(size=(N, 6))), run)
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
-    assert run.bank.requested == 2 * 8 + 1  # ridge has no seeds, and everything is asked for once
+    listed = {key for design in planned.trainings for key in keys_of(toy.problem, design)}
+    assert run.bank.requested == len(listed) + planned.more_trainings == 2 * 8 + 1  # ridge has no seeds
+    assert GroupRemoval(**SETTINGS, kinds=["alike"]).plan(prospect_of(toy)).more_trainings == 8 + 1
 
 
 @pytest.mark.parametrize(

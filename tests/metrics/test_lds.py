@@ -112,15 +112,27 @@ def test_one_seed_has_no_ceiling(effects, make_run, make_bank):
     assert "metric.lds.seeds=1" in row.note
 
 
-@pytest.mark.parametrize("gap", [np.nan, np.inf])
-def test_missing_rows_leave_subsets_without_a_prediction(effects, make_run, make_bank, gap):
+def test_missing_rows_leave_subsets_without_a_prediction(effects, make_run, make_bank):
     bank = make_bank(effects)
     values = effects.copy()
-    values[:3] = gap
+    values[:3] = np.nan
     row = table(make_run(bank=bank, size=SIZE), values).loc["lds"]
     assert row.status == "not applicable"
-    assert "3 of 30 training instances lack a finite score" in row.note
+    assert "3 of 30 training instances have no score" in row.note
     assert not bank.designs  # nothing was trained for it
+
+
+def test_values_that_are_not_finite_are_degenerate(effects, make_run, make_bank):
+    values = effects.copy()
+    values[3, 2] = np.inf
+    row = table(make_run(bank=make_bank(effects), size=SIZE), values).loc["lds"]
+    assert (row.status, row.n) == ("ok", 6) and "1 not finite" in row.note
+    values[:, 1:] = np.inf
+    row = table(make_run(bank=make_bank(effects), size=SIZE), values).loc["lds"]
+    assert row.n == 1 and np.isfinite(row.value) and np.isnan(row.ci_low) and "single" in row.note
+    values[:3] = np.inf
+    row = table(make_run(bank=make_bank(effects), size=SIZE), values).loc["lds"]
+    assert row.status == "degenerate" and "7 not finite" in row.note
 
 
 @pytest.mark.fault(24, "degenerate with the reason, never a number")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from influx.engines import subsets
 from influx.errors import ConfigError
+from influx.influence import Influence
+from influx.learners.linear.logistic import Logistic
 from influx.metrics.membership_attacks import lira, separation, told
 from influx.metrics.membership_inference import MembershipInference
+from influx.metrics.tidy import tables_of
+from influx.oracles import toys
+from influx.problem import Design
+from tests.metrics.retrained import run_of
 
 
 def setting(k: int = 12, n: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +64,32 @@ def test_auroc_and_true_positives_with_ties_and_repeated_instances() -> None:
         assert found.auroc[b] == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
         best = max([0.0, *((s[m] >= t).mean() for t in np.unique(s) if (s[~m] >= t).mean() <= 0.3)])
         assert found.tpr[b] == pytest.approx(best)
+
+
+def test_rows_are_those_of_models_trained_on_halves_of_their_own(tmp_path: Path) -> None:
+    n, k = 14, 24
+    clean, wrong = toys.table(n_train=n, n_test=6), np.arange(14) < 3
+    toy = toys.learned(tmp_path, replace(clean, flags={"mislabeled": wrong}), Logistic(weight_decay=0.1))
+    metric = MembershipInference(models=k, targets=2, rate=0.2, n_boot=100)
+    run, own = run_of(toy, metric, "membership_inference"), np.random.default_rng(0).normal(size=n)
+    frame = metric.evaluate(Influence(values=np.zeros((n, 6)), self_influence=own), run)
+    rows = frame.set_index("metric")
+    masks = subsets.fixed_size(toy.train.ids, 7, k, run.drawn("membership/7"))
+    shared = subsets.fixed_size(toy.train.ids, 7, k, run.drawn("fixed/7"))
+    assert not (masks == shared).all()  # downsampling's models would judge what was made of them
+    numbers = np.zeros(k, np.int64)
+    design = Design(weights=masks.astype(float), init=numbers, order=numbers, loss_norm="subset")
+    loss, margin = (getattr(toy.problem.learner.retrain(toy.problem.data, 0, design)[0], w) for w in ("loss", "margin"))
+    inside = masks.astype(bool)
+    members, others = -loss[:2][inside[:2]], -loss[:2][~inside[:2]]
+    assert rows.value["membership_auroc_loss"] == pytest.approx((members[:, None] > others).mean())
+    table = tables_of(frame)["membership"].set_index("train_id").separation
+    np.testing.assert_allclose(table[toy.train.ids], separation(margin, inside), rtol=1e-4)
+    assert "too few" in rows.note["membership_tpr_loss"] and "too few" not in rows.note["membership_auroc_loss"]
+    known = -toy.fitted.outcomes(toy.train).loss[~wrong]
+    pairs = known[:, None] > -toy.fitted.outcomes(toy.test).loss
+    assert rows.value["membership_auroc_own"] == pytest.approx(pairs.mean())
+    assert "3 that the corruption changed left out" in rows.protocol["membership_auroc_own"]
 
 
 @pytest.mark.parametrize("settings", [{"models": 4}, {"targets": 0}, {"rate": 1.0}, {"share": 0.0}])

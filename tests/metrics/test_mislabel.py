@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics import detection
-from influx.metrics.detection import detect, stratified_counts
+from influx.metrics.detection import chance_ap, detect, moved, resampled, stratified_counts
 from influx.metrics.mislabel import Mislabel
 from influx.metrics.tidy import tables_of
 
@@ -88,6 +88,30 @@ def test_the_curve_goes_along_and_agrees_with_the_rows(flags, suspicion, make_ru
     assert at == pytest.approx(rows[["mislabel_found_self", "mislabel_found_sum"]].to_numpy())
     with pytest.raises(ConfigError, match=r"metric\.mislabel\.share"):
         Mislabel(share=1.0)
+
+
+@pytest.mark.parametrize(("n", "flagged"), [(12, 1), (40, 3), (40, 30)])
+def test_the_average_precision_of_random_rankings_is_what_is_said(n, flagged):
+    rng, flags = np.random.default_rng(8), np.arange(n) < flagged
+    drawn = [detect(rng.random(n), flags, np.ones((1, n))).average_precision[0] for _ in range(1500)]
+    assert chance_ap(n, flagged) == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / 1500**0.5 + 1e-12)
+
+
+def test_resamples_come_in_blocks_and_the_data_first(flags, suspicion, monkeypatch):
+    whole = resampled(suspicion, flags, 300, np.random.default_rng(9))
+    monkeypatch.setattr(detection, "BLOCK", 80 * 7)  # seven resamples at a time
+    blocks = resampled(suspicion, flags, 300, np.random.default_rng(9))
+    assert blocks.auroc.shape == (301,) and blocks.found.shape == (301, 0)
+    assert blocks.auroc[0] == whole.auroc[0] == pytest.approx(roc_auc_score(flags, suspicion))
+    assert blocks.auroc[1:].mean() == pytest.approx(whole.auroc[1:].mean(), abs=0.02)
+    assert moved(blocks.average_precision)[1:].mean() == pytest.approx(blocks.average_precision[0], abs=1e-3)
+
+
+def test_few_flips_have_no_interval(suspicion, make_run):
+    few = np.arange(80) < 4
+    result = table(make_run(flags={"mislabeled": few}), -np.outer(suspicion, np.ones(3)))
+    row = result.loc["mislabel_ap_sum"]
+    assert row.status == "ok" and np.isnan(row.ci_low) and "no interval from 4 mislabeled" in row.note
 
 
 def test_auroc_intervals_cover_the_truth():

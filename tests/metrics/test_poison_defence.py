@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from influx.datasets.corruption.backdoor import Backdoor
-from influx.engines.retrain import Bank
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
@@ -18,21 +17,24 @@ from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.planning import Prospect
 from influx.problem import Design
-from influx.run import Run
-from influx.store import Folder
+from tests.metrics.retrained import prospect_of, run_of, without
 
 N, M, SEEDS = 20, 40, 2
 
 
-def test_success_and_accuracy_are_those_of_models_trained_one_at_a_time(tmp_path: Path) -> None:
+def attacked(tmp_path: Path) -> toys.Toy:
     clean = toys.table(n_train=N, n_test=M)
     named = type(clean)(**{**clean.__dict__, "features": ("u", "v", "w")})
     data = Backdoor(fraction=0.4, features=["u"], test="half").apply(named, 0)
     assert data.test_flags["backdoor"].sum() == M // 2
-    toy = toys.train(tmp_path, data, MLP(width=3), SGD(lr=0.3), batch_size=10)
+    return toys.train(tmp_path, data, MLP(width=3), SGD(lr=0.3), batch_size=10)
+
+
+def test_success_and_accuracy_are_those_of_models_trained_one_at_a_time(tmp_path: Path) -> None:
+    toy = attacked(tmp_path)
+    data = toy.problem.data
     metric = PoisonDefence(shares=[0.2], rules=["sum"], seeds=SEEDS, n_boot=100)
-    bank = Bank(toy.problem, Folder(toy.folder / "retrain"))
-    run = Run(problem=toy.problem, fitted=toy.fitted, bank=bank, requires=metric.requires, who="poison_defence")
+    run = run_of(toy, metric, "poison_defence")
     guilty = data.flags["backdoor"]
     values = np.where(guilty, -1.0, 1.0)[:, None] + 0.01 * np.random.default_rng(0).normal(size=(N, M))
     frame = metric.evaluate(Influence(values=values), run).set_index("metric")
@@ -54,6 +56,23 @@ def test_success_and_accuracy_are_those_of_models_trained_one_at_a_time(tmp_path
     assert frame.value["defence_success_sum_20"] == pytest.approx(np.mean(success))
     assert frame.value["defence_accuracy_sum_20"] == pytest.approx(np.mean(right))
     assert f"4 of {int(guilty.sum())} poisoned among 4 removed" in frame.note["defence_success_sum_20"]
+
+
+def test_the_tail_sums_over_test_instances_that_have_one(tmp_path: Path) -> None:
+    toy = attacked(tmp_path)
+    metric = PoisonDefence(shares=[0.2], rules=["tail"], identified=5, k=2, seeds=SEEDS, n_boot=100)
+    attack = attack_on(prospect_of(toy), SEEDS)
+    assert not isinstance(attack, str)
+    noise, values = np.random.default_rng(0).normal(size=(N, M)), np.zeros((N, M))
+    heavy = attack.watched[:2]
+    values[:, heavy] = noise[:, heavy]
+    values[0, attack.watched[2]] = np.nan
+    frame = metric.evaluate(Influence(values=values), run_of(toy, metric, "poison_defence")).set_index("metric")
+    removed = np.argsort(values[:, heavy].sum(axis=1))[:4]  # labels are true: poison has low influence
+    held = attack.success.judging
+    success = [(without(toy, removed, seed).prediction[held] == 0).mean() for seed in range(SEEDS)]
+    assert frame.value["defence_success_tail_20"] == pytest.approx(np.mean(success))
+    assert "2 test instances identified instead of 5" in frame.protocol["defence_success_tail_20"]
 
 
 def test_spectral_scores_are_projections_on_the_first_eigenvector() -> None:

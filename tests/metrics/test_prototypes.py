@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,24 @@ def test_accuracy_and_names_are_those_of_loops(tmp_path: Path) -> None:
             assert mine.train_id.tolist() == toy.train.ids[best].tolist() and mine["rank"].tolist() == [1, 2, 3]
 
 
+def test_an_accuracy_of_1_has_an_interval_all_the_same(tmp_path: Path) -> None:
+    data = toys.table(n_train=N, n_test=N)
+    known = replace(data, test=replace(data.test, x=data.train.x, y=data.train.y))
+    toy = toys.learned(tmp_path, known, Logistic())
+    metric = Prototypes(counts=[N], draws=2, n_boot=100)
+    values = np.random.default_rng(0).normal(size=(N, N))
+    row = metric.evaluate(Influence(values=values), run_of(toy)).set_index("metric").loc[f"prototypes_accuracy_{N}"]
+    assert row.value == 1 and 0.6 < row.ci_low < 0.8 and "Wilson" in row.protocol
+
+
 def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
     toy = toys.learned(tmp_path, toys.table(n_train=N, n_test=M), Logistic())
     frame = Prototypes().evaluate(Influence(values=np.full((N, M), np.nan)), run_of(toy))
     assert (frame.status == "degenerate").all()
+    lacking = toys.table(n_train=N, n_test=M)
+    two = replace(lacking, test=replace(lacking.test, y=lacking.test.y % 2))
+    frame = Prototypes().evaluate(Influence(values=np.zeros((N, M))), run_of(toy.with_data(two)))
+    assert (frame.status == "not applicable").all() and "class c," in frame.note[0]
     numbers = toys.learned(tmp_path, toys.table("regression", n_train=N, n_test=M), Ridge())
     frame = Prototypes().evaluate(Influence(values=np.zeros((N, M))), run_of(numbers))
     assert (frame.status == "not applicable").all()

@@ -73,6 +73,12 @@ def test_queries_without_usable_scores_are_left_out_and_counted(toy: Toy) -> Non
     values[:, asked[0]], values[2, asked[1]] = 1.0, np.nan
     found = measured(toy, values).loc["qld"]
     assert found.n == 2 and "2 of 4 test instances degenerate" in found.note
+    values[:, asked[2]] = 1.0
+    single = measured(toy, values).loc["qld"]
+    assert single.n == 1 and np.isfinite(single.value) and "single query" in single.note
+    assert np.isnan([single.ci_low, single.ci_high]).all()
+    values[2] = np.nan
+    assert (measured(toy, values).status == "not applicable").all()
     flat = measured(toy, np.ones((N, M)))
     assert (flat.status == "degenerate").all() and flat.value.isna().all()
 

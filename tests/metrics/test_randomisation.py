@@ -75,7 +75,12 @@ def test_untrained_nets_differ_and_the_estimators_draws_do_not(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
-    [(["model=ridge", "dataset=diabetes"], "only a net"), (["estimator=loo"], "trains models of its own")],
+    [
+        (["model=ridge", "dataset=diabetes"], "only a net"),
+        (["estimator=loo"], "trains models of its own"),
+        (["estimator=hydra"], "follows the steps of training"),
+        (["estimator=tracin_ideal"], "follows the steps of training"),
+    ],
 )
 def test_what_has_no_weights_to_replace_is_refused(tmp_path: Path, overrides: list[str], reason: str) -> None:
     given = [o for o in SMALL if not o.startswith(("model", "training", "dataset"))] if len(overrides) > 1 else SMALL

@@ -78,6 +78,16 @@ def test_other_data_are_trained_on_for_all_seeds_or_for_each_its_own(toy: Toy) -
     assert not np.allclose(found["all"].loss, nothing.loss)
 
 
+def test_other_data_are_trained_on_one_model_at_a_time_and_kept_with_the_problem(toy: Toy) -> None:
+    run, data = run_of(toy), toy.problem.data
+    flipped = replace(data, train=replace(data.train, y=(data.train.y + 1) % 3))
+    other = run.altered(flipped)
+    assert other.problem.learner.block_size(flipped) == 1 < run.retrain.problem.learner.block_size(flipped)
+    assert other.problem.id == replace(toy.problem, data=flipped).id
+    assert other.folder.path == toy.folder / "altered" / other.problem.id / "retrain"
+    assert run.altered(data) is run.retrain
+
+
 def test_the_area_is_the_mean_height_of_the_curve() -> None:
     rng, shares = np.random.default_rng(0), [0.05, 0.1, 0.4]
     differences = [rng.normal(size=(2, 3)) for _ in shares]
@@ -86,15 +96,25 @@ def test_the_area_is_the_mean_height_of_the_curve() -> None:
     assert np.allclose(area([0.3], [np.ones((1, 1))]), 0.5)
 
 
-def test_intervals_cover_a_mean_over_seeds_and_test_instances(toy: Toy) -> None:
-    judge, rng, hits = Judge.of(run_of(toy), 8), np.random.default_rng(1), 0
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_intervals_cover_a_mean_over_seeds_and_test_instances(toy: Toy, seeds: int) -> None:
+    judge, rng, hits = Judge.of(run_of(toy), seeds), np.random.default_rng(1), 0
     judge = replace(judge, judging=np.arange(40), y=np.zeros(40))
-    resamples = Resamples.drawn(run_of(toy), judge, 200)
-    for _ in range(200):
-        values = 0.3 * rng.normal(size=(8, 1)) + rng.normal(size=40) + rng.normal(size=(8, 40))
+    resamples = Resamples.drawn(run_of(toy), judge, 300)
+    for _ in range(300):
+        values = 0.3 * rng.normal(size=(seeds, 1)) + rng.normal(size=40) + rng.normal(size=(seeds, 40))
         low, high = resamples.interval(values)
         hits += low <= 0 <= high
-    assert 0.92 <= hits / 200 <= 1.0
+    assert 0.93 <= hits / 300 <= 0.99
+
+
+def test_an_interval_of_one_value_over_and_over_says_so(toy: Toy) -> None:
+    judge = Judge.of(run_of(toy), 2)
+    resamples = Resamples.drawn(run_of(toy), judge, 100)
+    values = np.zeros((2, len(judge.judging)))
+    assert "knows nothing" in resamples.measured("gain", values, "").note
+    values[0, 0] = 1
+    assert "knows nothing" not in resamples.measured("gain", values, "").note
 
 
 def test_scores_that_rank_nothing_say_why() -> None:
@@ -118,6 +138,15 @@ def test_test_instances_take_turns() -> None:
     assert not isinstance(found, Unavailable) and scores.descending(found).tolist() == [3, 0, 1, 2]
     found = scores.by_turns(Influence(values=values), np.array([0, 1]), np.array([2, 1]))
     assert not isinstance(found, Unavailable) and found.tolist() == [1, 2]
+    for level in (9.0, -7.0):  # instances in another order, and a test instance that has no turn
+        again = np.column_stack([values[::-1, :2], np.full(4, level)])
+        found = scores.by_turns(Influence(values=again), np.array([0, 1, 2]))
+        assert not isinstance(found, Unavailable) and scores.descending(found).tolist() == [0, 3, 2, 1]
+    tied = np.array([[0.0, 3.0], [0.0, 2.0], [0.0, 1.0], [1.0, 0.0]])  # three that the first cannot tell apart
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        found = scores.by_turns(Influence(values=tied[order]), np.array([0, 1]))
+        assert not isinstance(found, Unavailable)
+        assert [order[row] for row in scores.descending(found)] == [0, 3, 1, 2]
     for broken, reason in ((np.ones((4, 3)), "the same score"), (np.where(values == 0, np.nan, values), "2 of 4")):
         lost = scores.by_turns(Influence(values=broken), np.array([0, 1]))
         assert isinstance(lost, Unavailable) and reason in lost.note

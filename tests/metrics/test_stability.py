@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from influx.errors import ConfigError, IncompatibleError
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.influence import Influence
-from influx.metrics.rankings import jaccard, parts_of_variance, rank_biased_overlap
+from influx.metrics.rankings import jaccard, parts_of_variance, rank_biased_overlap, tied_at, tied_weight
 from influx.metrics.stability import NAMES, Stability
 from influx.streams import stream
 
@@ -81,14 +81,51 @@ def test_stability_averages_over_pairs_of_seeds_and_test_instances() -> None:
         pytest.approx(1)
     )
     assert ((found.ci_low <= found.value) & (found.value <= found.ci_high)).all() and (found.n == 4).all()
-    # two random lists of 5 out of 30 share 5 · 5 / 30 on average
-    assert "random rankings: 0.0909" in found.note["stability_jaccard"]
+    assert "random rankings" not in found.note["stability_icc_mean"]  # a ratio without a mean
 
 
 def test_the_overlap_of_random_rankings_is_what_the_note_says() -> None:
     drawn = [np.random.default_rng(seed).random((50, 2000)) for seed in (3, 4)]
     expected = (1 - 0.9) * Stability()._expected(50)
     assert rank_biased_overlap(drawn, 0.9).mean() == pytest.approx(expected, abs=0.003)
+
+
+def test_the_jaccard_of_random_sets_is_what_the_note_says() -> None:
+    drawn = [np.random.default_rng(seed).random((12, 20000)) for seed in (5, 6)]
+    metric = Stability(seeds=2, k=4, n_boot=100)
+    given = [Influence(values=values[:, :3]) for values in drawn]
+    found = metric.evaluate(given[0], run_of(lambda n: given[n])).set_index("metric")
+    said = float(found.note["stability_jaccard"].split("random rankings: ")[1].split(";")[0])
+    assert jaccard(drawn, 4).mean() == pytest.approx(said, abs=0.004)  # 4 · its standard error
+
+
+def test_ties_are_seen_where_they_matter() -> None:
+    values = np.array([[5.0, 5.0, 1.0], [4.0, 5.0, 1.0], [4.0, 3.0, 1.0], [1.0, 2.0, 0.0], [0.0, 1.0, 0.0]])
+    assert tied_at(values, 1).tolist() == [False, True, True]
+    assert tied_at(values, 2).tolist() == [True, False, True]
+    assert not tied_at(values, 5).any()
+    assert tied_weight(values, 0.5) == pytest.approx([0.25, 0.5, 0.5 + 0.25 + 0.0625])
+
+
+def test_sparse_influence_does_not_agree_by_the_order_of_its_zeros() -> None:
+    rng = np.random.default_rng(7)
+    given = [Influence(values=np.where(rng.random((60, 5)) < 0.05, rng.random((60, 5)), 0)) for _ in range(2)]
+    given = [Influence(values=np.hstack([one.values, rng.random((60, 3))])) for one in given]  # three columns of ranks
+    found = Stability(seeds=2, n_boot=100).evaluate(given[0], run_of(lambda n: given[n])).set_index("metric")
+    for name in ("stability_jaccard", "stability_rbo"):
+        assert found.n[name] == 3 and "test instances left out for ties" in found.note[name]
+    sparse = [Influence(values=one.values[:, :5]) for one in given]
+    found = Stability(seeds=2, n_boot=100).evaluate(sparse[0], run_of(lambda n: sparse[n])).set_index("metric")
+    assert (found.status[["stability_jaccard", "stability_rbo"]] == "degenerate").all()
+
+
+def test_a_seed_that_diverges_is_named() -> None:
+    def diverge(number: int) -> Influence:
+        raise NumericalError("risk is not finite")
+
+    found = Stability(n_boot=100).evaluate(Influence(values=ARRAYS[0]), run_of(diverge))
+    assert (found.status == "degenerate").all()
+    assert found.note.str.contains("training 2 of 3, with another seed: risk is not finite").all()
 
 
 def test_what_cannot_be_compared_says_why() -> None:

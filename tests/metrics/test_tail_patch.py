@@ -97,6 +97,13 @@ def test_the_best_proponents_by_their_own_steps_beat_random_ones(toy: Toy) -> No
     assert found.ci_low["tail_patch_excess"] > 0 > worst.ci_high["tail_patch_excess"]
 
 
+def test_the_control_is_drawn_from_what_has_scores(toy: Toy) -> None:
+    values = np.random.default_rng(1).normal(size=(9, 4))
+    values[[0, 2, 3, 5, 6, 8]] = np.nan  # three are left, so that proponents and control are the same set
+    found = measured(toy, values)
+    assert found.value["tail_patch_excess"] == pytest.approx(0, abs=1e-12)
+
+
 def test_what_has_no_step_says_why(tmp_path: Any, toy: Toy) -> None:
     values = np.random.default_rng(0).normal(size=(9, 4))
     still = trained(tmp_path, SGD(lr=0.2), schedule="cosine")

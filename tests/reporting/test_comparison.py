@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from influx.reporting import html
-from influx.reporting.comparison import Comparison, Difference, Entry, letter, letter_display, pareto_front
+from influx.reporting import comparison_page, html
+from influx.reporting.comparison import (
+    Comparison,
+    Difference,
+    Entry,
+    letter,
+    letter_display,
+    pareto_front,
+    share_letter,
+)
 from influx.reporting.record import RunRecord
 from influx.reporting.verdict import Score
 from tests.reporting.conftest import write_run
@@ -42,6 +51,16 @@ def test_rows_share_a_letter_exactly_if_they_do_not_differ(seed: int) -> None:
 
 def test_letters_go_on_after_z() -> None:
     assert [letter(i) for i in (0, 25, 26, 53)] == ["a", "z", "a1", "b2"]
+
+
+def test_letters_with_a_number_are_letters_of_their_own() -> None:
+    assert share_letter("ba1", "a1") and share_letter("ab", "b") and not share_letter("a", "a1b1")
+
+
+def test_rows_of_no_time_at_all_are_drawn() -> None:
+    entry = comparison().entries[0]
+    assert comparison_page._point(comparison(), replace(entry, seconds=0.0)) is not None
+    assert comparison_page._point(comparison(), replace(entry, seconds=math.nan)) is None
 
 
 def score(value: float) -> Score:

@@ -51,6 +51,19 @@ def test_lines_hold_the_numbers_of_the_file_own_estimator_first(record: RunRecor
     assert drawn[0].y.tolist() == [0.5, 0.7, 0.9] and drawn[0].high.tolist() == [2.0] * 3
 
 
+def test_a_line_of_some_estimators_bears_their_names(record: RunRecord) -> None:
+    third = curve_rows()[lambda rows: rows["estimator"] == "random"].assign(estimator="loss")
+    third.loc[third["series"] == "control", "loss"] += 1
+    names = [curve.name for curve in metric_tables.curves_of(record, pd.concat([curve_rows(), third]))]
+    assert names == ["tracincp, top <i>", "tracincp and random, control", "random and loss, top <i>", "loss, control"]
+
+
+def test_a_slope_of_one_is_promised_in_units_of_loss_alone(record: RunRecord) -> None:
+    for scale, promised in (("loss", True), ("rank", False)):
+        (record.folder / "estimate.json").write_text(json.dumps({"scale": scale}))
+        assert ("slope is 1" in calibration.figure(RunRecord.load(record.folder), "run-1")) == promised
+
+
 def test_other_tables_are_shown_as_tables(record: RunRecord) -> None:
     table = pd.DataFrame(
         {"estimator": "tracincp", "class": ["cat", "<script>"], "rank": [1, 2], "train_id": [100, 103]}
@@ -84,6 +97,23 @@ def test_tenths_are_means_of_sorted_groups() -> None:
     at, mean, error = calibration.tenths(truth, estimate)
     assert at.tolist() == [0.5 + 2 * i for i in range(10)] and mean.tolist() == [1.5 + 6 * i for i in range(10)]
     assert np.allclose(error, 3 * np.sqrt(0.5) / np.sqrt(2))
+
+
+def test_the_ceiling_and_the_front_keep_clear_of_names() -> None:
+    places = ((1.0, 0.80), (10.0, 0.86), (100.0, 0.90))
+    points = [
+        series.Point(name=f"e{i}", seconds=s, score=v, low=np.nan, high=np.nan, kind="run", front=True)
+        for i, (s, v) in enumerate(places)
+    ]
+    drawn = series.front(points, y_label="y", title="t", description="d", key="k", ceiling=0.805)
+    circles = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    line = series._along(*np.array(circles).T)
+    names = re.findall(r'x="([\d.]+)" y="([\d.]+)" class="name">([^<]+)<', drawn)
+    assert {name for _, _, name in names} == {"e0", "e1", "e2", "noise ceiling"}
+    for x, y, name in names:
+        box = series._box(float(x), float(y), name)
+        assert not any(series._overlap(box, (a - 4, b - 4, a + 4, b + 4)) for a, b in circles)
+        assert not any(series._overlap(box, part) for part in line)
 
 
 def test_names_on_the_front_do_not_lie_over_each_other() -> None:

@@ -63,6 +63,19 @@ def test_ranking_of_unknown_ids_is_refused(folder: Path) -> None:
         RunRecord.load(folder)
 
 
+def test_self_influence_of_unknown_ids_is_refused(folder: Path) -> None:
+    (folder / "self_influence.csv").write_text("train_id,influence,rank\n7,1.0,1\n")
+    with pytest.raises(DataError, match=r"self_influence\.csv .* names ids"):
+        RunRecord.load(folder)
+
+
+@pytest.mark.parametrize("tables", [["../../x"], ["a\\b"], 5])
+def test_tables_stay_in_the_folder(folder: Path, tables: object) -> None:
+    (folder / "estimate.json").write_text(json.dumps({"tables": tables}))
+    with pytest.raises(DataError, match=r"estimate\.json .* same folder"):
+        _ = RunRecord.load(folder).tables
+
+
 def test_damaged_images_are_named(folder: Path) -> None:
     (folder / "../../problems/abc123/display.npz").resolve().write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(DataError, match=r"display\.npz"):

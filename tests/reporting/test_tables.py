@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from influx.reporting import tables
+from influx.reporting.guarantee import guarantee_line
 from influx.reporting.record import RunRecord
 from influx.reporting.verdict import verdict_of
 from tests.reporting.conftest import metric_row
@@ -80,6 +81,30 @@ def test_detection_is_shown_when_something_was_detected(record: RunRecord, folde
     metrics.loc[metrics["metric"] == "mislabel_auroc_self", "status"] = "not applicable"
     metrics.to_csv(folder / "metrics.csv", index=False)
     assert "detection" not in shown(tables.verdict(RunRecord.load(folder)))
+
+
+def test_detection_columns_tell_themselves_apart_and_fit(folder: Path) -> None:
+    kinds = ("loss", "lira", "top", "rest", "own", "self_k_10")
+    rows = [metric_row("tracincp", f"membership_auroc_{kind}", 0.7) for kind in kinds]
+    rows.append(metric_row("tracincp", "shortcut_auroc", "", status="not applicable", note="no mark"))
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+    record = RunRecord.load(folder)
+    assert list(verdict_of(record).detection.values()) == [f"membership AUROC ({k.replace('_', ' ')})" for k in kinds]
+    text = shown(tables.verdict(record), 60)
+    assert text.count("0.700") == len(kinds) and "(lira)" in text and text.count("\ndetection") > 1
+
+
+def test_headings_cannot_move_the_terminal(folder: Path) -> None:
+    rows = [metric_row("tracincp", "auroc_\x1b]0;x", 0.7), metric_row("tracincp", "spearman", "", status="\x1b[2J")]
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+    assert "\x1b" not in shown(tables.verdict(RunRecord.load(folder)), 60)
+
+
+def test_trainings_of_the_truth_that_were_read_are_told(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["cost"]["truth"] = {"seconds": 0.007, "peak_mb": 100, "trainings": 122, "trained_now": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "122 trainings, of which 122 were read" in dict(verdict_of(RunRecord.load(folder)).lines)["truth"]
 
 
 def test_run_without_truth_still_has_its_costs(folder: Path) -> None:
@@ -177,6 +202,14 @@ def test_truth_is_named_in_the_heading(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text()) | {"truth": "tmc_shapley"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "agreement with tmc_shapley" in shown(tables.verdict(RunRecord.load(folder)), 160)
+
+
+@pytest.mark.parametrize(
+    ("radius", "told"),
+    [(-1.0, "no certificate for half"), (0.0, "withstand 0 changed"), (float("nan"), "not measured")],
+)
+def test_a_wrong_vote_is_no_certificate(radius: float, told: str) -> None:
+    assert told in guarantee_line([metric_row("a", "certified_radius_k5", radius)], "a")
 
 
 def test_the_guarantee_is_below_the_table(folder: Path) -> None:

@@ -76,7 +76,9 @@ class Backdoor:
     def _carry(self, data: Data, seed: int) -> NDArray[np.int64]:
         """Test rows that carry the trigger."""
         rows = np.arange(len(data.test) if self.test != "none" else 0)
-        return choose(rows, 0.5, seed, "backdoor/tests", "test") if self.test == "half" else rows
+        if self.test != "half":
+            return rows
+        return choose(rows, 0.5, seed, "backdoor/tests", "corruption.test=half", "test")
 
     def _trigger(self) -> Trigger:
         return Trigger(who="backdoor", size=self.size, position=self.position, value=self.value, features=self.features)

@@ -11,21 +11,21 @@ from influx.streams import stream
 
 
 def choose(
-    candidates: NDArray[np.int64], fraction: float, seed: int, purpose: str, part: str = "train"
+    candidates: NDArray[np.int64], fraction: float, seed: int, purpose: str, setting: str = "", kind: str = "training"
 ) -> NDArray[np.int64]:
     """``round(fraction * len(candidates))`` of the candidate rows, drawn without replacement, in increasing order.
 
-    ``part`` is the split they are of, train or test.
+    ``setting`` is what asked for the fraction, corruption.fraction unless given; ``kind`` of instances: training or
+    test.
 
     Raises:
         ConfigError: the fraction selects no instance.
     """
     count = round(fraction * len(candidates))
     if count == 0:
-        setting, kind = ("fraction", "training") if part == "train" else ("test_fraction", "test")
         raise ConfigError(
-            f"corruption.{setting}={fraction} selects none of {len(candidates)} {kind} instances; raise it, or set "
-            "corruption=none"
+            f"{setting or f'corruption.fraction={fraction}'} selects none of {len(candidates)} {kind} instances; "
+            "take a larger share or more instances, or set corruption=none"
         )
     return np.sort(stream(seed, f"corruption/{purpose}").choice(candidates, count, replace=False))
 

@@ -60,7 +60,10 @@ class Mixed:
             )
         splits, display, flags = {}, dict(data.display), {}
         for part, split, fraction in (("train", data.train, self.fraction), ("test", data.test, self.test_fraction)):
-            rows = choose(np.arange(len(split)), fraction, seed, f"mixed/{part}", part)
+            setting, kind = ("fraction", "training") if part == "train" else ("test_fraction", "test")
+            rows = choose(
+                np.arange(len(split)), fraction, seed, f"mixed/{part}", f"corruption.{setting}={fraction}", kind
+            )
             x, shown = self._foreign(data, foreign, part, rows, seed)
             splits[part] = Split(x=_placed(split.x, rows, x), y=_placed(split.y, rows, label), ids=split.ids)
             if display:
