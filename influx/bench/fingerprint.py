@@ -35,7 +35,7 @@ def change(then: Sequence[float], now: Sequence[float]) -> float:
     At least |‖now‖ − ‖then‖| / ‖then‖, which is exact: a factor is seen however the random sums fall.
     Infinite where the shape or the number of finite values differs.
     """
-    if len(then) != len(now) or not math.isclose(then[1], now[1], abs_tol=1e-9):
+    if len(then) != len(now) or not math.isclose(then[1], now[1], abs_tol=1e-6):
         return math.inf
     apart = np.asarray(now[2:]) - np.asarray(then[2:])
     moved = math.sqrt(float((apart**2).mean()))

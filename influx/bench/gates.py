@@ -138,8 +138,8 @@ def _moved(key: str, name: str, then: Sequence[float], now: Sequence[float], els
     if not then or not now:
         message = f"{what} {'came new' if now else 'got lost'}"
     elif not (moved := change(then, now)) <= allowed:
-        far = f"about {100 * moved:.3g}%" if math.isfinite(moved) else "in shape or in which are finite"
-        message = f"{what} moved by {far} ({100 * allowed:g}% allowed)"
+        far = f"by about {100 * moved:.3g}%" if math.isfinite(moved) else "in shape or in which are finite"
+        message = f"{what} moved {far} ({100 * allowed:g}% allowed)"
     else:
         return
     message += "; if that is meant, --update-baseline accepts it"

@@ -1,4 +1,4 @@
-"""MLflow: a run with parameters, metrics, tags and the report, in a store of files."""
+"""MLflow: a run with parameters, metrics and tags, in a store of files."""
 
 from __future__ import annotations
 
@@ -53,8 +53,6 @@ class MLflow:
             for start in range(0, max(len(metrics), len(params), len(tags)), BATCH):
                 part = slice(start, start + BATCH)
                 client.log_batch(number, metrics[part], params[part], tags[part])
-            if told.report is not None:
-                client.log_artifact(number, str(told.report))
             client.set_terminated(number)
         return number
 

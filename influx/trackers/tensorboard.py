@@ -28,8 +28,6 @@ class TensorBoard:
             rows = {**told.params, **told.tags}
             table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {_cell(v)} |" for k, v in rows.items())])
             writer.add_text("settings", table, 0)
-            if told.report is not None:
-                writer.add_text("report", str(told.report), 0)  # TensorBoard shows no pages
             events: Any = writer.file_writer  # annotated as None
             for summary in hparams(dict(told.params), dict(told.metrics)):
                 events.add_summary(summary)

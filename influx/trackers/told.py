@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -10,8 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 HIDDEN = "(hidden)"
-SECRET = re.compile(r"(^|[._])(secret|token|password|passwd|credential|api_?key|access_?key)s?($|[._])", re.IGNORECASE)
-USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of an address with a password
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+SECRETS = {
+    *("secret", "token", "password", "passwd", "passphrase", "pwd", "credential", "auth", "authorization", "bearer"),
+    *("cookie", "signature", "apikey"),
+}
+KEYS = {"api", "access", "private", "ssh"}  # of a key
+USER = re.compile(r"(?<=://)[^@\s]+(?=@)")  # of an address with a password
+QUERY = re.compile(r"(?<=\?)\S*=\S*")  # of an address: signatures stand there
 
 Plain = str | int | float | bool
 
@@ -26,14 +33,12 @@ class Told:
         metrics: ``estimator/metric``, its interval as ``.ci_low`` and ``.ci_high``, ``estimator/seconds`` and the like;
             finite numbers.
         tags: id of the problem, ground truth, versions.
-        report: the page about the run; None where there is none.
     """
 
     name: str
     params: Mapping[str, Plain]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
-    report: Path | None
 
 
 class Tracker(Protocol):
@@ -60,8 +65,18 @@ def params_of(values: Mapping[str, Any], choices: Mapping[str, str], without: Co
     rest = {name: value for name, value in values.items() if name not in without}
     flat: dict[str, Plain] = {}
     for name, value in (*_flat(rest), *chosen.items()):
-        flat[name] = HIDDEN if SECRET.search(name) else USER.sub(HIDDEN, value) if isinstance(value, str) else value
+        flat[name] = HIDDEN if _secret(name) else _plain(value)
     return dict(sorted(flat.items()))
+
+
+def _secret(name: str) -> bool:
+    words = [word.lower().removesuffix("s") for word in WORD.findall(name)]
+    keys = {before for before, word in itertools.pairwise(words) if word == "key"}
+    return bool(SECRETS & set(words) or {key.removesuffix("s") for key in KEYS} & keys)
+
+
+def _plain(value: Plain) -> Plain:
+    return QUERY.sub(HIDDEN, USER.sub(HIDDEN, value)) if isinstance(value, str) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Plain]]:
@@ -73,6 +88,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Pl
             yield from _flat(value, f"{name}.")
         elif isinstance(value, bool | int | float | str):
             yield name, value
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            yield from _flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
         else:  # a list, or null
             yield name, str(value)
 

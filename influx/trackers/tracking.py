@@ -9,10 +9,10 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
+from influx import interrupts
 from influx.config import PRESENTATION, Settings, load_choice
-from influx.errors import ConfigError
+from influx.errors import ConfigError, Interrupted, UserError
 from influx.instantiate import build
 from influx.manifest import Manifest
 from influx.store import Folder, content_hash
@@ -32,13 +32,20 @@ def trackers_of(settings: Settings) -> dict[str, Tracker]:
     for name in settings["trackers"]:
         node = load_choice("tracker", name, settings.config_dir, "trackers")
         tracker: Tracker = build(node, f"trackers.{name}", list(settings["trust"]))
-        if importlib.util.find_spec(tracker.package) is None:
+        if not _installed(tracker.package):
             raise ConfigError(
                 f"trackers=[{name}] needs the package {tracker.package}, which is not installed; "
-                f"pip install '{tracker.extra}', or leave {name} out"
+                f"pip install '{getattr(tracker, 'extra', tracker.package)}', or leave {name} out"
             )
         found[name] = tracker
     return found
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
 
 
 def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
@@ -51,13 +58,16 @@ def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
         return
     told = _told(settings, folder, manifest)
     listed = folder.checksums()
-    state = content_hash([dict(told.params), {name: listed.get(name) for name in ("metrics.json", "report.html")}])
+    state = content_hash([dict(told.params), listed.get("metrics.json")])
     before = list(manifest.values["warnings"])
     for name, tracker in trackers_of(settings).items():
         earlier = [sentence for sentence in manifest.values["warnings"] if sentence.startswith(f"tracker {name}: ")]
         try:
             _tell(name, tracker, told, folder.sub(FOLDER), state)
-        except Exception as error:  # a copy for another tool is no reason to lose a run, whatever happened to it
+        except (KeyboardInterrupt, Interrupted, interrupts.Stopped):
+            raise
+        except BaseException as error:  # a copy for another tool is no reason to lose a run, not even its sys.exit
+            shutil.rmtree(folder / FOLDER / name, ignore_errors=True)  # it may have filled the disk
             sentence = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning("tracker %s: %s", name, sentence, exc_info=True)
             sentence = f"tracker {name}: the run is not logged ({sentence}); the same command tries again"
@@ -65,8 +75,12 @@ def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
             manifest.warn(sentence)
         else:
             manifest.values["warnings"] = [w for w in manifest.values["warnings"] if w not in earlier]
+        interrupts.check()
     if manifest.values["warnings"] != before:
-        manifest.save("done")
+        try:
+            manifest.save("done")
+        except UserError as error:  # the run is done, and its manifest says so
+            log.warning("%s", error)
 
 
 def _tell(name: str, tracker: Tracker, told: Told, folder: Folder, state: str) -> None:
@@ -93,7 +107,6 @@ def _told(settings: Settings, folder: Folder, manifest: Manifest) -> Told:
         metrics=metrics_of(rows, values.get("cost", {})),
         tags={"problem": str(values.get("problem", {}).get("id", "")), "truth": str(values.get("truth", ""))}
         | {f"version {name}": str(version) for name, version in versions.items()},
-        report=folder / "report.html" if folder.has("report.html") else None,
     )
 
 
@@ -118,8 +131,3 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def copied(report: Path | None, folder: Path) -> Path | None:
-    """The report, copied into a folder; None where there is none."""
-    return None if report is None else Path(shutil.copy(report, folder))

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: settings, a summary and the report."""
+"""Weights & Biases, offline: settings and a summary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 from influx.errors import ConfigError
 from influx.store import content_hash
 from influx.trackers.told import Told
-from influx.trackers.tracking import copied, environment
+from influx.trackers.tracking import environment
 
 ALONE = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
@@ -36,8 +36,8 @@ class WandB:
             raise ConfigError("project must be a name, got nothing; write influx")
 
     def log(self, told: Told, folder: Path) -> str:
-        """Write one offline run and end it; its id, which is made of the run's name and problem."""
-        number = content_hash([told.name, dict(told.tags).get("problem", "")])
+        """Write one offline run and end it; its id, which is made of the run's name, problem and settings."""
+        number = content_hash([told.name, dict(told.tags).get("problem", ""), dict(told.params), self.project])
         cache = folder / "cache"  # else it lies in the user's home
         places = {f"WANDB_{what}_DIR": str(cache) for what in ("CACHE", "CONFIG", "DATA")}
         with environment(ALONE | places):
@@ -65,9 +65,6 @@ class WandB:
             )
             try:
                 run.summary.update(dict(told.metrics))
-                report = copied(told.report, Path(run.dir))
-                if report is not None:
-                    run.save(str(report), base_path=run.dir, policy="end")
             finally:
                 run.finish()
                 wandb.teardown()  # its background process ends

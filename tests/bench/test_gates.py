@@ -70,6 +70,12 @@ def test_numbers_that_moved_fail_although_the_metric_did_not(made: Make) -> None
     assert found(made, there, {"prints": {"values": (1.4, 1.0, *sums)}}) == [("note", "run"), ("fail", "quality")]
 
 
+def test_a_share_of_finite_numbers_that_a_file_has_rounded_is_the_same(made: Make) -> None:
+    sums = (1.0, -1.0) * 12
+    then, now = {"values": (1.0, 0.3333333, *sums)}, {"values": (1.0, 1 / 3, *sums)}
+    assert found(made, {"prints": then}, {"prints": now}) == []
+
+
 def test_a_number_that_is_none_is_no_pass(made: Make) -> None:
     assert found(made, {}, {"value": float("nan")}) == [("fail", "quality")]
 
