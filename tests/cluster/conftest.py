@@ -134,8 +134,16 @@ class Cluster:
         return [pid for pid in (int(line.split()[0]) for line in listed.splitlines()[1:]) if lives(pid)]
 
     def kill(self, job: str) -> None:
-        """SIGKILL to all processes of a job."""
-        for pid in until(lambda: self.pids(job), f"job {job} has processes"):
+        """SIGKILL to all processes of a job at once.
+
+        They are stopped first: Slurm, seeing the first of them die, would ask the others to end with SIGTERM.
+        """
+        stopped: set[int] = set()
+        while new := set(until(lambda: self.pids(job), f"job {job} has processes")) - stopped:
+            for pid in new:
+                os.kill(pid, signal.SIGSTOP)
+            stopped |= new
+        for pid in stopped:
             os.kill(pid, signal.SIGKILL)
 
     def ended(self, job: str) -> str | None:
