@@ -117,6 +117,7 @@ WAYS = [
     _cg("block, EK-FAC preconditioner", "ggn", preconditioner="ekfac"),
     _way("lissa", "4 x 1,000 of 32 (default)", "ggn", LiSSAInfluence),
     _way("lissa", "4 x 1,000 of 32", HESSIAN, LiSSAInfluence),
+    _way("lissa", "1 x 1,000 of 32", HESSIAN, LiSSAInfluence, repeats=1),
     _way("lissa", "1 x 500 of all", HESSIAN, LiSSAInfluence, batch_size=10**9, repeats=1, depth=500),
     _way("arnoldi", "100 of 200 (default)", "ggn", ArnoldiInfluence),
     _way("arnoldi", "100 of 200", HESSIAN, ArnoldiInfluence),

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from influx.commands.advice_facts import Facts, facts_of
-from influx.commands.advice_figures import CHANCE, REGIMES, Goal, figure
+from influx.commands.advice_figures import CHANCE, REGIMES, Figure, Goal, figure
 from influx.commands.advice_past import Measurement, measurements
 from influx.commands.advice_rules import Candidate, Rule, rules_for
 from influx.commands.outlook import Outlook
@@ -48,6 +48,7 @@ class Advice:
         measured_seconds: median over runs of the problem; NaN where there is none.
         why: one clause.
         sources: of the clause and of ``expected``.
+        overrides: what chooses it on the command line, with the settings that belong to ``expected``.
     """
 
     name: str
@@ -64,11 +65,7 @@ class Advice:
     needs: tuple[str, ...] = ()
     card: Mapping[str, str] | None = None
     sources: tuple[str, ...] = ()
-
-    @property
-    def overrides(self) -> list[str]:
-        """What chooses it on the command line."""
-        return overrides_of(self.name)
+    overrides: tuple[str, ...] = ()
 
     @property
     def order(self) -> tuple[int, float, float]:
@@ -77,10 +74,10 @@ class Advice:
         return VERDICTS.index(self.verdict), -found, self.seconds
 
 
-def overrides_of(name: str) -> list[str]:
-    """What chooses an estimator, with the settings of its variant."""
-    more = [f"estimator.{key}={value}" for key, value in VARIANTS.get(name, {}).items()]
-    return [f"estimator={name.partition(':')[0]}", *more]
+def overrides_of(name: str, tuned: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """What chooses an estimator, with the settings of its variant and others."""
+    more = [f"estimator.{key}={value}" for key, value in (dict(VARIANTS.get(name, {})) | dict(tuned or {})).items()]
+    return (f"estimator={name.partition(':')[0]}", *more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,7 @@ class Adviser:
     @cached_property
     def past(self) -> list[Measurement]:
         """What finished runs have measured."""
-        return measurements(self.job.outputs, self.job.problem.id, self.settings.choices, self.goal)
+        return measurements(self.job.outputs, self.job.problem.id, self.settings.values, self.goal)
 
     def all(self) -> list[Advice]:
         """Every estimator, best first."""
@@ -126,13 +123,16 @@ class Adviser:
     def advice(self, name: str) -> Advice:
         """One estimator by its name, with the variant behind a colon."""
         base, trust = name.partition(":")[0], list(self.settings["trust"])
-        node = load_choice("estimator", base, self.settings.config_dir) | dict(VARIANTS.get(name, {}))
-        problem = self.job.problem
+        plain = load_choice("estimator", base, self.settings.config_dir) | dict(VARIANTS.get(name, {}))
+        problem, node = self.job.problem, plain
         try:
-            estimator = build(node, "estimator", trust)
+            estimator = build(plain, "estimator", trust)
             refuse_missing(estimator.requires, problem.learner.provides, base, self.settings.choices["model"])
             perspective = build(self.settings["perspective"], "perspective", trust)
             perspective.check(estimator, base, problem)
+            tuned = self._tuned(Candidate(name=name, estimator=estimator), plain)
+            node = plain | dict(tuned)
+            estimator = build(node, "estimator", trust)
             job = replace(
                 self.job,
                 settings=self._settings_with(base, node),
@@ -142,8 +142,20 @@ class Adviser:
             )
             rows = self._foreseen(job)
         except UserError as error:
-            return Advice(name=name, settings=node, verdict="cannot serve", why=_clause(str(error)))
-        return self._judged(Candidate(name=name, estimator=estimator), node, rows)
+            overrides = overrides_of(name)
+            return Advice(name=name, settings=node, verdict="cannot serve", why=_clause(str(error)), overrides=overrides)
+        judged = self._judged(Candidate(name=name, estimator=estimator), node, rows)
+        return replace(judged, overrides=overrides_of(name, tuned))
+
+    def _tuned(self, candidate: Candidate, plain: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings that the documented figure was measured with, unless runs have measured the plain ones."""
+        found = self._figure(candidate)
+        mine = (row for row in self.past if row.name == candidate.base and math.isfinite(row.value))
+        return {} if found is None or any(self._fits(row, plain) for row in mine) else found.settings
+
+    def _figure(self, candidate: Candidate) -> Figure | None:
+        elsewhere = candidate.family in ELSEWHERE or self.goal in ("mislabel", "pbrf")
+        return figure(candidate.name, self.goal, self.facts.regime, elsewhere)
 
     def _settings_with(self, base: str, node: Mapping[str, Any]) -> Settings:
         values = dict(self.settings.values) | {"estimator": dict(node)}
@@ -211,12 +223,12 @@ class Adviser:
                 return median(row.value for row in values), count, tuple(f"runs/{row.run}" for row in values)
         if any(rule.name in DEFINED for rule, _ in rules):
             return 1.0, "definition", ()
-        elsewhere = candidate.family in ELSEWHERE or self.goal in ("mislabel", "pbrf")
-        found = figure(candidate.name, self.goal, self.facts.regime, elsewhere)
+        found = self._figure(candidate)
         if found is not None:
             if found.page == CHANCE:
                 return found.value, "definition", ()
             basis = "docs" if found.regime == self.facts.regime else "docs, other training"
+            basis += ", rank correlation" if self.goal == "topk" else ""
             return found.value, basis, (f"{found.page} ({REGIMES[found.regime]})",)
         start, step = UNKNOWN.get(self.goal, OTHERWISE)
         return min(1.0, max(0.0, start + step * sum(rule.effect for rule, _ in rules))), "rules", ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Regime = Literal["minimum", "calm", "momentum", "hot", "kinked", "trees"]
 Goal = Literal["loo", "lds", "mislabel", "topk", "pbrf"]
@@ -34,6 +34,8 @@ MINIMUM = ("if_exact if_cg influence_functions if_last_layer if_ekfac if_lissa i
 FOREST = "leaf_refit leaf_influence boostin trex tree_similarity"
 FLIPPED = ("representer_point representer_l1 renorm_representer tracincp gas if_ekfac relatif if_exact if_last_layer "
            "if_cg influence_functions")  # fmt: skip
+DAMPED = frozenset("if_exact if_cg influence_functions if_lissa if_arnoldi if_ekfac fast_if relatif renorm_if".split())
+RAW = frozenset({"knn_loo", "knn_shapley"})
 # regime, goal, page, names, and their figures in the order of the names; hydra and magic are one derivative
 TABLES: tuple[tuple[Regime, Goal, str, str, str], ...] = (
     ("calm", "loo", LEAVE_ONE_OUT, f"{PATHS} hydra sgd_influence",
@@ -78,30 +80,42 @@ TABLES: tuple[tuple[Regime, Goal, str, str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A documented value: ``page`` has its protocol, ``regime`` is the training that it was measured on."""
+    """A documented value: ``page`` has its protocol, ``regime`` is the training that it was measured on.
+
+    ``settings`` of the estimator, other than its defaults, belong to the value.
+    """
 
     value: float
     page: str
     regime: Regime
+    settings: Mapping[str, Any]
 
 
 def figure(name: str, goal: Goal, regime: Regime, elsewhere: bool) -> Figure | None:
     """What the documentation has for an estimator (``name:variant``); None where nothing was measured.
 
     ``topk`` is stood in for by ``loo``. With ``elsewhere`` the calm training stands in for others: subsets, surrogates
-    and the search for wrong labels depend on it little.
+    and the search for wrong labels depend on it little, unless what is trained is trees.
     """
     asked: Goal = "loo" if goal == "topk" else goal
     found = _FIGURES.get((regime, asked, name))
-    return found if found is not None or not elsewhere else _FIGURES.get(("calm", asked, name))
+    borrows = elsewhere and (regime != "trees" or goal == "mislabel")
+    return found if found is not None or not borrows else _FIGURES.get(("calm", asked, name))
 
 
 def _read() -> dict[tuple[Regime, Goal, str], Figure]:
     read: dict[tuple[Regime, Goal, str], Figure] = {}
     for regime, goal, page, names, values in TABLES:
         for name, value in zip(names.split(), values.split(), strict=True):
-            read.setdefault((regime, goal, name), Figure(value=float(value), page=page, regime=regime))
+            found = Figure(value=float(value), page=page, regime=regime, settings=_settings(page, regime, name))
+            read.setdefault((regime, goal, name), found)
     return read
+
+
+def _settings(page: str, regime: Regime, name: str) -> dict[str, Any]:
+    if page == INFLUENCE and name in DAMPED:
+        return {"damping": 0.0 if regime == "minimum" else 0.01}
+    return {"features": "raw"} if page == SUBSETS and name in RAW else {}
 
 
 _FIGURES = _read()

@@ -12,7 +12,8 @@ from typing import Any
 from influx.commands.advice_figures import Goal
 from influx.commands.outputs import folders, read_manifest
 
-KIND = ("dataset", "model")  # choices that two runs of a kind share
+KIND = ("dataset", "corruption", "model", "optimizer", "training")  # settings that two runs of a kind share
+SIZES = ("n_train", "n_test", "seed", "device")  # apart from these
 METRICS: Mapping[Goal, tuple[str, ...]] = {  # of several, the largest counts
     "loo": ("spearman",),
     "lds": ("lds",),
@@ -42,22 +43,27 @@ class Measurement:
     run: str
 
 
-def measurements(outputs: Path, problem: str, choices: Mapping[str, str], goal: Goal) -> list[Measurement]:
-    """What runs of the same problem, or of the same dataset and model, have measured. Damaged ones are passed over."""
-    return [row for run in folders(outputs / "runs") for row in _of_run(run, problem, choices, goal)]
+def measurements(outputs: Path, problem: str, asked: Mapping[str, Any], goal: Goal) -> list[Measurement]:
+    """What runs of the same problem, or of its kind, have measured. Damaged ones are passed over.
+
+    ``asked`` are the settings of the problem asked about; a run of its kind has the same but for sizes and seeds.
+    """
+    return [row for run in folders(outputs / "runs") for row in _of_run(run, problem, asked, goal)]
 
 
-def _of_run(run: Path, problem: str, choices: Mapping[str, str], goal: Goal) -> Iterator[Measurement]:
+def _of_run(run: Path, problem: str, asked: Mapping[str, Any], goal: Goal) -> Iterator[Measurement]:
     manifest = read_manifest(run)
     theirs = _mapping(manifest.get("choices"))
-    same = _mapping(manifest.get("problem")).get("id") == problem
-    alike = all(theirs.get(group) == choices.get(group) for group in KIND)
-    if manifest.get("status") != "done" or not (same or alike):
+    pointwise = theirs.get("perspective", "pointwise") == "pointwise"
+    if manifest.get("status") != "done" or not pointwise:
+        return
+    same, config = _mapping(manifest.get("problem")).get("id") == problem, _config(run)
+    if not (same or all(_alike(config.get(group), asked.get(group)) for group in KIND)):
         return
     answers = TRUTHS.get(goal) in (None, manifest.get("truth"))
     values = _values(run / "metrics.csv", METRICS[goal]) if answers else {}
     costs, own = _mapping(manifest.get("cost")), str(manifest.get("estimator", ""))
-    settings = _settings(run) if own in values or own in costs else {}
+    settings = _mapping(config.get("estimator"))
     for name in sorted({*values, *costs} - {"truth"}):
         yield Measurement(
             name=name,
@@ -83,8 +89,13 @@ def _values(table: Path, metrics: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def _settings(run: Path) -> dict[str, Any]:
-    """The estimator's settings in ``config.yaml``; nothing where it cannot be read."""
+def _alike(theirs: object, asked: object) -> bool:
+    mine, other = ({k: v for k, v in _mapping(node).items() if k not in SIZES} for node in (theirs, asked))
+    return mine == other
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """All settings of a run, from ``config.yaml``; nothing where it cannot be read."""
     import yaml
 
     try:
@@ -92,7 +103,7 @@ def _settings(run: Path) -> dict[str, Any]:
         loaded = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return _mapping(_mapping(loaded).get("estimator"))
+    return _mapping(loaded)
 
 
 def _seconds(cost: Mapping[str, Any]) -> float:

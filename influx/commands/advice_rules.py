@@ -164,6 +164,15 @@ RULES: tuple[Rule, ...] = (
         source="Cook & Weisberg 1982; Koh & Liang 2017",
     ),
     Rule(
+        name="closed form",
+        goals=SINGLE,
+        holds=lambda f: f.regime == "minimum",
+        of=lambda c: c.base in ("cooks_distance", "influence_sketching"),
+        effect=4,
+        says="has leave-one-out of this model in closed form, up to its sketch",
+        source="Cook & Weisberg 1982; Wojnowicz et al. 2016",
+    ),
+    Rule(
         name="other question",
         goals=SINGLE,
         holds=lambda f: f.net and not f.convex,

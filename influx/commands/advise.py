@@ -118,14 +118,20 @@ def _seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text or not any(float(n) for n, _ in parts):
         raise ConfigError(f"budget must be a time such as 90s, 10m or 2h, got {text!r}; change it")
-    return sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+    seconds = sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+    if not math.isfinite(seconds):
+        raise ConfigError("budget is beyond all numbers; lower it")
+    return seconds
 
 
 def _megabytes(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B?", text)
     if found is None or not float(found[1]):
         raise ConfigError(f"memory must be a size such as 500M or 8G, got {text!r}; change it")
-    return float(found[1]) * SIZES[found[2]]
+    size = float(found[1]) * SIZES[found[2]]
+    if not math.isfinite(size):
+        raise ConfigError("memory is beyond all numbers; lower it")
+    return size
 
 
 def _commands(
@@ -166,8 +172,13 @@ def _command(advice: Advice, adviser: Adviser, overrides: list[str], config_dir:
     if advice.state == "done":
         remark = "; done already"
     elif seconds > adviser.budget:
-        words = [*(word for word in words if word not in asked), "truth=none", "metric=[]"]
+        judging = re.compile(r"[+~]*(truth|metric)\b")
+        words = [*(word for word in words if not judging.match(word)), "truth=none", "metric=[]"]
         remark = f"; {duration(advice.seconds)} without ground truth, which would not fit"
+        try:
+            assemble(compose(words[len(option) :], config_dir), sizes=True)
+        except UserError as error:
+            remark = f"; to be mended before it runs: {error}"
     return shlex.join(["influx", "run", *words]), remark
 
 
@@ -180,7 +191,7 @@ def _plain(found: Sequence[Advice], adviser: Adviser, commands: Sequence[tuple[s
     rows = [
         {
             "estimator": advice.name,
-            "overrides": advice.overrides,
+            "overrides": list(advice.overrides),
             "verdict": advice.verdict,
             "expected": _finite(advice.expected),
             "basis": advice.basis,
@@ -241,7 +252,7 @@ def _show(found: Sequence[Advice], adviser: Adviser, commands: Sequence[tuple[st
         f"seconds: training and estimate, predicted; budget {duration(adviser.budget)}; "
         f"memory {adviser.memory_mb / 1000:.3g} GB; --json has the sources",
     ]
-    lines += [f"{advice.name}: {' '.join(advice.overrides)}" for advice in found if ":" in advice.name]
+    lines += [f"{advice.name}: {' '.join(advice.overrides)}" for advice in found if len(advice.overrides) > 1]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
     console.print()

@@ -116,10 +116,11 @@ class Operator:
     @torch.no_grad()
     def trace(self) -> float:
         """Trace by products with random signs, the same ones every time (Hutchinson 1990); exact below 128 numbers."""
-        probes = torch.eye(self.size, dtype=torch.float64)
         if self.size > VECTORS:
             signs = torch.randint(0, 2, (VECTORS, self.size), generator=torch.Generator().manual_seed(0))
             probes = (2 * signs - 1).double()
+        else:
+            probes = torch.eye(self.size, dtype=torch.float64)
         probes = probes.to(self.decay)
         found = float((probes * self.product(probes)).sum())
         return found if self.size <= VECTORS else found / VECTORS

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import os
+import re
 import shutil
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from influx import interrupts
 from influx.config import PRESENTATION, Settings, load_choice
@@ -19,6 +23,7 @@ from influx.store import Folder, content_hash
 from influx.trackers.told import Told, Tracker, metrics_of, params_of
 
 FOLDER = "trackers"  # inside the run's folder
+LISTENING = 0.2  # seconds between looks for a signal while a tracker works
 log = logging.getLogger("influx")
 
 
@@ -54,15 +59,25 @@ def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
     A tracker begins with an empty folder every time, so that nothing is there twice; ``trackers/<name>.json`` says
     that it is complete, and its id of the run. What goes wrong becomes a warning in the manifest.
     """
-    if not settings["trackers"]:
-        return
+    before = list(manifest.values["warnings"])
+    manifest.values["warnings"] = [w for w in before if _asked_for(w, settings["trackers"])]
+    if settings["trackers"]:
+        _tell_all(settings, folder, manifest)
+    if manifest.values["warnings"] != before:
+        try:
+            manifest.save("done")
+        except UserError as error:  # the run is done, and its manifest says so
+            log.warning("%s", error)
+
+
+def _tell_all(settings: Settings, folder: Folder, manifest: Manifest) -> None:
     told = _told(settings, folder, manifest)
     listed = folder.checksums()
-    state = content_hash([dict(told.params), listed.get("metrics.json")])
-    before = list(manifest.values["warnings"])
     for name, tracker in trackers_of(settings).items():
         earlier = [sentence for sentence in manifest.values["warnings"] if sentence.startswith(f"tracker {name}: ")]
         try:
+            own = str(tracker) if dataclasses.is_dataclass(tracker) else ""
+            state = content_hash([dict(told.params), listed.get("metrics.json"), own])
             _tell(name, tracker, told, folder.sub(FOLDER), state)
         except (KeyboardInterrupt, Interrupted, interrupts.Stopped):
             raise
@@ -76,11 +91,6 @@ def track(settings: Settings, folder: Folder, manifest: Manifest) -> None:
         else:
             manifest.values["warnings"] = [w for w in manifest.values["warnings"] if w not in earlier]
         interrupts.check()
-    if manifest.values["warnings"] != before:
-        try:
-            manifest.save("done")
-        except UserError as error:  # the run is done, and its manifest says so
-            log.warning("%s", error)
 
 
 def _tell(name: str, tracker: Tracker, told: Told, folder: Folder, state: str) -> None:
@@ -92,9 +102,35 @@ def _tell(name: str, tracker: Tracker, told: Told, folder: Folder, state: str) -
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     with quiet():
-        found = tracker.log(told, place)
+        found = _logged(tracker, told, place)
     folder.write_json(mark, {"state": state, "id": found})
     log.info("tracker %s: %s", name, place)
+
+
+def _asked_for(warning: str, names: Sequence[str]) -> bool:
+    about = re.match(r"tracker (\S+): the run is not logged", warning)
+    return about is None or about[1] in names
+
+
+def _logged(tracker: Tracker, told: Told, place: Path) -> str | None:
+    """In a thread of its own: a signal ends the wait for a tool that hangs."""
+    found: list[str | None] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(tracker.log(told, place))
+        except BaseException as error:  # raised below, in the thread that can answer it
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="tracker", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        interrupts.check()
+        thread.join(LISTENING)
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _told(settings: Settings, folder: Folder, manifest: Manifest) -> Told:

@@ -53,7 +53,8 @@ def finished(outputs: Path, name: str, asked: Adviser, value: float, estimator: 
     }
     settings = load_choice("estimator", estimator) | changes.pop("settings", {})
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"estimator": settings}))
+    config = json.loads(json.dumps(dict(asked.settings.values))) | {"estimator": settings} | changes.pop("config", {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with (folder / "metrics.csv").open("w", newline="") as lines:
         table = csv.DictWriter(lines, ["estimator", "metric", "value", "status"])
         table.writeheader()
@@ -103,7 +104,10 @@ def test_what_runs_measured_stands_before_the_documentation(tmp_path: Path, tiny
     asked = adviser(f"paths.outputs={tmp_path}")
     assert tiny.advice("gas").basis == "docs"
     finished(tmp_path, "of_kind", asked, 0.5, problem={"id": "another"})
-    finished(tmp_path, "of_another_kind", asked, 0.9, problem={"id": "another"}, choices={"dataset": "wine"})
+    other = {"problem": {"id": "another"}, "config": {"optimizer": {"lr": 3.0}}}
+    finished(tmp_path, "of_another_kind", asked, 0.9, **other)
+    joint = dict(asked.settings.choices) | {"perspective": "joint"}
+    finished(tmp_path, "of_another_perspective", asked, 0.9, choices=joint)
     found = adviser(f"paths.outputs={tmp_path}").advice("gas")
     assert (found.expected, found.basis) == (0.5, "1 run of its kind") and math.isnan(found.measured_seconds)
     finished(tmp_path, "low", asked, 0.1)
@@ -118,12 +122,29 @@ def test_what_runs_measured_stands_before_the_documentation(tmp_path: Path, tiny
     assert found.measured_seconds == 2.5 and found.sources[:2] == ("runs/high", "runs/low")
 
 
+def test_settings_that_belong_to_a_figure_are_advised_unless_runs_know_better(tmp_path: Path, tiny: Adviser) -> None:
+    found = tiny.advice("if_ekfac")
+    assert found.overrides == ("estimator=if_ekfac", "estimator.damping=0.01") and found.settings["damping"] == 0.01
+    assert found.expected == 0.67
+    finished(tmp_path, "plain", tiny, 0.5, estimator="if_ekfac")
+    known = adviser(f"paths.outputs={tmp_path}").advice("if_ekfac")
+    assert known.overrides == ("estimator=if_ekfac",) and known.expected == 0.5
+
+
+def test_trees_borrow_no_figure_of_nets_and_closed_forms_come_first() -> None:
+    assert adviser("model=hist_gradient_boosting").advice("banzhaf").basis == "rules"
+    assert adviser("model=hist_gradient_boosting", goal="mislabel").advice("banzhaf").basis.startswith("docs")
+    solved = adviser("dataset=diabetes", "model=ridge")
+    assert solved.advice("cooks_distance").expected > solved.advice("tmc_shapley").expected
+    assert adviser(goal="topk").advice("gas").basis == "docs, rank correlation"
+
+
 def test_a_number_that_is_none_is_not_taken_for_one(tmp_path: Path, tiny: Adviser) -> None:
     finished(tmp_path, "one", tiny, 0.4)
-    [row] = measurements(tmp_path, tiny.job.problem.id, tiny.settings.choices, "lds")
+    [row] = measurements(tmp_path, tiny.job.problem.id, tiny.settings.values, "lds")
     assert math.isnan(row.value) and row.seconds == 2.5
     finished(tmp_path, "two", tiny, 0.4, cost={"gas": {"seconds": 0.1, "trainings": 9, "trained_now": 0}})
-    rows = measurements(tmp_path, tiny.job.problem.id, tiny.settings.choices, "loo")
+    rows = measurements(tmp_path, tiny.job.problem.id, tiny.settings.values, "loo")
     assert [math.isnan(row.seconds) for row in rows] == [False, True]  # the second read what others had trained
 
 
@@ -246,6 +267,16 @@ def test_json_holds_every_estimator_and_commands_that_run_takes(
     assert compose(command[2:]).choices["estimator"] == said["estimators"][0]["overrides"][0].removeprefix("estimator=")
 
 
+def test_a_command_without_ground_truth_has_no_words_for_it(influx: Influx) -> None:
+    judged = ["truth=loo", "truth.seeds=2", "metric=[lds]", "metric.lds.subsets=2000"]
+    done = influx("advise", "--json", "--machine", "h100", "budget=1ms", *PROBLEM)
+    assert done.code == 2
+    done = influx("advise", "--json", "--machine", "h100", "budget=0.02s", *PROBLEM, *judged)
+    for told in json.loads(done.out)["recommended"]:
+        assert "to be mended" not in told["why"]
+        compose(shlex.split(told["command"])[2:])
+
+
 def test_the_screen_has_three_tables_and_a_command(
     influx: Influx, tiny: Adviser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +294,8 @@ def test_the_screen_has_three_tables_and_a_command(
         (["goal=lod"], "goal must be one of loo, lds, mislabel, topk, pbrf, got 'lod' (did you mean 'loo'?)"),
         (["budget=soon"], "budget must be a time such as 90s, 10m or 2h, got 'soon'"),
         (["budget=0"], "budget must be a time"),
+        (["budget=" + "9" * 400], "budget is beyond all numbers"),
+        (["memory=" + "9" * 400 + "G"], "memory is beyond all numbers"),
         (["memory=8"], "memory must be a size such as 500M or 8G, got '8'"),
         (["estimator=gas"], "which estimator to choose, estimator=gas was given; leave it out"),
         (["estimator.k=3"], "estimator.k=3 was given"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +81,18 @@ def finished(tmp_path: Path) -> Callable[..., Finished]:
 class Fake:
     """Remembers what it was told and what lay in its folder; raises what it is given."""
 
-    raises: BaseException | None = None
-    told: list[Told] = field(default_factory=list)
+    raises: BaseException | None = field(default=None, repr=False)
+    told: list[Told] = field(default_factory=list, repr=False)
+    waits: threading.Event | None = field(default=None, repr=False)
+    project: str = "one"
     package: str = "json"
     extra: str = "influx[trackers]"
 
     def log(self, told: Told, folder: Path) -> str:
         assert list(folder.iterdir()) == []
         (folder / "begun").write_text("half")
+        if self.waits is not None:
+            self.waits.wait()
         if self.raises is not None:
             raise self.raises
         self.told.append(told)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import threading
 from collections.abc import Callable
 
 import pytest
 
+from influx import interrupts
 from influx.config import compose
-from influx.errors import ConfigError
+from influx.errors import ConfigError, Interrupted
 from influx.trackers import tracking
 from influx.trackers.told import HIDDEN, params_of
 from tests.trackers.conftest import NUMBERS, ROWS, SECRET, Fake, Finished
@@ -68,6 +71,33 @@ def test_a_stop_is_no_failure_of_the_tracker(finished: Make, fake: Fake) -> None
     with pytest.raises(KeyboardInterrupt):
         run.track()
     assert run.warnings == ["something else"] and not (run.folder / "trackers/mine.json").exists()
+
+
+def test_another_setting_of_the_tracker_tells_again(finished: Make, fake: Fake) -> None:
+    run = finished("mine")
+    run.track()
+    fake.project = "two"
+    run.track()
+    assert len(fake.told) == 2
+
+
+def test_a_warning_of_a_tracker_goes_when_it_is_no_longer_asked_for(finished: Make, fake: Fake) -> None:
+    run, fake.raises = finished("mine"), ValueError("no")
+    run.track()
+    assert len(run.warnings) == 2
+    run.settings.values["trackers"] = []
+    run.track()
+    assert run.warnings == ["something else"]
+
+
+@pytest.mark.fault(39, "a signal ends the wait for a tool that hangs; the run is done")
+def test_a_tracker_that_hangs_can_be_stopped(finished: Make, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, fake.waits = finished("mine"), threading.Event()
+    threading.Timer(0.1, lambda: monkeypatch.setattr(interrupts, "_received", signal.SIGTERM)).start()
+    with pytest.raises(Interrupted):
+        run.track()
+    assert run.manifest.status == "done" and fake.told == []
+    fake.waits.set()
 
 
 def test_secrets_are_told_to_nobody(finished: Make, fake: Fake) -> None:
