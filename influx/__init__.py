@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from influx.api import load, run
+    from influx.attributing import attribute
     from influx.catalogue import list_estimators
     from influx.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["list_estimators", "load", "run", "verify"]
+__all__ = ["attribute", "list_estimators", "load", "run", "verify"]
 
 _HOME = {
+    "attribute": "influx.attributing",
     "load": "influx.api",
     "run": "influx.api",
     "list_estimators": "influx.catalogue",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,11 @@ class Result:
         return self.record.ranking
 
     @property
+    def self_influence(self) -> pd.DataFrame | None:
+        """Influence of training instances on themselves: train_id, influence, rank; None where there is none."""
+        return self.record.self_influence
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """One row per estimator (baselines too) and metric."""
         return self.record.metrics
@@ -66,6 +71,11 @@ class Result:
         from influx.job import assemble
 
         values = dict(self.record.config)
+        if isinstance(values.get("dataset"), Mapping) and values["dataset"].get("in_memory"):
+            raise DataError(
+                f"{self.folder} was made by influx.attribute from a model and data in memory, which are not kept; "
+                "call it again with outputs=…"
+            )
         choices = values.pop("choices")
         values["paths"] = {"_target_": None, "outputs": str(self.folder.parent.parent)}
         values["trust"] = list(self.trust)  # never what the folder says of itself

@@ -91,6 +91,7 @@ class Settings:
     choices: Mapping[str, str]
     overrides: tuple[str, ...] = ()
     config_dir: Path | None = None
+    call: str = ""  # what asked for it in Python, where no overrides did
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]

@@ -6,10 +6,27 @@ import dataclasses
 import importlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from influx.errors import ConfigError, did_you_mean
+from influx.store import file_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A function or class of a trusted package that a setting names, as in ``mypackage.models:build``."""
+
+    name: str
+    call: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
+
+    @property
+    def identity(self) -> str:
+        """Hash of the file that it stands in: other code makes another problem."""
+        file = getattr(importlib.import_module(self.name.partition(":")[0]), "__file__", None)
+        return file_hash(Path(file)) if file is not None and Path(file).is_file() else self.name
+
 
 OPTIONAL = ("truth", "corruption")  # groups that may hold nothing
 ROLES = {  # what the objects of a group are asked for
@@ -51,6 +68,9 @@ def build(node: Any, path: str, trust: list[str]) -> Any:
                 f"{path}.{key} is not a setting{did_you_mean(str(key), fields)}; known: "
                 + ", ".join(f"{path}.{name}" for name in fields)
             )
+        if value is not None and _is_named(hints[key]):
+            values[key] = function_named(value, f"{path}.{key}", trust)
+            continue
         nested = isinstance(value, Mapping) and "_target_" in value
         values[key] = build(value, f"{path}.{key}", trust) if nested else checked(value, hints[key], f"{path}.{key}")
     needed = [name for name, f in fields.items() if name not in values and _required(f)]
@@ -113,6 +133,30 @@ def _locate(target: str, path: str, trust: list[str]) -> type:
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and _trusted(found.__module__, allowed)):
         raise ConfigError(f"{path}._target_={target} must name a dataclass of a trusted package; choose another")
     return found
+
+
+def _is_named(hint: Any) -> bool:
+    return hint is Named or Named in get_args(hint)
+
+
+def function_named(value: Any, path: str, trust: list[str]) -> Named:
+    """The function or class of a trusted package that ``value``, "package.module:name", stands for.
+
+    Raises:
+        ConfigError: it is no such text, its package is not trusted, or it does not exist there.
+    """
+    module_name, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not (colon and name.isidentifier()):
+        raise ConfigError(f"{path} must be text such as mypackage.module:function, got {value!r}; change it")
+    if not _trusted(module_name, tuple(trust)):  # not influx: its functions write files
+        raise ConfigError(
+            f"{path}={value} is outside the packages of yours that are trusted ({', '.join(trust) or 'none'}); "
+            f"add it to trust, as in trust=[{module_name.partition('.')[0]}], if you wrote it"
+        )
+    found = getattr(_module(module_name, f"{path}={value}"), name, None)
+    if not callable(found) or not _trusted(str(getattr(found, "__module__", "")), tuple(trust)):
+        raise ConfigError(f"{path}={value} must name a function or class that {module_name} defines; check the name")
+    return Named(value, found)
 
 
 def refuse_foreign(target: str, path: str, allowed: tuple[str, ...]) -> None:
@@ -188,6 +232,8 @@ def _fit(value: Any, hint: Any) -> Any:
             return _MISFIT
         items = [_fit(v, args[0]) for v in value]
         return _MISFIT if any(i is _MISFIT for i in items) else LISTS[origin](items)
+    if origin is dict:
+        return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else _MISFIT
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is type(None):
@@ -210,5 +256,14 @@ def describe(hint: Any) -> str:
         return " or ".join(str(a) for a in args)
     if origin in LISTS:
         return f"a list of {describe(args[0]).removeprefix('a ').replace('number', 'numbers')}"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if origin is dict:
+        return "settings by name, as {name: value}"
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    words[Named] = "text such as mypackage.module:function"
     return words.get(hint, str(hint))

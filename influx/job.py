@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from influx.config import NAME, PRESENTATION, Settings, load_choice
 from influx.datasets.described import Describable
@@ -19,13 +19,20 @@ from influx.learners.torch.learner import TorchLearner
 from influx.needs import Need
 from influx.perspectives.asked import Perspective
 from influx.planning import Planned, Prospect, Shaped, Work
-from influx.problem import Data, Fitted, Learner, Problem
+from influx.problem import Data, Fitted, Learner, Problem, trained_again
 from influx.run import Estimator, Metric, Run, refuse_missing
 from influx.store import Folder, content_hash
-from influx.streams import stream_seed
 
 PROBLEM_GROUPS = ("dataset", "corruption", "model", "optimizer", "training")
 PLACES = ("path", "download")  # where data lie: the fingerprint says what they are
+
+
+@runtime_checkable
+class Transferring(Protocol):
+    """A metric that asks an estimator under another model as well: the name of its choice, and settings of it."""
+
+    surrogate: str
+    settings: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +80,7 @@ class Job:
 
     def trained_again(self, number: int) -> Job:
         """The same data and settings with the initialisation and batch order numbered ``number``; 0 is this job."""
-        if number == 0:
-            return self
-        seed = stream_seed(self.problem.seed, f"training/{number}")
-        return replace(self, problem=replace(self.problem, seed=seed))
+        return replace(self, problem=trained_again(self.problem, number)) if number else self
 
     def run(
         self, fitted: Fitted, requires: frozenset[Need], who: str, bank: Bank, truth: Influence | None = None
@@ -109,7 +113,7 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     """Build every part and check that they fit.
 
     With ``sizes`` the sizes of a dataset are enough where its contents are absent or large; a corruption, which
-    changes no size, is left out there.
+    changes sizes little, is left out there.
 
     Raises:
         UserError: a setting, the data or a combination is unusable.
@@ -126,14 +130,14 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     }
     metrics = {n: build(node, f"metric.{n}", trust) for n, node in (settings["metric"] or {}).items()}
     dataset, corruption, executor = part("dataset"), part("corruption"), part("executor")
-    learner = _learner(part("model"), part("optimizer"), part("training"))
+    learner = learner_of(part("model"), part("optimizer"), part("training"))
     estimator, perspective, truth = part("estimator"), part("perspective"), part("truth")
     model = settings.choices["model"]
-    _check_needs(learner, estimator, settings.choices["estimator"], model)
+    check_needs(learner, estimator, settings.choices["estimator"], model)
     if truth is not None:
-        _check_needs(learner, truth, f"truth={settings.choices['truth']}", model)
+        check_needs(learner, truth, f"truth={settings.choices['truth']}", model)
     for name, consumer in metrics.items():
-        _check_needs(learner, consumer, name, model)
+        check_needs(learner, consumer, name, model)
     lacking = [name for name, baseline in baselines.items() if baseline.requires - learner.provides]
     if lacking:
         logging.getLogger("influx").info("model=%s cannot serve the baselines %s: left out", model, ", ".join(lacking))
@@ -142,8 +146,12 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     data: Data = dataset.load(settings["seed"]) if stand_in is None else stand_in
     if corruption is not None and stand_in is None:
         data = corruption.apply(data, settings["seed"])
+    if getattr(learner, "task", None) == "density":
+        data = replace(data, task="density")
     learner.check(data)
-    problem = Problem(data=data, learner=learner, seed=settings["seed"], config=problem_config(settings))
+    problem = Problem(
+        data=data, learner=learner, seed=settings["seed"], config=problem_config(settings, dataset, learner)
+    )
     name = run_name(settings, problem)
     job = Job(
         settings=settings,
@@ -159,25 +167,40 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     perspective.check(estimator, job.estimator_name, problem)
     for who, consumer in {job.estimator_name: estimator, job.truth_name: truth, **job.baselines, **metrics}.items():
         job.work(consumer, who)
+    for key, metric in metrics.items():
+        if isinstance(metric, Transferring):
+            from influx.other_models import with_model
+
+            with_model(job, metric.surrogate, metric.settings, f"metric.{key}")
     return job
 
 
-def _learner(model: Any, optimizer: Any, training: Any) -> Learner:
+def learner_of(model: Any, optimizer: Any, training: Any) -> Learner:
     """A model choice either builds a module for the torch learner or is a learner itself."""
+    if hasattr(model, "build") and hasattr(training, "learner"):  # checkpoints from elsewhere
+        imported: Learner = training.learner(model, optimizer)
+        return imported
     if hasattr(model, "build"):
         return TorchLearner(model=model, optimizer=optimizer, training=training)
     learner: Learner = model
     return learner
 
 
-def _check_needs(learner: Learner, consumer: Any, who: str, model: str) -> None:
+def check_needs(learner: Learner, consumer: Any, who: str, model: str) -> None:
+    """Refuse an estimator or metric whose needs the learner cannot serve (``IncompatibleError``)."""
+    missing = consumer.requires - learner.provides
+    if missing and hasattr(learner, "missing"):
+        raise learner.missing(who, missing)
     refuse_missing(consumer.requires, learner.provides, who, model)
 
 
-def problem_config(settings: Settings) -> dict[str, Any]:
-    """The settings that training depends on."""
+def problem_config(settings: Settings, dataset: Any, learner: Any) -> dict[str, Any]:
+    """The settings that training depends on, and what a user's code and files add to them (``identity``)."""
     groups = {group: settings[group] for group in PROBLEM_GROUPS}
-    return {group: {k: v for k, v in node.items() if k not in PLACES} for group, node in groups.items()}
+    parts = (dataset, getattr(learner, "model", None), learner)
+    own = [found for part in parts if (found := getattr(part, "identity", None))]
+    told = {group: {k: v for k, v in node.items() if k not in PLACES} for group, node in groups.items()}
+    return told | ({"identity": own} if own else {})
 
 
 def workplace(settings: Settings, name: str) -> Place:

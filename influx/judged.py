@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
 from influx import interrupts
 from influx.errors import IncompatibleError
 from influx.influence import Influence
-from influx.job import Job
+from influx.job import Job, check_needs
 from influx.learners.torch.learner import TorchLearner
 from influx.metrics.tidy import tables_of
 from influx.needs import Need
-from influx.problem import Fitted
+from influx.problem import Fitted, Split
 from influx.run import Estimator
 from influx.streams import stream_seed
 from influx.trained import trained_problem
@@ -51,8 +52,23 @@ class Judged:
             IncompatibleError: training has no randomness.
         """
         if getattr(self.job.problem.learner, "deterministic", False):
-            raise IncompatibleError("this model's training has no randomness; choose a net such as model=mlp")
+            raise IncompatibleError(
+                "this model is not trained anew by another seed; choose a net such as model=mlp and training=default"
+            )
         return self.own if number == 0 else self._seen(self.job.trained_again, number)
+
+    def under(self, model: str, given: Mapping[str, Any] | None, setting: str) -> Influence:
+        """Its influence under another model of the same data, optimizer, training and seed.
+
+        Raises:
+            IncompatibleError: that model does not serve the estimator's needs, or does not take the data.
+        """
+        from influx.other_models import with_model
+
+        other = with_model(self.job, model, given, setting)
+        check_needs(other.problem.learner, self.estimator, self.name, model)
+        other.work(self.estimator, self.name)
+        return self._seen(other.trained_again, 0)
 
     def untrained(self, number: int) -> Influence:
         """Its influence under a net with another initialisation that went through the training without learning.
@@ -69,8 +85,12 @@ class Judged:
         learner, problem = self.job.problem.learner, self.job.problem
         if not isinstance(learner, TorchLearner):
             raise IncompatibleError("only a net has weights to initialise again; choose a net such as model=mlp")
+        if getattr(learner, "deterministic", False):
+            raise IncompatibleError("a net that was trained elsewhere has no weights to initialise again here")
         if Need.RETRAIN in self.estimator.requires:
             raise IncompatibleError("this estimator trains models of its own; there are no weights to replace")
+        if getattr(self.estimator, "trains", False):
+            raise IncompatibleError("this estimator trains the problem again; there are no weights to replace there")
         if Need.TRAJECTORY in self.estimator.requires:
             raise IncompatibleError(
                 "this estimator follows the steps of training, and a net that does not learn takes none; choose one "
@@ -88,6 +108,26 @@ class Judged:
             return replace(self.job, problem=net)
 
         return self._seen(job, number, self.job)
+
+    def on(self, test: Split) -> Influence:
+        """Its influence under the problem's own training on other test instances, without the run's perspective.
+
+        Their ids must not be those of instances of the problem.
+
+        Raises:
+            IncompatibleError: the estimator retrains, and the bank keeps what its models make of the problem's own
+                instances alone.
+        """
+        if Need.RETRAIN in self.estimator.requires:
+            raise IncompatibleError(
+                "this estimator retrains models, of which only what they make of the run's own test instances is kept"
+            )
+        problem = self.job.problem
+        other = replace(problem, data=replace(problem.data, test=test, test_flags={}, display={}))
+        run = replace(self.job, problem=other).run(
+            trained_problem(self.job), self.estimator.requires, self.name, self.job.bank().of(other)
+        )
+        return self.estimator.estimate(run)
 
     def _seen(self, make: Callable[[int], Job], number: int, view: Job | None = None) -> Influence:
         """Through the perspective, which may want several trainings; ``view`` has the problem that estimators see."""

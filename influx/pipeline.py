@@ -53,13 +53,26 @@ def execute(settings: Settings) -> Path:
     shown = progress.shown_by(factory(bool(settings["quiet"])))
     with interrupts.handled(), shown, logs.warnings_on_screen():
         trackers_of(settings)  # a missing package is told before any work
-        job = assemble(settings)
-        folder, wait = job.run_folder, settings["on_busy"] == "wait"
-        with threads(settings["threads"]), folder.locked(wait), logs.to_file(folder):
-            with working(job.executor):
-                Pipeline(job, folder).go()
-            remove_versions(folder / WORKERS)  # also what workers of an earlier executor left
-        return folder.path
+        return _go(assemble(settings))
+
+
+def carry_out(job: Job) -> Path:
+    """The same for a job that is made already.
+
+    Raises:
+        UserError, Busy, Interrupted: as ``execute``.
+    """
+    with interrupts.handled(), progress.shown_by(factory(bool(job.settings["quiet"]))), logs.warnings_on_screen():
+        return _go(job)
+
+
+def _go(job: Job) -> Path:
+    folder, wait = job.run_folder, job.settings["on_busy"] == "wait"
+    with threads(job.settings["threads"]), folder.locked(wait), logs.to_file(folder):
+        with working(job.executor):
+            Pipeline(job, folder).go()
+        remove_versions(folder / WORKERS)  # also what workers of an earlier executor left
+    return folder.path
 
 
 @contextmanager
@@ -250,10 +263,10 @@ class Pipeline:
 
     def _description(self) -> dict[str, Any]:
         job = self.job
-        command = ["influx", "run", *job.settings.overrides]
+        command = job.settings.call or shlex.join(["influx", "run", *job.settings.overrides])
         return {
             "name": job.name,
-            "command": shlex.join(command),
+            "command": command,
             "estimator": job.estimator_name,
             "truth": job.truth_name,
             "choices": dict(job.settings.choices),

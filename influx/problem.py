@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from influx.needs import Need
 from influx.store import Folder, content_hash
+from influx.streams import stream_seed
 
 FORMAT = 1  # raise when files of older versions can no longer be read
 
-TaskName = Literal["classification", "regression"]
+TaskName = Literal["classification", "regression", "density"]
 DataKind = Literal["tabular", "image", "text"]
 LossNorm = Literal["full", "subset"]
 
@@ -42,8 +43,10 @@ class Data:
     """A training and a test split of one dataset, ready for a learner.
 
     ``x`` is float32 for tables (n, d) and images (n, channels, height, width), int64 for tokens (n, length);
-    ``y`` is int64 class indices or float32 targets. ``display`` are images as they were before
-    standardisation, in [0, 1], for people to look at: ``{"train": (n, c, h, w), "test": ...}``.
+    ``y`` is int64 class indices or float32 targets; a density model does not learn from them. ``display`` is for people
+    to look at, ``{"train": (n, ...), "test": (n, ...)}``: images (n, c, h, w) in [0, 1] as they were before
+    standardisation, or texts (n,) as UTF-8 (see ``influx.vocabulary``).
+    ``vocabulary`` names the tokens, and ``tokenizer`` is how they were made, as JSON of the tokenizers library.
     ``flags`` hold what a corruption did to each training instance (bool or int arrays of length n_train),
     ``test_flags`` the same of test instances (n_test).
     """
@@ -58,12 +61,14 @@ class Data:
     flags: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     test_flags: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     display: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
+    tokenizer: str = ""
     notes: tuple[str, ...] = ()  # what was done to the data, in sentences for the report
     described: bool = False  # the arrays stand in for contents that nobody read: good for plans alone
 
     @property
     def n_outputs(self) -> int:
-        """Width of a model's output: classes, or 1 for regression."""
+        """Width of a model's output: classes, or 1 for regression and for the risk that a density model returns."""
         return len(self.classes) if self.task == "classification" else 1
 
     def fingerprint(self) -> str:
@@ -84,8 +89,8 @@ class Outcomes:
     """What a trained model makes of instances: arrays of one shape, ``(n,)`` or ``(models, n)``.
 
     ``loss`` is the per-instance training risk without regulariser (float64). ``margin`` is larger when the
-    model is more right: log p_y / (1 - p_y) for classes, minus the absolute error for regression.
-    ``prediction`` is the class index or the predicted value.
+    model is more right: log p_y / (1 - p_y) for classes, minus the absolute error for regression, minus the risk for densities.
+    ``prediction`` is the class index, the predicted value or the logarithm of the density (or its bound).
     """
 
     loss: NDArray[np.float64]
@@ -210,3 +215,8 @@ class Problem:
     def id(self) -> str:
         """Content hash of everything that training depends on."""
         return content_hash([FORMAT, self.config, self.seed, self.data.fingerprint()], length=16)
+
+
+def trained_again(problem: Problem, number: int) -> Problem:
+    """The same data and settings with the initialisation and batch order numbered ``number``; 0 is the problem."""
+    return replace(problem, seed=stream_seed(problem.seed, f"training/{number}")) if number else problem

@@ -125,7 +125,7 @@ def load_influence(folder: Folder) -> Influence:
 
 def labels(data: Data, split: Split) -> list[str]:
     """Labels as text: class names, or the target with six digits."""
-    if data.task == "classification":
+    if data.classes:
         return [data.classes[int(label)] for label in split.y]
     return [f"{value:.6g}" for value in split.y]
 

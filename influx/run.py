@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from influx.errors import IncompatibleError, UndeclaredNeed, UserError
 from influx.influence import Influence, Scale
 from influx.needs import Need
-from influx.problem import Checkpoint, Data, Fitted, Outcomes, Problem, Split
+from influx.problem import Checkpoint, Data, Fitted, Outcomes, Problem, Split, trained_again
+from influx.store import Folder
 from influx.streams import stream
 
 if TYPE_CHECKING:
@@ -207,6 +208,28 @@ class Run:
         """The bank of the same learner and seed on other data: relabeled, augmented, another test split."""
         self._use(Need.RETRAIN)
         return self.bank.of(replace(self.problem, data=data))
+
+    def trained(self, number: int) -> Run:
+        """The same data and settings trained again, from the initialisation and batch order numbered ``number``.
+
+        0 is this run. A training is recorded in the folder of its own problem, beside this one's, and read from there.
+
+        Raises:
+            IncompatibleError: training has no randomness.
+        """
+        from influx.engines.retrain import Bank
+        from influx.trained import trained
+
+        if number == 0:
+            return self
+        if getattr(self.problem.learner, "deterministic", False):
+            raise IncompatibleError("this model's training has no randomness; choose a net such as model=mlp")
+        problem = trained_again(self.problem, number)
+        folder = Folder(self.bank.folder.path.parent.parent / problem.id)
+        fitted = trained(problem, folder)
+        return replace(
+            self, problem=problem, fitted=fitted, bank=Bank(problem, folder.sub("retrain"), self.bank.executor)
+        )
 
     @property
     def removal_noise(self) -> str:

@@ -10,33 +10,42 @@ import numpy as np
 
 from influx import results
 from influx.manifest import SCHEMA, refuse_schema, versions
+from influx.reporting import passages
 from influx.store import is_plain
+from influx.vocabulary import special_tokens
 
 if TYPE_CHECKING:
     from influx.job import Job
-    from influx.problem import Fitted
+    from influx.problem import Data, Fitted, Problem
     from influx.store import Folder
 
 
 def trained_problem(job: Job) -> Fitted:
     """Train, or read what was trained, and describe it in the problem's folder."""
-    folder, data = job.problem_folder, job.problem.data
+    return trained(job.problem, job.problem_folder)
+
+
+def trained(problem: Problem, folder: Folder) -> Fitted:
+    """The same for a problem whose folder is to be ``folder``."""
+    data = problem.data
     with folder.locked(what="problem"):
         folder.sweep_temporaries()
-        fitted = job.problem.learner.fit(data, job.problem.seed, folder)
+        fitted = problem.learner.fit(data, problem.seed, folder)
         if not folder.has("instances.parquet"):
             outcomes = {"train": fitted.outcomes(data.train), "test": fitted.outcomes(data.test)}
             results.save_table(folder, "instances.parquet", results.instances_table(data, outcomes))
         if data.display and not folder.has("display.npz"):
-            folder.write("display.npz", lambda path: _save_arrays(path, data.display))
+            folder.write("display.npz", lambda path: _save_arrays(path, _shown(data)))
+        if data.tokenizer and not folder.has("tokenizer.json"):
+            folder.write("tokenizer.json", lambda path: _save_text(path, data.tokenizer))
         if folder.has("problem.json"):
             refuse_schema(folder.read_json("problem.json"), f"the problem {folder.path}")
         else:
             described = {
                 "schema": SCHEMA,
-                "id": job.problem.id,
-                "config": dict(job.problem.config),
-                "seed": job.problem.seed,
+                "id": problem.id,
+                "config": dict(problem.config),
+                "seed": problem.seed,
                 "fingerprint": data.fingerprint(),
                 "notes": list(data.notes),
                 "versions": versions(),
@@ -73,3 +82,15 @@ def _below(folder: Folder, name: str) -> dict[str, str]:
 def _save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     with path.open("wb") as f:
         np.savez(f, **arrays)
+
+
+def _save_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _shown(data: Data) -> dict[str, Any]:
+    """What people look at; texts with their tokens."""
+    if data.kind != "text":
+        return dict(data.display)
+    tokens = {"train": data.train.x, "test": data.test.x}
+    return passages.arrays(data.display, tokens, special_tokens(data.vocabulary))

@@ -12,7 +12,7 @@ import influx
 
 
 def test_the_public_names_are_these() -> None:
-    assert influx.__all__ == ["list_estimators", "load", "run", "verify"]
+    assert influx.__all__ == ["attribute", "list_estimators", "load", "run", "verify"]
     assert dir(influx) == [*sorted(["__version__", *influx.__all__])]
 
 

@@ -35,6 +35,8 @@ ONLY_IN = {
     "lightgbm": {"learners"},
     "xgboost": {"learners"},
     "catboost": {"learners"},
+    "tokenizers": {"datasets", "models"},
+    "transformers": {"models"},
     "hydra": {"config", "commands"},
     "omegaconf": {"config", "commands", "resolvers"},
 }

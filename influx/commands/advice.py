@@ -143,7 +143,9 @@ class Adviser:
             rows = self._foreseen(job)
         except UserError as error:
             overrides = overrides_of(name)
-            return Advice(name=name, settings=node, verdict="cannot serve", why=_clause(str(error)), overrides=overrides)
+            return Advice(
+                name=name, settings=node, verdict="cannot serve", why=_clause(str(error)), overrides=overrides
+            )
         judged = self._judged(Candidate(name=name, estimator=estimator), node, rows)
         return replace(judged, overrides=overrides_of(name, tuned))
 

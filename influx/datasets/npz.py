@@ -54,21 +54,28 @@ class Npz:
     def load(self, seed: int) -> Data:
         """The dataset; ``seed`` chooses the split or the subset."""
         path = source_file(self.path, "npz")
-        arrays = _read(path)
+        return self.arranged(_read(path), path.name, path.stem, seed)
+
+    def arranged(self, arrays: Arrays, where: str, name: str, seed: int) -> Data:
+        """A dataset of arrays under the names of a file; ``where`` is what the messages call it.
+
+        Raises:
+            DataError: they are no instances with labels, or too few.
+        """
         if "x" in arrays:
             x, y, n_given = arrays["x"], arrays["y"], None
-            _check(x, y, path.name, "")
+            _check(x, y, where, "")
         else:
-            _check(arrays["x_train"], arrays["y_train"], path.name, "_train")
-            _check(arrays["x_test"], arrays["y_test"], path.name, "_test")
-            x, y, n_given = *_joined(arrays, path.name), len(arrays["x_train"])
-        labels = read_labels(y, self.task, f"labels of {path.name}")
-        rows = self._rows(labels, n_given, path.name, seed)
+            _check(arrays["x_train"], arrays["y_train"], where, "_train")
+            _check(arrays["x_test"], arrays["y_test"], where, "_test")
+            x, y, n_given = *_joined(arrays, where), len(arrays["x_train"])
+        labels = read_labels(y, self.task, f"labels of {where}")
+        rows = self._rows(labels, n_given, where, seed)
         return table_split(
             x,
             labels,
             rows,
-            name=path.stem,
+            name=name,
             kind="image" if x.ndim == 4 else "tabular",
             features=tuple(f"x{i}" for i in range(x.shape[1])) if x.ndim == 2 else (),
             standardize=self.standardize,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from influx import progress
 from influx.engines.curves import Curves
@@ -21,6 +21,7 @@ from influx.engines.path import Path
 from influx.errors import IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
 from influx.learners.torch.sequential import Recipe, State, decays
+from influx.learners.torch.tasks import Task
 from influx.problem import Split
 
 PAIRED_BYTES = 2 << 20  # gradients written out at a time to be compared one to one: they stay in cache
@@ -46,7 +47,7 @@ def attribute(
     of which each keeps what it owes to itself.
     """
     test, train, size = gradients.test, gradients.train, sum(p.numel() for p in path.fitted.build(0).parameters())
-    element = path.fitted.recipe.x.element_size()
+    element = path.fitted.recipe.dtype.itemsize
     at_once = max(1, ATTRIBUTED_BYTES // (3 * element * size))
     row_of, sums = path.rows_in(train), torch.from_numpy(values)
     decay, fall = np.zeros(len(test)), np.zeros(len(test))
@@ -196,18 +197,25 @@ def explained(path: Path, gradients: Gradients, clips: bool) -> float:
     saved = [c.step for c in path.fitted.checkpoints]
     for wanted in starts:
         start = max(s for s in saved if s <= wanted)
-        before = plain = at = None
+        before = plain = None
         for state in path.forward(start, min(start + SAMPLED_STEPS, path.total)):
             theta = _flat(list(state.module.parameters())).double()
             if before is not None and plain is not None:
                 change = theta - before
                 along, whole = along + float(plain @ change), whole + float(change @ change)
             if state.step < path.total:
-                at = at or gradients.of(state.module)
                 _, x, y = path.batch(state.step)
                 rate = recipe.lr(state.step) * (path.fitted.trajectory.clip[state.step] if clips else 1.0)
-                before, plain = theta, -rate * at.rows(x, y).flat().double().mean(0)
+                before, plain = theta, -rate * _mean_gradient(gradients.fitted.task, state.module, x, y)
     return along / whole if whole else 1.0
+
+
+def _mean_gradient(task: Task, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """``(p,)`` of the mean risk of a batch, by one backward pass."""
+    params = list(module.parameters())
+    with torch.enable_grad():
+        found = torch.autograd.grad(task.loss(module(x), y).mean(), params, allow_unused=True)
+    return _flat([torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]).double()
 
 
 def doubts(path: Path, gradients: Gradients, clips: bool) -> tuple[list[str], dict[str, float]]:
@@ -218,6 +226,8 @@ def doubts(path: Path, gradients: Gradients, clips: bool) -> tuple[list[str], di
     differences = [what for what in ("" if clipping else recipe.unlike_sgd, noise) if what]
     if not differences:
         return [], {}
+    if not getattr(path.fitted, "recorded", True):
+        return [f"the model was trained with {' and '.join(differences)}, the sum is over steps of plain SGD"], {}
     share = explained(path, gradients, clips)
     aware = "tracin_momentum" if isinstance(recipe.optimizer, SGD) else "tracin_adam"
     remedy = "gradients are taken in eval mode" if noise else f"estimator={aware} attributes all of it"

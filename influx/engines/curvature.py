@@ -24,7 +24,7 @@ from influx.engines.products import Hessians
 from influx.learners.torch.fitted import TorchFitted
 from influx.learners.torch.optimizers import AdamW
 from influx.learners.torch.sequential import decays
-from influx.problem import Split
+from influx.problem import Checkpoint, Split
 
 WRITTEN_BYTES = 64 << 20  # of gradients multiplied at a time
 CONDITIONED = 1e-8  # smallest eigenvalue over the largest from which no damping is needed
@@ -32,16 +32,21 @@ CONDITIONED = 1e-8  # smallest eigenvalue over the largest from which no damping
 
 @dataclass(frozen=True)
 class Curvature:
-    """Curvature of one trained problem at its final parameters; ``gradients`` are to be shared with others."""
+    """Curvature of one trained problem at its final parameters or those of a ``checkpoint``.
+
+    ``gradients`` are to be shared with others.
+    """
 
     fitted: TorchFitted
     train: Split
     gradients: Gradients | None = None
+    checkpoint: Checkpoint | None = None
 
     @cached_property
     def at(self) -> GradientsAt:
-        """Per-instance gradients at the final parameters in float64, in the parameter order of ``matrix``."""
-        return (self.gradients or Gradients(self.fitted, self.train, self.train)).exact
+        """Per-instance gradients at these parameters in float64, in the parameter order of ``matrix``."""
+        gradients = self.gradients or Gradients(self.fitted, self.train, self.train)
+        return gradients.exact if self.checkpoint is None else gradients.at(self.checkpoint, dtype=torch.float64)
 
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets, floating-point ones in float64."""

@@ -34,8 +34,10 @@ class HeldOut:
     prediction: NDArray[np.int64]
 
 
-def assign(run: Run | Prospect, folds: int, setting: str) -> NDArray[np.int64]:
+def assign(run: Run | Prospect, folds: int, setting: str, repeat: int = 0) -> NDArray[np.int64]:
     """``(n,)`` number of the fold of each training instance; sizes differ by at most 1, in a class too.
+
+    Each ``repeat`` is another draw.
 
     Raises:
         ConfigError: there are fewer instances than folds; ``setting`` is named.
@@ -43,7 +45,8 @@ def assign(run: Run | Prospect, folds: int, setting: str) -> NDArray[np.int64]:
     split, n = run.train, len(run.train)
     if folds > n:
         raise ConfigError(f"{setting} must be at most the {n} training instances, got {folds}; lower it")
-    drawn = np.argsort(split.ids, kind="stable")[run.drawn("folds").permutation(n)]
+    name = f"folds/{repeat}" if repeat else "folds"
+    drawn = np.argsort(split.ids, kind="stable")[run.drawn(name).permutation(n)]
     if run.problem.data.task == "classification":
         drawn = drawn[np.argsort(split.y[drawn], kind="stable")]
     fold = np.empty(n, np.int64)
@@ -56,6 +59,20 @@ def design(run: Run | Prospect, folds: int, seeds: int, setting: str) -> Design:
     kept = (assign(run, folds, setting) != np.arange(folds)[:, None]).astype(np.uint8)
     numbers = np.repeat(np.arange(seeds, dtype=np.int64), folds)
     return Design(weights=np.tile(kept, (seeds, 1)), init=numbers, order=numbers.copy(), loss_norm="subset")
+
+
+def repeated(
+    run: Run | Prospect, folds: int, repeats: int, seeds: int, setting: str
+) -> tuple[Design, NDArray[np.int64]]:
+    """One training without each fold of each draw of folds, and the folds (repeats, n).
+
+    ``repeats`` · ``folds`` models, draw after draw; seeds 0, 1, …, ``seeds`` - 1 take turns from draw to draw.
+    """
+    fold = np.stack([assign(run, folds, setting, repeat) for repeat in range(repeats)])
+    kept = (fold[:, None] != np.arange(folds)[:, None]).astype(np.uint8)
+    numbers = np.repeat(np.arange(repeats, dtype=np.int64) % seeds, folds)
+    weights = kept.reshape(repeats * folds, -1)
+    return Design(weights=weights, init=numbers, order=numbers.copy(), loss_norm="subset"), fold
 
 
 def held_out(run: Run, folds: int, seeds: int, setting: str) -> HeldOut:

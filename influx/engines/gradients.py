@@ -283,7 +283,7 @@ class Gradients:
         """The same for a module in eval mode; ``dtype`` converts it in place, and images are laid out for speed."""
         if dtype is not None:
             module = module.to(dtype)
-        wanted = dtype or self.fitted.recipe.x.dtype
+        wanted = dtype or self.fitted.recipe.dtype
         # on a processor convolutions and pooling of images are faster with the channels of a pixel together
         images = self.fitted.device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in module.modules())
         if images:

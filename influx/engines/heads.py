@@ -19,7 +19,7 @@ from influx import progress
 from influx.engines.features import Features, head_of
 from influx.engines.solved import DECOUPLED, NEARLY_STATIONARY
 from influx.errors import IncompatibleError
-from influx.learners.torch.fitted import to_tensors
+from influx.learners.torch.inputs import to_tensors
 from influx.learners.torch.optimizers import AdamW
 from influx.learners.torch.sequential import decays
 from influx.learners.torch.tasks import Classification, Task

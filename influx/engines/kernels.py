@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from influx.engines.gradients import GradientsAt, Rows
-from influx.engines.projections import Kind, Projector, projected, projected_size
+from influx.engines.projections import Whole, projected
+from influx.engines.stored import Projections
 from influx.problem import Checkpoint, Split
 
 Unit = Literal["tensor", "module"]
@@ -129,11 +130,14 @@ def _dots(mine: Rows, theirs: Rows, units: list[str]) -> Iterator[tuple[str, Ten
 
 @dataclass(frozen=True)
 class Projected:
-    """(Pg_i)·(Pg_j) with a random P (D, p) from the seed that ``seed_at`` gives for a step."""
+    """(Pg_i)·(Pg_j) with a random P (D, p) for each checkpoint.
 
-    dim: int
-    kind: Kind
-    seed_at: Callable[[int], int]
+    ``at_step`` has the projected margin gradients at a checkpoint; ``keep`` lets those of the training split be stored.
+    """
+
+    at_step: Callable[[Checkpoint], Projections]
+    example: Checkpoint
+    keep: bool
 
     def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
         """Test instances are projected once and held; an instance's product with itself needs no projection.
@@ -141,18 +145,53 @@ class Projected:
         The variance is ((g_i·g_j)² + |g_i|²|g_j|²) / D, estimated without bias for Gaussian P from the norms and the
         projected product; for signs it is too large by 2 Σ g_ik² g_jk² / D.
         """
-        projector = Projector(self.dim, self.kind, self.seed_at(checkpoint.step), at.size)
-        parts = [(z, squares) for _, z, squares in projected(at, right, projector)]
+        projections = replace(self.at_step(checkpoint), open=lambda: at)
+        projection, columns = projections.projection, slice(0, len(right))
+        parts = [(z, squares) for _, z, squares in projected(at, right, projection)]
         theirs, right_squares = (torch.cat(column) for column in zip(*parts, strict=True))
-        columns = slice(0, len(theirs))
-        for rows, mine, squares in projected(at, left, projector):
+        for part in projections.blocks(left, self.keep):
+            mine = part.projections * -part.slopes[:, None].to(part.projections)  # of the risk: ∇L = -slope ∇margin
+            squares = (part.squares * part.slopes.square()).to(right_squares)
             values = mine @ theirs.T
-            variance = torch.outer(squares, right_squares).add_(values.square()).div_(self.dim + 1)
-            yield Block(rows, columns, values, squares, int((squares == 0).sum()), variance)
+            variance = torch.outer(squares, right_squares).add_(values.square()).div_(projection.dim + 1)
+            if isinstance(projection, Whole):
+                variance.zero_()
+            yield Block(part.rows, columns, values, squares, int((squares == 0).sum()), variance)
 
     def step(self, at: GradientsAt, left: Split) -> int:
         """A block of instances that are projected."""
-        return projected_size(at, left)
+        return replace(self.at_step(self.example), open=lambda: at).block
+
+
+@dataclass(frozen=True)
+class UpdateCosines:
+    """cos(Pg_j, PΓ_i), where Γ_i is the optimizer's update if g_i were the batch's gradient; 0 where one is zero.
+
+    ``at_step`` has the projected updates at a checkpoint, with their exact cosines with the gradients beside them.
+    """
+
+    at_step: Callable[[Checkpoint], Projections]
+    example: Checkpoint
+    keep: bool
+
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """Test gradients are projected once and held."""
+        projections = replace(self.at_step(checkpoint), open=lambda: at)
+        found = [z for _, z, _ in projected(at, right, projections.projection)]
+        theirs = _unit(torch.cat(found))
+        for part in projections.blocks(left, self.keep):
+            values = _unit(part.projections) @ theirs.T
+            vanished = int((part.squares == 0).sum())
+            yield Block(part.rows, slice(0, len(right)), values, part.slopes, vanished)
+
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """A block of instances that are projected."""
+        return replace(self.at_step(self.example), open=lambda: at).block
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows divided by their lengths."""
+    return rows * inverse_norm(rows.square().sum(1))[:, None]
 
 
 def inverse_norm(squares: Tensor) -> Tensor:

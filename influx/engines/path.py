@@ -120,7 +120,7 @@ class Path:
         """Rows of the training, inputs and targets of the step that leaves state ``step``."""
         recipe = self.fitted.recipe
         rows = torch.from_numpy(recipe.batches[step]).to(recipe.x.device)
-        return rows, recipe.x[rows], recipe.y[rows]
+        return rows, recipe.inputs(rows, step), recipe.y[rows]
 
     def forward(self, first: int, last: int) -> Iterator[State]:
         """States ``first .. last``, the last included; restarts from every checkpoint, so that rounding cannot grow.

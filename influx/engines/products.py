@@ -39,6 +39,8 @@ class Hessians:
     @cached_property
     def dense(self) -> tuple[list[nn.Linear], list[nn.Module]] | None:
         """Linear layers and the functions between them of a plain network, None of any other."""
+        if getattr(self.task, "by_target", False):  # its curvature is no function of the outputs alone
+            return None
         layers = dense_layers(self.module)
         functions = [m for m in self.module._modules.values() if m is not None and type(m) in ACTIVATIONS]
         return (layers[0], functions) if layers else None

@@ -1,26 +1,62 @@
-"""Random projections of per-instance gradients to a few numbers, P g with independent entries of variance 1/D.
+"""Random projections of per-instance gradients to a few numbers, P g with entries of variance 1/D and mean 0.
 
-Products of projections are unbiased: E (Pu)·(Pv) = u·v, with variance ((u·v)² + |u|²|v|²) / D for Gaussian entries
-and 2 Σ u_k² v_k² / D less for signs.
+Products of projections are unbiased: E (Pu)·(Pv) = u·v. With independent Gaussian entries their variance is
+((u·v)² + |u|²|v|²) / D, with signs 2 Σ u_k² v_k² / D less. Cheaper ones are in ``sketches``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from influx.engines.gradients import GradientsAt, Rows
+from influx.engines.gradients import GradientsAt, OutputGradient
+from influx.engines.rows import Rows
+from influx.engines.sketches import Sparse, TwoSided
 from influx.problem import Split
 from influx.streams import stream_seed
 
-Kind = Literal["gaussian", "rademacher"]
+Kind = Literal["gaussian", "rademacher", "sparse", "two_sided", "none"]
 PIECE = 1 << 20  # entries drawn with one seed: part of what P is
 HELD_BYTES = 512 << 20  # of P that is kept; the rest is drawn anew for every block of instances
-WRITTEN_BYTES = 256 << 20  # gradients of one block of instances, written out
+WRITTEN_BYTES = 32 << 20  # gradients of one block of instances, written out
+DRAWN_BYTES = 512 << 20  # the same where P is drawn anew for every block
+COPIES = 6  # of them while they are changed
+
+
+class Projection(Protocol):
+    """A linear map of gradients to ``dim`` numbers; the same settings give the same map for every split."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers that a gradient becomes."""
+        ...
+
+    @property
+    def writes(self) -> int:
+        """Bytes of gradients that may be written out on the way; 0 where none are."""
+        ...
+
+    def project(self, rows: Rows) -> Tensor:
+        """``(b, dim)``, at least in float32."""
+        ...
+
+
+Maker = Callable[[GradientsAt], Projection]  # for gradients with so many parameters
+
+
+class Change(Protocol):
+    """Something else than gradients, made of them before they are projected."""
+
+    numbers: Tensor  # (b,) one for each instance of the last call
+
+    def __call__(self, rows: Rows) -> Rows:
+        """Of a block of instances."""
+        ...
 
 
 @dataclass
@@ -32,11 +68,16 @@ class Projector:
     """
 
     dim: int
-    kind: Kind
+    kind: Literal["gaussian", "rademacher"]
     seed: int
     size: int
     _held: dict[int, Tensor] = field(default_factory=dict, init=False)
     _last: tuple[int, Tensor] | None = field(default=None, init=False)  # the piece drawn last
+
+    @property
+    def writes(self) -> int:
+        """More where drawing P costs as much as multiplying by it."""
+        return WRITTEN_BYTES if 4 * self.dim * self.size <= HELD_BYTES else DRAWN_BYTES
 
     @property
     def _width(self) -> int:
@@ -78,13 +119,66 @@ class Projector:
         return drawn.random_(2, generator=own).mul_(2).sub_(1).to(like.dtype)
 
 
-def projected(at: GradientsAt, split: Split, projector: Projector) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Projections of a split block by block: rows, ``(b, D)`` projections, ``(b,)`` exact squared norms."""
-    for part, rows in at.blocks(split, projected_size(at, split)):
-        yield part, projector.project(rows), rows.squares()
+@dataclass(frozen=True)
+class Whole:
+    """Gradients as they are."""
+
+    dim: int
+
+    @property
+    def writes(self) -> int:
+        """A block of some megabytes."""
+        return WRITTEN_BYTES
+
+    def project(self, rows: Rows) -> Tensor:
+        """``(b, p)``."""
+        flat = rows.flat()
+        return flat.float() if flat.itemsize < 4 else flat
 
 
-def projected_size(at: GradientsAt, split: Split) -> int:
+def maker(kind: Kind, dim: int, seed: int) -> Maker:
+    """Makes the projection for gradients at hand; ``none`` keeps all their numbers."""
+    if kind == "none":
+        return lambda at: Whole(at.size)
+    if kind == "sparse":
+        return lambda at: Sparse(dim, seed, at.size)
+    if kind == "two_sided":
+        return lambda at: TwoSided(dim, seed)
+    return lambda at: Projector(dim, kind, seed, at.size)
+
+
+def projected(
+    at: GradientsAt,
+    split: Split,
+    projection: Projection,
+    output_gradient: OutputGradient | None = None,
+    change: Change | None = None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Projections of a split block by block: rows, ``(b, D)`` projections, ``(b,)`` exact squared norms.
+
+    Of gradients of the risk, or of another function of the outputs, or of what ``change`` makes of them.
+    """
+    size = block_of(at, split, projection, change)
+    for start in range(0, len(split), size):
+        part = slice(start, min(start + size, len(split)))
+        rows = at.rows(*at.tensors(split.take(part)), output_gradient)
+        rows = rows if change is None else change(rows)
+        yield part, projection.project(rows), rows.squares()
+
+
+def block_of(at: GradientsAt, split: Split, projection: Projection, change: Change | None = None) -> int:
     """Instances per block of ``projected``."""
+    if change is None and not projection.writes:
+        return at.block_size(split)
     element = next(iter(at.parameters.values())).element_size()
-    return max(min(at.block_size(split), WRITTEN_BYTES // (element * at.size)), 1)
+    copies = 1 if change is None else COPIES
+    return max(min(at.block_size(split), (projection.writes or WRITTEN_BYTES) // (copies * element * at.size)), 1)
+
+
+def projection_flops(kind: Kind, dim: int, parameters: int, sides: tuple[tuple[int, int, int], ...]) -> float:
+    """Floating-point operations of one instance's projection; ``sides`` as in ``NetShape``."""
+    if kind in ("gaussian", "rademacher"):
+        return 2.0 * dim * parameters
+    if kind == "two_sided":
+        return sum(2.0 * math.sqrt(dim) * (rows + columns) + 2.0 * dim for rows, columns, _ in sides)
+    return 0.0

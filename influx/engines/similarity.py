@@ -21,6 +21,7 @@ from influx.engines.gradients import BLOCK_BYTES, HELD, Gradients, Select
 from influx.engines.kernels import Block, Kernel
 from influx.engines.path import Path
 from influx.engines.precision import Precision
+from influx.engines.projections import Kind, projection_flops
 from influx.engines.shares import Compared
 from influx.engines.spread import JACKKNIFE, Spread
 from influx.errors import ConfigError
@@ -82,6 +83,15 @@ def _intervals(count: int, checkpoints: int | None, losses: NDArray[np.float64] 
     if losses is not None:
         return sorted(np.argsort(np.diff(losses), kind="stable")[:checkpoints].tolist())
     return [round(i) for i in np.linspace(0, count - 1, checkpoints)] if checkpoints > 1 else [count - 1]
+
+
+def checkpoints_used(prospect: Prospect, settings: Checkpointed) -> int:
+    """How many of the checkpoints that will be saved are used.
+
+    Raises:
+        ConfigError: fewer are saved than asked for.
+    """
+    return len(_intervals(len(prospect.net.saved) - 1, settings.checkpoints, None))
 
 
 def _check_count(checkpoints: int, usable: int) -> None:
@@ -176,9 +186,13 @@ class Checkpointed:
         spread: Spread | None = None,
         note: str = "",
         report: Mapping[str, Any] | None = None,
+        gradients: Gradients | None = None,
     ) -> Influence:
-        """Compare by ``kernel``; ``spread`` is the standard error unless ``jackknife`` asks for that of checkpoints."""
-        weighted, gradients = self.weighted(run), run.gradients
+        """Compare by ``kernel``; ``spread`` is the standard error unless ``jackknife`` asks for that of checkpoints.
+
+        ``gradients`` replace those of the run's risk.
+        """
+        weighted, gradients = self.weighted(run), gradients or run.gradients
         if self.jackknife and len(weighted) < 2:
             raise ConfigError(
                 f"estimator.jackknife leaves out one checkpoint after the other and needs 2, got {len(weighted)}; "
@@ -186,8 +200,8 @@ class Checkpointed:
             )
         kind = JACKKNIFE if self.jackknife else spread
         curves = Curves(run.train, run.test, [c.step for c, _ in weighted], self.curve_tests)
-        measured = self._precision_error(run, weighted[0][0], kernel, select)
-        with lower.computing(self.precision, gradients.fitted.device, gradients.fitted.recipe.x.dtype):
+        measured = self._precision_error(run, gradients, weighted[0][0], kernel, select)
+        with lower.computing(self.precision, gradients.fitted.device, gradients.fitted.recipe.dtype):
             compared = Compared(gradients, weighted, kernel, select, lower.dtype_of(self.precision))
             blocks = compared.blocks(run, self)  # before there are matrices: a worker goes no further
             values, beside = run.zeros(), (kind, run.zeros()) if kind else None
@@ -195,7 +209,7 @@ class Checkpointed:
         if beside is not None:
             _finish(*beside, values, len(weighted))
             measured["stderr"] = beside[0].meaning
-        sentences, explained = doubts(Path(gradients.fitted), gradients, clips=False)
+        sentences, explained = doubts(Path(gradients.fitted), run.gradients, clips=False)
         for sentence in sentences:
             run.warn(sentence)
         used = {"checkpoints": len(weighted), "choose": self.choose, "weight": self.weight, "lr_at": self.lr_at}
@@ -209,16 +223,17 @@ class Checkpointed:
             report=used | {"vanished_gradients": found.vanished} | measured | explained | dict(report or {}),
         )
 
-    def _precision_error(self, run: Run, first: Checkpoint, kernel: Kernel, select: Select) -> dict[str, Any]:
+    def _precision_error(
+        self, run: Run, gradients: Gradients, first: Checkpoint, kernel: Kernel, select: Select
+    ) -> dict[str, Any]:
         """Lower against full precision on the first instances at the first checkpoint."""
         if self.precision == "model":
             return {}
-        gradients = run.gradients
         few = [split.take(slice(0, lower.INSTANCES)) for split in (run.train, run.test)]
 
         def matrix(precision: Precision) -> NDArray[np.float64]:
             found = np.zeros((len(few[0]), len(few[1])))
-            with lower.computing(precision, gradients.fitted.device, gradients.fitted.recipe.x.dtype):
+            with lower.computing(precision, gradients.fitted.device, gradients.fitted.recipe.dtype):
                 at = gradients.at(first, select, lower.dtype_of(precision))
                 for block in kernel(at, first, *few):
                     found[block.rows, block.columns] = block.values.cpu().numpy()
@@ -238,24 +253,33 @@ def _finish(kind: Spread, sums: NDArray[np.float64], values: NDArray[np.float64]
 
 
 def similarity_work(
-    prospect: Prospect, settings: Checkpointed, *, select: Select = "all", norms: int = 0, dim: int | None = None
+    prospect: Prospect,
+    settings: Checkpointed,
+    *,
+    select: Select = "all",
+    norms: int = 0,
+    dim: int | None = None,
+    kind: Kind = "gaussian",
 ) -> Work:
     """Predicted work of ``gradient_similarity`` over the checkpoints that ``settings`` keep.
 
-    ``norms`` is how many parts of a gradient are made unit vectors, ``dim`` what gradients are projected to.
+    ``norms`` is how many parts of a gradient are made unit vectors, ``dim`` what gradients are projected to, and how.
 
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
     """
     net, n, m = prospect.net, len(prospect.train), len(prospect.test)
-    count = len(_intervals(len(net.saved) - 1, settings.checkpoints, None))
+    count = checkpoints_used(prospect, settings)
     judged = len(net.saved) if settings.choose == "loss_drop" else 0
     head = select == "head"
     dot, layers = (net.head_dot, 1) if head else (net.dot, net.depth)
+    projecting = drawing = 0.0
     if dim is not None:
+        dim = net.parameters if kind == "none" else dim
         dot, layers = float(dim), 2  # and the variance
-    projecting = 2.0 * (dim or 0) * net.parameters * (n + m)
-    drawing = 4 * (dim or 0) * net.parameters  # a Gaussian number costs about as much as four numbers read
+        projecting = projection_flops(kind, dim, net.parameters, net.sides) * (n + m)
+        dense = kind in ("gaussian", "rademacher")
+        drawing = 4.0 * dim * net.parameters if dense else 2.0 * net.parameters * (n + m)  # a number drawn costs four
     # products of each layer's factors, the sum over checkpoints, its curves, the norms, the squares
     passes = layers + 2 + norms + 2 * settings.jackknife
     stderr = settings.jackknife or dim is not None

@@ -90,7 +90,7 @@ class Unroller:
 
     def _round(self, size: int, states: int) -> int:
         """How many motions fit in memory."""
-        element = self.path.fitted.recipe.x.element_size()
+        element = self.path.fitted.recipe.dtype.itemsize
         return max(1, MOTIONS_BYTES // (size * element * (1 + states)))
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class Unroller:
         """
         steps = self._steps()
         size = sum(p.numel() for p in self.path.fitted.build(0).parameters())
-        element = self.path.fitted.recipe.x.element_size()
+        element = self.path.fitted.recipe.dtype.itemsize
         states = len(self.path.fitted.recipe.optimizer.slots([]))
         at_once, block = self._round(size, states), max(8, BLOCK_BYTES // (size * element))
         for start in range(0, len(tracked), at_once):
@@ -198,7 +198,7 @@ class Unroller:
         self, steps: Steps, final: GradientsAt, targets: Split, growth: Growth
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Step, rows of its batch, and ``(b, K)`` minus the derivatives of the targets' risks by their weights."""
-        element = self.path.fitted.recipe.x.element_size()
+        element = self.path.fitted.recipe.dtype.itemsize
         block = max(8, BLOCK_BYTES // (final.size * element))
         motions = []
         for _, rows in final.blocks(targets, block):

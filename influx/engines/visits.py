@@ -118,5 +118,5 @@ def _risks(path: Path, module: torch.nn.Module, split: Split) -> Tensor:
 def _of_rows(path: Path, module: torch.nn.Module, rows: Tensor) -> Tensor:
     recipe = path.fitted.recipe
     y = recipe.y[rows]
-    outputs = module(recipe.x[rows]).double()
+    outputs = module(recipe.inputs(rows)).double()
     return recipe.task.loss(outputs, y.double() if y.is_floating_point() else y).cpu()

@@ -21,7 +21,7 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 
 
 def unfit(transform: Transform, data: Data) -> str:
     """Why the instances cannot be changed this way, or nothing."""
-    if transform == "shift" and data.train.x.ndim != 4 and "train" not in data.display:
+    if transform == "shift" and data.train.x.ndim != 4 and ("train" not in data.display or data.kind == "text"):
         return "these are no images, which could be moved; set metric.augmentation.transform=noise"
     if transform == "noise" and not np.issubdtype(data.train.x.dtype, np.floating):
         return "noise takes inputs that are numbers, and these are tokens"

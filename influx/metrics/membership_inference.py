@@ -35,7 +35,7 @@ ATTACKS = {
     "self": "attack: loss below own loss + self-influence, what influence expects without the instance",
 }
 FEWEST_WRONG = 5  # false positives below which a rate of them is an accident
-CHANGED = ("mislabeled", "poison", "backdoor", "target")  # flags of instances unlike those that the model is for
+CHANGED = ("mislabeled", "poison", "backdoor", "target", "anomaly")  # flags of instances that are no fair test of it
 VULNERABLE = ("membership_vulnerability", "membership_auroc_top", "membership_auroc_rest")
 
 

@@ -56,3 +56,18 @@ def check_size(data: Data, model: str, least: int, why: str) -> None:
             f"model={model} expects images of at least {least}x{least} pixels because {why}, "
             f"dataset={data.name} has {height}x{width}; choose model=mlp or larger images"
         )
+
+
+def text_size(data: Data, model: str) -> tuple[int, int]:
+    """Number of different tokens, and tokens per text with its padding.
+
+    Raises:
+        IncompatibleError: the data are no token ids.
+    """
+    if data.kind != "text":
+        raise IncompatibleError(
+            f"model={model} expects token ids, dataset={data.name} has {data.kind} data; choose dataset=text or "
+            "docstrings, or model=mlp"
+        )
+    largest = 0 if data.described else max(int(split.x.max(initial=0)) for split in (data.train, data.test))
+    return max(len(data.vocabulary), largest + 1), data.train.x.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,6 +61,18 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
             f"model.{name} must be one of {', '.join(names)}, got {value!r}{did_you_mean(str(value), names)}; "
             f"set for example model.{name}={names[0]}"
         )
+
+
+def check_positive(name: str, value: Any, zero: bool = False) -> None:
+    """Refuse anything but a finite number above 0, or from 0 on where ``zero`` is allowed.
+
+    Raises:
+        ConfigError: naming ``model.<name>``.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
+        least = "of at least 0" if zero else "above 0"
+        raise ConfigError(f"model.{name} must be a number {least}, got {value!r}; set for example model.{name}=1")
 
 
 def check_fraction(name: str, value: Any) -> None:

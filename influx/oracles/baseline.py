@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from influx.learners.torch.optimizers import SGD
 from influx.models.cnn import CNN
 from influx.models.mlp import MLP
+from influx.models.text_encoder import TextEncoder
 from influx.oracles import banks, plain
 from influx.oracles.comparison import Comparison, compare
-from influx.oracles.toys import Toy, images, table, train
+from influx.oracles.toys import Toy, images, table, tokens, train
 from influx.streams import stream
 
 Z = 4.0  # standard errors; the streams are fixed, so this is no matter of chance
@@ -88,7 +90,25 @@ def confident_learning(below: Path) -> Iterator[Comparison]:
     yield compare("doubt", found.self_influence, 1 - expected, 5e-7)
 
 
+def bm25(below: Path) -> Iterator[Comparison]:
+    """The formula, word by word and pair by pair."""
+    toy = train(below, tokens(n_train=14), TextEncoder(width=2, heads=1, hidden=2), epochs=1)
+    texts = [[[int(w) for w in x if w > 2] for x in split.x] for split in (toy.train, toy.test)]
+    mean = sum(map(len, texts[0])) / len(texts[0])
+    for k1, b in ((1.2, 0.75), (0.0, 1.0), (3.0, 0.0)):
+        expected = np.zeros((len(toy.train), len(toy.test)))
+        for (i, document), (j, query) in product(enumerate(texts[0]), enumerate(texts[1])):
+            for word in query:
+                having, often = sum(word in text for text in texts[0]), document.count(word)
+                idf = np.log(1 + (len(texts[0]) - having + 0.5) / (having + 0.5))
+                held_back = 1 - b + b * len(document) / mean
+                expected[i, j] += idf * often * (k1 + 1) / (often + k1 * held_back) if often else 0
+        found = toy.estimate("bm25", k1=k1, b=b)
+        yield compare(f"word by word, k1={k1:g}, b={b:g}", found.values, expected, 1e-12)
+
+
 ORACLES = {
+    "bm25": bm25,
     "confident_learning": confident_learning,
     "feature_similarity": feature_similarity,
     "gradient_norm": gradient_norm,

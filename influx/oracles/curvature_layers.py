@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -68,21 +69,27 @@ def _joined(layer: nn.Module, gradients: Array) -> Array:
     return np.asarray(np.concatenate([weight, bias], 2))
 
 
-def _pieces(module: nn.Module, gradients: Array) -> list[Array]:
+def pieces(module: nn.Module, gradients: Array) -> list[Array]:
     """Gradients ``(n, p)`` of all parameters, layer by layer as matrices."""
     sizes = [layer.weight.numel() + len(layer.weight) for layer in _layers(module)]
     pairs = zip(_layers(module), np.split(gradients, np.cumsum(sizes)[:-1], 1), strict=True)
     return [_joined(layer, piece) for layer, piece in pairs]
 
 
-def layer_matrices(toy: Toy, strategy: str, curvature: str) -> list[Array]:
-    """``(q, q)`` approximate curvature of each layer, weight decay included, in the order of ``_pieces``."""
-    module, (x, y) = toy.module(), toy.tensors(toy.train)
-    seen = [Seen(layer) for layer in _layers(module)]
-    inputs: list[Array] = [np.zeros(()) for _ in seen]
-    outputs: list[Array] = [np.zeros(()) for _ in seen]
-    found: list[list[Array]] = [[] for _ in seen]
-    for i in range(len(x)):
+def layer_matrices(
+    toy: Toy, strategy: str, curvature: str, steps: Sequence[int | None] = (None,), decay: float = DECAY
+) -> list[Array]:
+    """``(q, q)`` approximate curvature of each layer, weight decay included, in the order of ``pieces``.
+
+    Means are taken over the checkpoints at ``steps``, None being the last.
+    """
+    modules, (x, y) = [toy.module(step) for step in steps], toy.tensors(toy.train)
+    watched = [[Seen(layer) for layer in _layers(module)] for module in modules]
+    inputs: list[Array] = [np.zeros(()) for _ in watched[0]]
+    outputs: list[Array] = [np.zeros(()) for _ in watched[0]]
+    found: list[list[Array]] = [[] for _ in watched[0]]
+    count = len(x) * len(modules)
+    for (module, seen), i in product(zip(modules, watched, strict=True), range(len(x))):
         result = module(x[i : i + 1])
         for number, seed in enumerate(_weights(toy, curvature, result, y[i])):
             for j, one in enumerate(seen):
@@ -94,19 +101,19 @@ def layer_matrices(toy: Toy, strategy: str, curvature: str) -> list[Array]:
     for a, b, gradients in zip(inputs, outputs, found, strict=True):
         basis = np.kron(np.linalg.eigh(b)[1], np.linalg.eigh(a)[1])
         if strategy == "kfac":
-            h = np.kron(b / len(x), a / len(x))
+            h = np.kron(b / count, a / count)
         else:
             basis = np.eye(len(basis)) if strategy == "diagonal" else basis
-            moments = np.square(np.stack(gradients) @ basis).sum(axis=0) / len(x)
+            moments = np.square(np.stack(gradients) @ basis).sum(axis=0) / count
             h = basis * moments @ basis.T
-        made.append(np.asarray(h + DECAY * np.eye(len(h))))
+        made.append(np.asarray(h + decay * np.eye(len(h))))
     return made
 
 
 def _expected(toy: Toy, strategy: str, curvature: str) -> tuple[Array, Array]:
     """Influence on test instances and on the training instances themselves."""
     module, n = toy.module(), len(toy.train)
-    mine, theirs = (_pieces(module, plain.gradients(toy, module, split)) for split in (toy.train, toy.test))
+    mine, theirs = (pieces(module, plain.gradients(toy, module, split)) for split in (toy.train, toy.test))
     values, own = np.zeros((n, len(toy.test))), np.zeros(n)
     for h, left, right in zip(layer_matrices(toy, strategy, curvature), mine, theirs, strict=True):
         g, target = left.reshape(n, -1), right.reshape(len(right), -1)
@@ -147,10 +154,10 @@ def _whole(toy: Toy) -> Comparison:
     """A softmax layer without any approximation."""
     x, n = plain.with_ones(toy.train.x), len(toy.train)
     module = toy.module()
-    (theta,) = _pieces(module, np.concatenate([p.detach().numpy().ravel() for p in module.parameters()])[None])
+    (theta,) = pieces(module, np.concatenate([p.detach().numpy().ravel() for p in module.parameters()])[None])
     h = plain.softmax_hessian(x, theta[0], np.ones(n), DECAY + DAMPING)
     mine, theirs = (
-        _pieces(module, plain.gradients(toy, module, split))[0].reshape(len(split), -1)
+        pieces(module, plain.gradients(toy, module, split))[0].reshape(len(split), -1)
         for split in (toy.train, toy.test)
     )
     found = toy.estimate("if_ekfac", whole=1000, damping=DAMPING).values

@@ -12,23 +12,23 @@ from influx.oracles.plain import Array
 from influx.oracles.toys import Toy
 
 
-def parameters(toy: Toy) -> Array:
-    """``(p,)`` parameters at the end of training."""
-    return np.concatenate([p.detach().numpy().ravel() for p in toy.module().parameters()])
+def parameters(toy: Toy, step: int | None = None) -> Array:
+    """``(p,)`` parameters at a checkpoint (default: the end of training)."""
+    return np.concatenate([p.detach().numpy().ravel() for p in toy.module(step).parameters()])
 
 
-def dense_matrix(toy: Toy, curvature: str) -> Array:
-    """``(p, p)`` curvature of the mean objective, weight decay included.
+def dense_matrix(toy: Toy, curvature: str, step: int | None = None) -> Array:
+    """``(p, p)`` curvature of the mean objective at a checkpoint (default: the last), weight decay included.
 
     hessian by ``torch.autograd.functional``, ggn as Σ JᵀΛJ / n from Jacobians of outputs, fisher as the mean over all
     labels weighted by the model, empirical_fisher from the labels themselves.
     """
-    module, (x, y) = toy.module(), toy.tensors(toy.train)
+    module, (x, y) = toy.module(step), toy.tensors(toy.train)
     if curvature == "empirical_fisher":
         rows = plain.gradients(toy, module, toy.train)
         return rows.T @ rows / len(rows) + toy.learner.optimizer.weight_decay * np.eye(rows.shape[1])
     shapes = {name: p.shape for name, p in module.named_parameters()}
-    flat = torch.from_numpy(parameters(toy))
+    flat = torch.from_numpy(parameters(toy, step))
 
     def outputs(theta: Tensor) -> Tensor:
         pieces = theta.split([shape.numel() for shape in shapes.values()])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.models.mlp import MLP
-from influx.oracles import plain
+from influx.oracles import complexity, plain
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.plain import Array
 from influx.oracles.toys import Toy, table, train
@@ -150,4 +150,4 @@ def knn_loo(below: Path) -> Iterator[Comparison]:
                 yield from _compared("knn_loo", f"{what}, {value}", toy, score, k=3, **{setting: value})
 
 
-ORACLES = {"knn_loo": knn_loo, "knn_shapley": knn_shapley}
+ORACLES = {"knn_loo": knn_loo, "knn_shapley": knn_shapley, **complexity.ORACLES}

@@ -15,7 +15,9 @@ Array = NDArray[np.float64]
 
 
 def risks(task: TaskName, outputs: Tensor, y: Tensor) -> Tensor:
-    """Risk of each instance ``(n,)``: cross-entropy, or half the squared error."""
+    """Risk of each instance ``(n,)``: cross-entropy, half the squared error, or what a density model returns."""
+    if task == "density":
+        return outputs[:, 0]
     if task == "classification":
         return F.cross_entropy(outputs, y, reduction="none")
     return 0.5 * (outputs[:, 0] - y) ** 2

@@ -15,7 +15,7 @@ from influx.models.cnn import CNN
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.models.resnet9 import ResNet9
-from influx.oracles import plain, sampled
+from influx.oracles import averaged, plain, sampled, simulated
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.plain import Array
 from influx.oracles.toys import Toy, bundled, converged, images, table, train
@@ -143,4 +143,4 @@ def _seeds(below: Path) -> Iterator[Comparison]:
     yield compare("standard error over seeds", found.stderr, deviation / np.sqrt(3), 1e-12)
 
 
-ORACLES = {"loo": loo, **sampled.ORACLES}
+ORACLES = {"loo": loo, **sampled.ORACLES, **averaged.ORACLES, **simulated.ORACLES}

@@ -151,6 +151,20 @@ def images(n_train: int = 8, n_test: int = 3) -> Data:
     return _data("images", "classification", "image", x, y, n_train)
 
 
+def tokens(task: TaskName = "classification", n_train: int = 9, n_test: int = 4, length: int = 6) -> Data:
+    """Token ids with a beginning and padding at the end; a class prefers one of the words."""
+    rng, marks, words = np.random.default_rng(0), ("[PAD]", "[UNK]", "[CLS]"), 9
+    y = np.arange(n_train + n_test) % 3
+    x = rng.integers(1, len(marks) + words, (len(y), length))
+    x[:, 0], x[:, 1] = 2, len(marks) + y
+    x[np.arange(length) >= rng.integers(3, length + 1, len(y))[:, None]] = 0
+    whole = Split(x=x, y=y, ids=100 + np.arange(len(y)))
+    train, test = whole.take(slice(0, n_train)), whole.take(slice(n_train, None))
+    vocabulary = (*marks, *(f"word{i}" for i in range(words)))
+    classes = ("a", "b", "c")
+    return Data(name="tokens", task=task, kind="text", train=train, test=test, classes=classes, vocabulary=vocabulary)
+
+
 def bundled(which: str, n_train: int, n_test: int) -> Data:
     """A few instances of a bundled dataset."""
     return Bundled(which=which, n_train=n_train, n_test=n_test).load(0)

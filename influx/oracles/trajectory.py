@@ -17,7 +17,7 @@ from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.tasks import Task
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
-from influx.oracles import plain, unrolled
+from influx.oracles import plain, segments, unrolled, words
 from influx.oracles.checkpoints import (
     LOOP,
     RATES,
@@ -35,6 +35,8 @@ from influx.oracles.checkpoints import (
 from influx.oracles.comparison import Comparison, Oracle, compare
 from influx.oracles.plain import Array
 from influx.oracles.toys import Toy, table, train
+from influx.oracles.tracin_ad import tracin_ad
+from influx.oracles.vae_tracin import vae_tracin
 from influx.streams import stream, stream_seed
 
 
@@ -205,7 +207,7 @@ def gas_layerwise(below: Path) -> Iterator[Comparison]:
 
 def projection(toy: Toy, step: int, dim: int, kind: str, share: bool) -> Array:
     """P (D, p), drawn as documented; p D must fit in one piece."""
-    seed = int(stream(toy.problem.seed, f"tracinrp/projection{'' if share else f'/{step}'}").integers(1 << 63))
+    seed = int(stream(toy.problem.seed, f"draws/projection{'' if share else f'/{step}'}").integers(1 << 63))
     own = torch.Generator().manual_seed(stream_seed(seed, "0"))
     drawn = torch.empty(sum(p.numel() for p in toy.module().parameters()), dim)
     drawn = drawn.normal_(generator=own) if kind == "gaussian" else 2 * drawn.random_(2, generator=own) - 1
@@ -242,8 +244,12 @@ def tracinrp(below: Path) -> Iterator[Comparison]:
 ORACLES: dict[str, Oracle] = {
     "gas": gas,
     "gas_layerwise": gas_layerwise,
+    "tracin_ad": tracin_ad,
     "tracin_last": tracin_last,
     "tracincp": tracincp,
     "tracinrp": tracinrp,
+    "vae_tracin": vae_tracin,
+    **segments.ORACLES,
     **unrolled.ORACLES,
+    **words.ORACLES,
 }

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from influx.reporting import agreement, calibration, comparison_page, curves, instances, metric_tables, sections, svg
+from influx.reporting import (
+    agreement,
+    calibration,
+    comparison_page,
+    curves,
+    instances,
+    metric_tables,
+    sections,
+    svg,
+    word_shares,
+)
 from influx.reporting.comparison import Comparison
 from influx.reporting.markup import Markup, join, tag, text
 from influx.reporting.record import RunRecord
@@ -110,6 +120,7 @@ def _article(record: RunRecord, key: str, runs: int) -> Markup:
         _plots(record, key, runs),
         metric_tables.further(record, key),
         instances.neighbours(record, runs > MANY),
+        word_shares.section(record),
         curves.influential(record, key),
         instances.memorised(record),
         sections.tables(record),

@@ -8,6 +8,7 @@ from typing import Literal
 
 from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
+from influx.reporting.passages import Passage
 from influx.reporting.png import data_uri
 from influx.reporting.record import Neighbour, RunRecord
 from influx.reporting.sections import details, table
@@ -24,12 +25,13 @@ HEADINGS = {"proponent": "Proponents (helpful)", "opponent": "Opponents (harmful
 def neighbours(record: RunRecord, many: bool = False) -> Markup:
     """Proponents and opponents of several test instances; of fewer where the page is about ``many`` runs."""
     instances = [_instance(record, test_id) for test_id in record.spread(FEW if many else TESTS)]
-    lead = text(
-        "p",
+    told = (
         f"{len(instances)} test instances, evenly spaced over the test set. Proponents lower the test loss; without "
-        f"them it would be higher. Opponents raise it.",
-        class_="lead",
+        "them it would be higher. Opponents raise it."
     )
+    if record.passages is not None:
+        told += " Words that are in the test text too are underlined."
+    lead = text("p", told, class_="lead")
     everyone = Markup("") if many else _everyone(record)
     return tag("section", text("h2", "Proponents and opponents"), lead, *instances, everyone)
 
@@ -64,14 +66,19 @@ def _instance(record: RunRecord, test_id: int) -> Markup:
     if record.images:
         shown = tag("figure", _image(record, "test", record.column(test_id), f"test instance {test_id}, label {label}"))
         body = tag("div", shown, body, class_="shown")
-    return tag("div", title, body, class_="instance")
+    own = record.passages.passage("test", record.column(test_id)) if record.passages is not None else None
+    shown_text = _passage(own) if own is not None else Markup("")
+    return tag("div", title, shown_text, body, class_="instance")
 
 
 def _side(record: RunRecord, test_id: int, role: Literal["proponent", "opponent"]) -> Markup:
     found = record.neighbours(test_id, role, TOP)
     if record.images:
         heading = text("p", HEADINGS[role], class_="side")
-        return tag("div", heading, _strip(record, found))
+        return tag("div", heading, strip(record, found))
+    if record.passages is not None:
+        own = record.passages.passage("test", record.column(test_id))
+        return tag("div", text("p", HEADINGS[role], class_="side"), _texts(record, found, own.words))
     headings = [("train id", ""), ("label", ""), ("influence", "number")]
     headings += [(record.truth_name, "number")] if record.truth is not None else []
     return table(HEADINGS[role], headings, [_row(record, near) for near in found])
@@ -89,7 +96,8 @@ def _value(name: str, influence: float) -> Markup:
     return text(name, words.signed(influence), class_=f"number {side}".strip())
 
 
-def _strip(record: RunRecord, found: Sequence[Neighbour]) -> Markup:
+def strip(record: RunRecord, found: Sequence[Neighbour]) -> Markup:
+    """Training images in a row, with their influence."""
     items = []
     for near in found:
         image = _image(record, "train", near.position, f"training instance {near.train_id}, label {near.label}")
@@ -103,6 +111,28 @@ def _strip(record: RunRecord, found: Sequence[Neighbour]) -> Markup:
         caption = tag("figcaption", Markup("<br>".join(lines)))
         items.append(tag("li", tag("figure", image, caption)))
     return tag("ul", *items, class_="strip")
+
+
+def _texts(record: RunRecord, found: Sequence[Neighbour], shared: frozenset[int]) -> Markup:
+    """Training texts under their numbers, with the words of ``shared`` marked."""
+    assert record.passages is not None
+    items = []
+    for near in found:
+        told = [
+            _value("span", near.influence),
+            escaped(f"label {words.clean(near.label)}"),
+            escaped(f"id {near.train_id}"),
+        ]
+        if math.isfinite(near.truth):
+            told.insert(1, escaped(f"{record.truth_name} {words.signed(near.truth)}"))
+        head = tag("span", Markup(" · ".join(told)), class_="lead")
+        items.append(tag("li", head, _passage(record.passages.passage("train", near.position), shared)))
+    return tag("ul", *items, class_="passages")
+
+
+def _passage(passage: Passage, shared: frozenset[int] = frozenset()) -> Markup:
+    parts = [text("mark", part) if mark else escaped(part) for part, mark in passage.marked(shared)]
+    return tag("p", *parts, class_="passage", dir="auto")
 
 
 def _image(record: RunRecord, axis: Literal["train", "test"], position: int, description: str) -> Markup:
@@ -132,7 +162,9 @@ def memorised(record: RunRecord) -> Markup:
         )
     lead = text("p", "Training instances with the largest influence on their own loss (memorisation).", class_="lead")
     if record.images:
-        body = _strip(record, found)
+        body = strip(record, found)
+    elif record.passages is not None:
+        body = _texts(record, found, frozenset())
     else:
         cells = [(text("td", words.clean(n.label)), _value("td", n.influence)) for n in found]
         rows = [tag("tr", text("th", n.train_id, scope="row"), *c) for n, c in zip(found, cells, strict=True)]

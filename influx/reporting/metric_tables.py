@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from influx.reporting import reading, sections, series
+from influx.reporting import generated, reading, sections, series
 from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.record import END_ROWS, RunRecord
@@ -24,7 +24,10 @@ EVERYONE = "for all"  # lines that do not depend on the estimator
 
 def further(record: RunRecord, key: str) -> Markup:
     """All tables that the metrics of a run left behind, or nothing."""
-    parts = [_one(record, name, key) for name in names(record)]
+    known = names(record)
+    made = generated.section(record, known)  # their pixels are no table to read
+    parts = [_one(record, name, key) for name in known if name != generated.IMAGES]
+    parts = parts if made is None else [made, *parts]
     return tag("section", text("h2", "Measured curves and tables"), *parts) if parts else Markup("")
 
 

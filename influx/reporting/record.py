@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from influx.errors import ConfigError, DataError
 from influx.manifest import refuse_schema
-from influx.reporting import reading
+from influx.reporting import passages, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,15 +192,24 @@ class RunRecord:
     @cached_property
     def images(self) -> dict[str, NDArray[Any]]:
         """Images as they were before standardisation, by split; empty when the data are no images."""
-        rows = {"train": len(self.train), "test": len(self.test)}
+        return {} if self._display is None or self.passages else reading.read_images(self._display, self._rows)
+
+    @cached_property
+    def passages(self) -> passages.Passages | None:
+        """The instances' texts; None when the data are no texts."""
+        return None if self._display is None else passages.read(self._display, self._rows)
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        return {"train": len(self.train), "test": len(self.test)}
+
+    @cached_property
+    def _display(self) -> Path | None:
+        """The file with what people look at, in the problem's folder."""
         folder = str(self.section("problem").get("folder", ""))
-        if not folder:
-            return {}
         # The folder is written relative to the run, to the outputs folder or to where the command ran.
-        for base in (self.folder, self.folder.parent.parent, Path()):
-            if (base / folder / "display.npz").is_file():
-                return reading.read_images(base / folder / "display.npz", rows)
-        return {}
+        found = (base / folder / "display.npz" for base in (self.folder, self.folder.parent.parent, Path()))
+        return next((path for path in found if path.is_file()), None) if folder else None
 
     def label(self, axis: Literal["train", "test"], instance: int) -> str:
         """The label of an instance as text."""

@@ -93,6 +93,12 @@ figure { margin: 0; }
 img { display: block; width: 64px; image-rendering: pixelated; border: 1px solid var(--line); }
 .shown > figure img { width: 96px; }
 .side { font-size: 13px; margin: 0 0 6px; font-weight: 600; }
+.passage { font-size: 13.5px; line-height: 1.5; margin: 2px 0 0; max-width: none; }
+.instance > .passage { margin: 0 0 12px; max-width: 76ch; }
+.passages { list-style: none; margin: 0; padding: 0; } .passages li { margin: 0 0 12px; font-size: 13.5px; }
+.passages .lead { font-size: 13px; } .passages .number { text-align: left; }
+mark { background: none; color: inherit; text-decoration: underline; text-decoration-color: var(--accent);
+  text-decoration-thickness: 2px; text-underline-offset: 3px; }
 .share { display: block; height: 9px; min-width: 1px; background: var(--accent); opacity: 0.75; }
 td.bar { width: 34%; vertical-align: middle; }
 pre { background: var(--faint); border-radius: 6px; padding: 12px 16px; overflow-x: auto;

@@ -15,9 +15,11 @@ from influx.reporting.grid import Grid, definitions
 from influx.reporting.verdict import Row, Verdict, verdict_of, words
 
 if TYPE_CHECKING:
+    from influx.reporting.passages import Passage
     from influx.reporting.record import Neighbour, RunRecord
 
 NAME = frozenset({"estimator"})
+SHARED = "*"
 LABEL = 14  # characters of a label where several share a line
 STYLES = {"done": "green", "yes": "green", "running": "cyan", "failed": "red", "no": "red", "interrupted": "yellow"}
 
@@ -153,16 +155,30 @@ def neighbours(record: RunRecord, test_id: int, top: int) -> RenderableType:
     Raises:
         ConfigError: there is no such test instance.
     """
-    rows = []
+    rows, texts = [], record.passages
+    own = texts.passage("test", record.column(test_id)) if texts is not None else None
     for role in ("proponent", "opponent"):
         for near in record.neighbours(test_id, role, top):
             cells = [role, str(near.rank), str(near.train_id), near.label, text.signed(near.influence)]
             cells += [text.signed(near.truth)] if record.truth is not None else []
             rows.append([Text(text.clean(cell)) for cell in cells])
+            if texts is not None and own is not None:
+                rows[-1].append(_passage(texts.passage("train", near.position), own.words))
     columns = ["role", "rank", "train id", "label", "influence"]
     columns += [record.truth_name] if record.truth is not None else []
     title = f"test instance {test_id}, label {text.clean(record.label('test', test_id))}"
-    return Grid(columns, rows, frozenset({"rank", "train id", "influence", record.truth_name}), title=title)
+    right = frozenset({"rank", "train id", "influence", record.truth_name})
+    if own is None:
+        return Grid(columns, rows, right, title=title)
+    told = Text(f"{SHARED} is around words that the test text has too: ", style="dim")
+    whole = frozenset(columns) - {"label"}
+    return Group(Grid([*columns, "text"], rows, right, whole, title=title), Text(), told, _passage(own))
+
+
+def _passage(passage: Passage, shared: frozenset[int] = frozenset()) -> Text:
+    """A text, with the words of ``shared`` bold and between signs, which a file and a plain terminal show too."""
+    parts = [(f"{SHARED}{part}{SHARED}", "bold") if mark else part for part, mark in passage.marked(shared)]
+    return Text.assemble(*parts)
 
 
 def a_few(record: RunRecord, count: int = 3, top: int = 3) -> RenderableType:

@@ -25,7 +25,7 @@ ABOUT_CEILING_OF_MEAN = (
 SIGN = "positive influence = proponent: the test loss would be higher without it"
 
 # Metrics are found by the words of their names: pooled_pearson, topk_proponents, mislabel_auroc_self, ceiling_spearman
-_DETECTION = {"auroc": "AUROC", "ap": "AP", "auprc": "AUPRC"}
+_DETECTION = {"auroc": "AUROC", "ap": "AP", "auprc": "AUPRC", "mrr": "MRR"}
 _APART = {"ceiling", "stability", "gaps", "tradeoff", *_DETECTION}
 _AGREEMENT: Mapping[str, Callable[[set[str]], bool]] = {
     "spearman": lambda w: "spearman" in w and not w & {"pooled", "lds"},

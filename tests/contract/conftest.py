@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from influx.learners.torch.learner import NetFactory
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
-from influx.problem import Learner
+from influx.problem import Data, Learner
 from tests.contract.checks import Maker
 
 
-def small(below: Path, learner: Learner | None = None, **settings: object) -> Toy:
+def small(
+    below: Path,
+    learner: Learner | None = None,
+    data: Callable[..., Data] = toys.table,
+    model: NetFactory | None = None,
+    **settings: object,
+) -> Toy:
     """A network trained in full batches, so that the order of instances has no say, with twins in the data."""
-    data = toys.table(n_train=9, n_test=4)
+    made = data(n_train=9, n_test=4)
     rows = np.array([0, 1, 2, 3, 4, 5, 6, 7, 3])
-    data = replace(data, train=replace(data.train, x=data.train.x[rows], y=data.train.y[rows]))
+    made = replace(made, train=replace(made.train, x=made.train.x[rows], y=made.train.y[rows]))
     if learner is not None:  # one without settings of training
-        return toys.learned(below, data, learner)
+        return toys.learned(below, made, learner)
     given = {"optimizer": SGD(lr=0.3, momentum=0.5, weight_decay=0.01), "batch_size": len(rows), "epochs": 4}
-    return toys.train(below, data, MLP(width=4), **given | settings)
+    return toys.train(below, made, model or MLP(width=4), **given | settings)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ from typing import Any
 from influx.learners.linear.logistic import Logistic
 from influx.learners.torch.optimizers import Adam
 from influx.learners.trees.gradient_boosting import GradientBoosting
+from influx.models.text_encoder import TextEncoder
 from influx.needs import Need
+from influx.oracles import toys
 from influx.problem import Learner
 
 NOISE = "draws numbers for positions, not for instances"
@@ -30,20 +32,34 @@ EXEMPT: dict[str, dict[str, str]] = {
     "c_score": {"equal_instances_score_alike": SAMPLED},
     "confident_learning": {"equal_instances_score_alike": FOLDS},
     "data_oob": {"equal_instances_score_alike": SAMPLED},
+    "generative_downsampling": {"equal_instances_score_alike": FOLDS},
     "tmc_shapley": {"equal_instances_score_alike": SAMPLED},
     "beta_shapley": {"equal_instances_score_alike": SAMPLED},
     "g_shapley": {"equal_instances_score_alike": SAMPLED},
 }
 
 # estimator -> settings of the toy's training, for those that take no other
-TRAININGS: dict[str, dict[str, Any]] = {"tracin_adam": {"optimizer": Adam(lr=0.05, weight_decay=0.01)}}
+TEXTS: dict[str, Any] = {"data": toys.tokens, "model": TextEncoder(width=4, hidden=4)}
+TRAININGS: dict[str, dict[str, Any]] = {
+    "tracin_adam": {"optimizer": Adam(lr=0.05, weight_decay=0.01)},
+    "tracin_we": TEXTS,
+    "bm25": TEXTS,
+}
 
 # estimator -> its own settings where the default takes long, or leaves an error that checks see or rows without a value
 SETTINGS: dict[str, dict[str, Any]] = {
     "pbrf": {"damping": 0.3, "tol": 1e-12},
     "if_cg": {"tolerance": 1e-13},
+    "generative_downsampling": {"folds": 3, "repeats": 3},
     "fast_if": {"depth": 100},
+    "averaged": {"count": 2},
+    "simfluence": {"runs": 3, "held_out": 1, "bootstrap": 2},
+    "complexity_gap": {"jitter": 0.01, "repeats": 2},
     "if_lissa": {"depth": 200, "repeats": 2},
+    "trak": {"dim": 6, "damping": 1.0},
+    "dtrak": {"dim": 6, "damping": 0.1},
+    "logra": {"rank": 2},
+    "less": {"dim": 16},
 }
 
 # estimators that train many models one block after the other when blocks are small
@@ -78,9 +94,17 @@ EXPLAINED = "compares explanations of one trained model, which say nothing of tr
 PARTS = "the effect in training sets of part of the size, from a sample of them"
 SHARES = "shares of a logit, which are not the effect of removal; the sign is what must hold"
 SHARED = "instances share the effect of their group equally"
+LINEARISED = "weighs all instances alike in its curvature"
 LAYERS = "its curvature is an approximation, which a softmax layer shows"
+NO_TEXTS = Agreement(ridge=None, logistic=None, size=False, reason="takes texts, which no closed form tells about")
 TREES = Agreement(ridge=None, logistic=None, size=False, reason="takes trees, which no closed form tells about")
 AGREEMENT: dict[str, Agreement] = {
+    "trak": Agreement(ridge=(0.9, 0.95), logistic=(0.9, 0.95), reason=LINEARISED),
+    "dtrak": Agreement(ridge=None, logistic=None, reason="an association without a sign of the risk"),
+    "less": Agreement(ridge=(0.6, 0.8), logistic=(0.7, 0.8), reason=CURVATURE),
+    "logra": Agreement(ridge=(0.7, 0.8), logistic=(0.7, 0.8), size=False, reason=LAYERS),
+    "tracin_we": NO_TEXTS,
+    "bm25": NO_TEXTS,
     "leaf_refit": TREES,
     "leaf_influence": TREES,
     "boostin": TREES,
@@ -98,7 +122,9 @@ AGREEMENT: dict[str, Agreement] = {
     "relatif": Agreement(ridge=(0.8, 0.95), logistic=(0.8, 0.95), reason=DIVIDED),
     "renorm_if": Agreement(ridge=(0.6, 0.95), logistic=(0.7, 0.95), reason=DIVIDED),
     "tracincp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
+    "tracin_ad": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "tracin_last": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
+    "vae_tracin": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "tracinrp": Agreement(ridge=(0.6, 0.85), logistic=(0.7, 0.85), reason=CURVATURE),
     "gas": Agreement(ridge=(0.7, 0.85), logistic=(0.8, 0.85), reason=CURVATURE),
     "gas_layerwise": Agreement(
@@ -132,6 +158,9 @@ AGREEMENT: dict[str, Agreement] = {
     "g_shapley": Agreement(ridge=None, logistic=None, size=False, reason=COALITIONS),
     "shap": Agreement(ridge=None, logistic=None, reason=EXPLAINED),
     "neuron_shapley": Agreement(ridge=None, logistic=None, reason=EXPLAINED),
+    "generative_downsampling": Agreement(
+        ridge=(0.6, 0.85), logistic=(0.35, 0.75), size=False, reason="ten models without each instance, of less data"
+    ),
     "downsampling": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
     "banzhaf": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
     "ame": Agreement(ridge=(0.8, 0.93), logistic=(0.85, 0.95), size=False, reason=PARTS),
@@ -141,6 +170,11 @@ AGREEMENT: dict[str, Agreement] = {
     "group_loo": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
     "group_if": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
     "second_order_if": Agreement(ridge=(0.4, 0.75), logistic=(0.6, 0.8), size=False, reason=SHARED),
+    "averaged": Agreement(ridge=None, logistic=None, reason="that of the estimator that it averages"),
+    "simfluence": Agreement(
+        ridge=None, logistic=None, size=False, reason="batches that hold every instance do not tell them apart"
+    ),
+    "complexity_gap": Agreement(ridge=None, logistic=None, reason=NO_EFFECT),
     "knn_loo": Agreement(ridge=None, logistic=None, reason="zero for all but the nearest instances"),
     "knn_shapley": Agreement(
         ridge=(0.3, 0.6), logistic=(0.7, 0.7), reason="the utility of a surrogate; labels near by are what agrees"

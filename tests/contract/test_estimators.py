@@ -55,7 +55,7 @@ def test_behaviour(name: str, check: Callable[[Estimator, Maker], None], make: M
 @pytest.mark.parametrize(("name", "check"), EXCUSED, ids=readable)
 def test_an_exemption_is_needed(name: str, check: Callable[[Estimator, Maker], None], make: Maker) -> None:
     with pytest.raises(AssertionError):
-        check(estimator_named(name), suited(name, make))
+        check(estimator_named(name, SETTINGS.get(name)), suited(name, make))
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted([*(CONF / "dataset").glob("*.yaml"), *(CONF / "corruption").glob("*.yaml")])
 DATASETS = {"digits", "breast_cancer", "wine", "iris", "diabetes", "csv", "parquet", "npz", "image_folder"} | {
-    *("mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic")
+    *("mnist", "fashion_mnist", "cifar10", "cifar100", "synthetic", "synthetic_text", "text", "docstrings", "mine")
 }
 
 

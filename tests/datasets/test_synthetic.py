@@ -11,7 +11,7 @@ import torch
 from influx.datasets.cifar import Cifar
 from influx.datasets.synthetic import Synthetic
 from influx.errors import ConfigError
-from influx.learners.torch.fitted import to_tensors
+from influx.learners.torch.inputs import to_tensors
 
 
 def test_more_instances_leave_the_first_as_they_are() -> None:

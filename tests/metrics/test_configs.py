@@ -17,8 +17,10 @@ from influx.needs import Need
 FOLDER = Path(__file__).parents[2] / "conf" / "metric"
 BUILT = (
     "agreement",
+    "anomaly_detection",
     "ceiling",
     "class_detection",
+    "fact_tracing",
     "if_gaps",
     "lds",
     "mislabel",
@@ -27,6 +29,7 @@ BUILT = (
     "ranking",
     "shortcut",
     "stability",
+    "surrogate_transfer",
     "tail_patch",
     "target_identification",
     "tradeoff",
@@ -35,6 +38,7 @@ BUILT = (
 
 NEEDS = {
     "lds": frozenset({Need.RETRAIN}),
+    "surrogate_transfer": frozenset({Need.RETRAIN}),
     "unfairness": frozenset({Need.RETRAIN}),
     "if_gaps": frozenset({Need.RETRAIN, Need.CURVATURE}),
     "tradeoff": frozenset({Need.GRADIENTS}),

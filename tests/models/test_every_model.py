@@ -18,8 +18,11 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 SMALL = {"resnet9": {"width": 0.125}, "torchvision": {"architecture": "squeezenet1_1"}}  # quick to build
 CONVOLUTIONAL = ["cnn", "resnet9", "torchvision"]
 LINEAR = ["logistic", "ridge"]  # solve for an optimum themselves, without a net
+NORMAL = ["gaussian", "ppca"]  # so do these
 TREES = [path.stem for path in (CONF.parents[1] / "influx" / "learners" / "trees").glob("*.py")]
-NETS = [name for name in NAMES if name not in (*LINEAR, *TREES)]
+DENSITIES = ["autoregressive", "conv_vae", "vae"]  # whose output is the risk
+TEXTS = ["hf", "text_decoder", "text_encoder"]  # which read tokens
+NETS = [name for name in NAMES if name not in (*LINEAR, *NORMAL, *TREES, *DENSITIES, *TEXTS, "mine")]
 LINEAR_HEAD = [name for name in NETS if name != "torchvision"]
 FLAT = [name for name in NETS if name not in CONVOLUTIONAL]
 
@@ -46,7 +49,8 @@ def test_yaml_lists_every_field_with_its_default(name: str) -> None:
 def test_yaml_opens_with_a_summary_and_is_named_after_its_module(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ") and text[2].isupper()
-    where = ["learners", "linear"] if name in LINEAR else ["learners", "trees"] if name in TREES else ["models"]
+    learners = {"linear": LINEAR, "densities": NORMAL, "trees": TREES}
+    where = next((["learners", kind] for kind, names in learners.items() if name in names), ["models"])
     assert settings(name)["_target_"].split(".")[:-1] == ["influx", *where, name]
 
 

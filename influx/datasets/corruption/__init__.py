@@ -1,1 +1,1 @@
-"""Known damage to the training split: each class has ``apply(data, seed) -> Data`` and records the truth in flags."""
+"""Known damage to the data: each class has ``apply(data, seed) -> Data`` and records the truth in flags."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.datasets.corruption.choose import choose, class_index, marked, need_classes
-from influx.datasets.corruption.pixels import brightness_to_input, white
+from influx.datasets.corruption.pixels import brightness_to_input, seen_as, white
 from influx.datasets.settings import check_share
 from influx.errors import ConfigError, IncompatibleError
 from influx.problem import Data, Split
@@ -52,6 +52,10 @@ class Mixed:
     def apply(self, data: Data, seed: int) -> Data:
         """The mixed data, and the flags that say where."""
         need_classes(data, "mixed")
+        if data.kind == "text":
+            raise IncompatibleError(
+                f"corruption=mixed takes images or tables, but {data.name} has texts; choose another corruption"
+            )
         label, foreign = class_index(data, self.target_class), self.source.load(seed) if self.source else None
         if foreign is None and not data.display:
             raise IncompatibleError(
@@ -108,7 +112,7 @@ class Mixed:
                 f"foreign instances need the shape {data.train.x.shape[1:]} of {data.name}, those of {foreign.name} "
                 f"have {x.shape[1:]}; choose another corruption.source"
             )
-        return x, _shown(data, x) if data.display else None
+        return x, seen_as(data, x) if data.display else None
 
 
 def _placed(values: NDArray[Any], rows: NDArray[np.int64], new: Any) -> NDArray[Any]:
@@ -122,14 +126,6 @@ def _seen(data: Data, shown: NDArray[Any]) -> NDArray[np.float32]:
     slope, offset = brightness_to_input(data)
     x = (offset + slope * shown).reshape(len(shown), *data.train.x.shape[1:])
     return np.asarray(x, np.float32)
-
-
-def _shown(data: Data, x: NDArray[Any]) -> NDArray[Any]:
-    """Images that the model would see as ``x``, as far as brightness goes."""
-    like = data.display["train"]
-    slope, offset = brightness_to_input(data)
-    shown = np.clip((x.reshape(len(x), *like.shape[1:]) - offset) / slope, 0, white(like))
-    return shown.astype(like.dtype)
 
 
 def _fitted(images: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:

@@ -41,3 +41,11 @@ def brightness_to_input(data: Data) -> Affine:
     shape = (1, channels, height, width) if per_pixel else (1, channels, 1, 1)
     whole = (1, channels, height, width)
     return np.broadcast_to(slope.reshape(shape), whole), np.broadcast_to(offset.reshape(shape), whole)
+
+
+def seen_as(data: Data, x: NDArray[Any]) -> NDArray[Any]:
+    """Images ``(n, c, h, w)`` in the range of the data's own that the model would see as ``x``."""
+    like = data.display["train"]
+    slope, offset = brightness_to_input(data)
+    shown = np.clip((x.reshape(len(x), *like.shape[1:]) - offset) / slope, 0, white(like))
+    return np.asarray(shown.astype(like.dtype))

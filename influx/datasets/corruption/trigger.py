@@ -53,7 +53,7 @@ class Trigger:
         """The trigger on what the model sees, and on the images for display."""
         if self.features is not None:
             return self._column_stamp(data), _unchanged
-        if not data.display:
+        if not data.display or data.kind == "text":
             raise IncompatibleError(
                 f"corruption={self.who} puts a patch on images, but {data.name} has none to show; set "
                 f"corruption.features to the columns of the trigger"
@@ -64,7 +64,7 @@ class Trigger:
         columns = names("corruption.features", self.features)
         if data.train.x.ndim != 2 or data.display:
             raise IncompatibleError(
-                f"corruption.features names table columns, but {data.name} are images; set corruption.features=null"
+                f"corruption.features names table columns, but {data.name} has none; set corruption.features=null"
             )
         for column in columns:
             if column not in data.features:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from itertools import chain
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from influx.engines.pseudogradients import PseudoGradients
 from influx.errors import ConfigError
 from influx.planning import Prospect, Work
 from influx.run import Run
+
+if TYPE_CHECKING:
+    from influx.engines.curvature import Curvature
 
 SMALL = 1500  # numbers of a weight whose own matrix costs little more than its factors
 FACTOR_BYTES = 64 << 20  # inputs and output gradients of one layer, position by position
@@ -107,26 +112,42 @@ class EKFAC:
             inverse.report.update(numbers)
         return inverse
 
+    def averaged(self, run: Run, kind: Kind, points: Sequence[Curvature]) -> Layerwise:
+        """The mean curvature over several points of training, to apply functions of it: undamped, never inverted.
+
+        Raises:
+            ConfigError: ``kind`` is ``hessian``.
+        """
+        self.check(kind)
+        decay, parts = run.curvature.decay, []
+        for names, columns, block in self.measured(run, kind, points):
+            values = block.eigenvalues + block.diagonal(decay[columns])
+            parts.append(Part(names, columns, block, 0.0, values.clamp_min(0)))
+        return Layerwise(parts, {"strategy": self.strategy})
+
     @torch.no_grad()
-    def measured(self, run: Run, kind: Kind) -> list[tuple[tuple[str, ...], slice, Block]]:
-        """Names, columns and block of every layer, without weight decay and damping."""
-        source = self._source(run, kind)
+    def measured(
+        self, run: Run, kind: Kind, points: Sequence[Curvature] = ()
+    ) -> list[tuple[tuple[str, ...], slice, Block]]:
+        """Names, columns and block of every layer, without weight decay and damping; without ``points`` at the end."""
+        sources = [self._source(run, kind, point) for point in points or (run.curvature,)]
+        source, share = sources[0], 1 / len(sources)
         layers = list(layers_of(source.first(), source.at.parameters))
         blocks: list[Block] = [
             block_for(layer, columns.stop - columns.start, self.strategy, self.own_matrix)
             for layer, _, columns in layers
         ]
         passes = 1 if self.strategy == "kfac" else 2
-        with progress.task("curvature", passes * source.repeats * len(source.split)) as done:
-            for rows, weight, again in source.blocks():
+        with progress.task("curvature", passes * len(sources) * source.repeats * len(source.split)) as done:
+            for rows, weight, again in chain.from_iterable(each.blocks() for each in sources):
                 for block, layer in zip(blocks, alike(rows, len(blocks)), strict=True):
-                    block.gather(layer, weight, again)
+                    block.gather(layer, weight * share, again)
                 done(source.size)
             for block in blocks:
                 block.turn()
-            for rows, weight, _ in source.blocks() if passes == 2 else ():
+            for rows, weight, _ in chain.from_iterable(each.blocks() for each in sources * (passes - 1)):
                 for block, layer in zip(blocks, rows.layers, strict=True):
-                    block.measure(layer, weight)
+                    block.measure(layer, weight * share)
                 done(source.size)
         return [(names, columns, block) for (_, names, columns), block in zip(layers, blocks, strict=True)]
 
@@ -134,9 +155,9 @@ class EKFAC:
         """Passes for factors and eigenvalues, their decomposition, and the passes for influence."""
         return ekfac_work(prospect, kind, self)
 
-    def _source(self, run: Run, kind: Kind) -> PseudoGradients:
+    def _source(self, run: Run, kind: Kind, engine: Curvature) -> PseudoGradients:
         """Gradients of the chosen instances, in blocks whose patches and gradients fit in memory."""
-        engine, split = run.curvature, run.train
+        split = run.train
         uniform = np.empty((len(split), 0))
         if kind == "sampled_fisher":
             more = [by_instance(run, f"labels of the sampled Fisher matrix {s}") for s in range(1, self.samples)]

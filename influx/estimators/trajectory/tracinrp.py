@@ -9,10 +9,12 @@ from influx.engines.kernels import Projected
 from influx.engines.projections import Kind
 from influx.engines.similarity import Checkpointed, scale_of, similarity_work
 from influx.engines.spread import INDEPENDENT, SHARED
+from influx.engines.stored import Projections, at_checkpoint
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
+from influx.problem import Checkpoint
 from influx.run import Card, Run
 
 
@@ -26,7 +28,8 @@ class TracInRP(Checkpointed):
         Self-influence needs no projection and is exact.
     Needs: checkpoints with their learning rates; per-instance gradients.
     Cost: C (n + m) gradients, C (n + m) p D operations to project them and C n m D for products; memory
-        O(m D + block). Worth it only where gradients are compared more often than projected.
+        O(m D + block); C n D numbers on disk, which other projected methods read. Worth it only where gradients are
+        compared more often than projected.
     Source: Pruthi et al. 2020, arXiv:2002.08484; survey section 5.2.1.3. There for gradients of every step, here for
         those of checkpoints.
 
@@ -42,7 +45,9 @@ class TracInRP(Checkpointed):
         curve_tests: of how many test instances, the first ones, to keep when their strongest proponents and opponents
             were influential.
         dim: D, numbers that a gradient is projected to; the relative error of self-similarity is about √(2/D).
-        kind: gaussian, or rademacher (signs, whose standard error is then an upper bound).
+        kind: gaussian; rademacher (signs) or sparse (hashed sums of coordinates, p operations instead of p D), whose
+            standard error is then an upper bound; two_sided (products of projections of a layer's inputs and output
+            gradients, the fastest, with a few times that variance and no standard error); or none.
         share: the same projection at every checkpoint; the errors then add up (upper bound).
     """
 
@@ -70,24 +75,24 @@ class TracInRP(Checkpointed):
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients, projections and their products at every checkpoint used."""
-        return similarity_work(prospect, self, dim=self.dim)
+        return similarity_work(prospect, self, dim=self.dim, kind=self.kind)
 
     def estimate(self, run: Run) -> Influence:
         """Products of projected gradients, weighted and summed over checkpoints."""
         size = run.gradients.at(run.final).size
-        if self.dim >= size:
+        if self.dim >= size or self.kind == "none":
             run.warn(
                 f"estimator.dim={self.dim} projects the {size} parameters to no fewer numbers: tracincp is cheaper "
                 "and exact"
             )
 
-        def seed_at(step: int) -> int:
-            return int(run.rng("projection" if self.share else f"projection/{step}").integers(1 << 63))
+        def at_step(checkpoint: Checkpoint) -> Projections:
+            return at_checkpoint(run, checkpoint, self.kind, self.dim, shared=self.share)
 
         return self.influence(
             run,
-            Projected(self.dim, self.kind, seed_at),
+            Projected(at_step, run.final, keep=self.precision == "model"),
             scale=scale_of(self.weight, run.unlike_sgd),
-            spread=SHARED if self.share else INDEPENDENT,
+            spread=None if self.kind == "two_sided" else SHARED if self.share else INDEPENDENT,
             report={"dim": self.dim, "kind": self.kind},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from influx.errors import DataError
+from influx.learners.torch.inputs import evaluation_tensors
 from influx.learners.torch.optimizers import Optimizer, Slots
 from influx.learners.torch.sequential import Recipe, State, advance
 from influx.learners.torch.tasks import Task
@@ -52,19 +54,19 @@ def save_checkpoint(folder: Folder, state: State, lr: float) -> None:
     """Write parameters, then optimizer state: a checkpoint exists when both do."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.module.state_dict().items()}
     meta = {"step": str(state.step), "lr": json.dumps([lr])}
-    folder.write(parameters_name(state.step), lambda path: _save_tensors(_untied(tensors), path, meta))
+    folder.write(parameters_name(state.step), lambda path: save_tensors(tensors, path, meta))
     slots = {f"{slot}.{i}": t.cpu().contiguous() for slot, ts in state.slots.items() for i, t in enumerate(ts)}
     history = {
         "history.loss": torch.tensor(state.losses, dtype=torch.float64),
         "history.clip": torch.tensor(state.clips, dtype=torch.float64),
     }
-    folder.write(state_name(state.step), lambda path: _save_tensors(slots | history, path, meta))
+    folder.write(state_name(state.step), lambda path: save_tensors(slots | history, path, meta))
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, meta: dict[str, str]) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path, meta: dict[str, str]) -> None:
     """``save_file`` with the operating system's errors (a full disk) as such: it hides them in its own."""
     try:
-        save_file(tensors, path, metadata=meta)
+        save_file(_untied(tensors), path, metadata=meta)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
@@ -152,6 +154,7 @@ class TorchFitted:
     folder: Folder  # the problem's folder
     build: Builder
     recipe: Recipe
+    until: int | None = None  # the step whose saved parameters count as the final ones; None is the last
 
     @property
     def task(self) -> Task:
@@ -173,6 +176,7 @@ class TorchFitted:
         """Saved checkpoints, from initialisation to the final model."""
         total = self.recipe.total
         steps = self.recipe.training.saved_steps(total)
+        steps = [s for s in steps if self.until is None or s <= self.until]
         return [
             Checkpoint(step=s, lr=(self.recipe.lr(s),), path=self.folder.path / "checkpoints" / parameters_name(s))
             for s in steps
@@ -185,8 +189,8 @@ class TorchFitted:
 
     def model(self, step: int | None = None) -> nn.Module:
         """The module in eval mode with the parameters saved after ``step`` updates (default: the last)."""
-        wanted = self.recipe.total if step is None else step
         known = [c.step for c in self.checkpoints]
+        wanted = known[-1] if step is None else step
         if wanted not in known:
             raise DataError(f"step must be one of the saved checkpoints {known}, got {wanted}; use replay for others")
         module = self.build(0)
@@ -213,7 +217,7 @@ class TorchFitted:
         Raises:
             DataError: a batch's loss is not the recorded one up to rounding.
         """
-        recorded, tolerance = self.trajectory.loss, REPLAY_TOLERANCE[self.recipe.x.dtype]
+        recorded, tolerance = self.trajectory.loss, REPLAY_TOLERANCE[self.recipe.dtype]
         for now in advance(self.recipe, state, stop, None, "full"):
             expected, found = recorded[now.step - 1], now.losses[-1]
             if abs(found - expected) > tolerance * (abs(expected) + 1e-3):
@@ -226,7 +230,18 @@ class TorchFitted:
 
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets in the model's precision on its device."""
-        return to_tensors(split, self.recipe.x.dtype, self.device)
+        return evaluation_tensors(split, self.recipe.attached, self.recipe.dtype, self.device)
+
+    def with_draws(self, count: int, name: str) -> TorchFitted:
+        """The same model with other latent draws in its risks, the first ``count`` of those named ``name``.
+
+        A model that draws nothing stays as it is.
+        """
+        attached = self.recipe.attached
+        if attached is None:
+            return self
+        attached = dataclasses.replace(attached, evaluation=count, name=name)
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, attached=attached))
 
     @torch.no_grad()
     def outputs(self, module: nn.Module, split: Split) -> Tensor:
@@ -249,15 +264,3 @@ def chunks(x: Tensor, models: int = 1) -> tuple[Tensor, ...]:
     size = min(EVALUATION_CHUNK, EVALUATION_NUMBERS // max(x[0].numel(), 1))
     pieces: tuple[Tensor, ...] = x.split(max(size // models, 16))
     return pieces
-
-
-def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Floating-point inputs and targets in ``dtype``; integer ones stay integer."""
-
-    def convert(array: NDArray[np.generic]) -> Tensor:
-        repeated = array.size > 1 and not any(array.strides)  # what a plan has in place of data: one number
-        tensor = torch.from_numpy(array[(slice(1),) * array.ndim].copy() if repeated else np.ascontiguousarray(array))
-        tensor = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-        return tensor.expand(array.shape) if repeated else tensor
-
-    return convert(split.x), convert(split.y)

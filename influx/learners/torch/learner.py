@@ -10,26 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influx import interrupts
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.torch.dense import Dense, dense_layers
-from influx.learners.torch.fitted import TorchFitted, chunks, outcomes_of, to_tensors
+from influx.learners.torch.fitted import TorchFitted, outcomes_of
+from influx.learners.torch.inputs import attached_to, evaluation_tensors, to_tensors
 from influx.learners.torch.optimizers import Optimizer
 from influx.learners.torch.pace import layer_products, net_shape, pace
 from influx.learners.torch.recorded import record
-from influx.learners.torch.sequential import (
-    GLOBAL_GENERATOR,
-    Recipe,
-    State,
-    advance,
-)
+from influx.learners.torch.retraining import one_by_one, stacked
+from influx.learners.torch.sequential import GLOBAL_GENERATOR, Recipe
 from influx.learners.torch.stacked import Program, Vmap
 from influx.learners.torch.tasks import task_for
 from influx.learners.torch.training import Engine, Training
 from influx.learners.torch.traits import PLAIN, Traits, check_trainable, traits_of
 from influx.needs import Need
 from influx.planning import NetShape, Pace
-from influx.problem import Cost, Data, Design, Outcomes, Problem, Split
+from influx.problem import Cost, Data, Design, Outcomes, Problem, TaskName
 from influx.store import Folder
 from influx.streams import stream_seed
 
@@ -49,7 +45,12 @@ NETS = frozenset(
 
 
 class NetFactory(Protocol):
-    """A model choice that builds an untrained module for the data (``influx.models``)."""
+    """A model choice that builds an untrained module for the data (``influx.models``).
+
+    A density model has ``task = "density"`` and returns each instance's risk. Where that is a mean over latent draws it
+    also has ``noise(data)``, the standard normal numbers of one draw, the numbers ``draws`` and ``evaluation_draws``,
+    and ``conditional`` where it reads the label (see ``Attached``).
+    """
 
     def build(self, data: Data) -> nn.Module:
         """The untrained module, initialised from torch's global generator."""
@@ -65,9 +66,20 @@ class TorchLearner:
     training: Training
 
     @property
+    def task(self) -> TaskName | None:
+        """What the model learns whatever the dataset is labelled for, or None."""
+        return getattr(self.model, "task", None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and arithmetic."""
+        dtype: torch.dtype = getattr(torch, self.training.dtype)
+        return dtype
+
+    @property
     def provides(self) -> frozenset[Need]:
-        """All needs of nets."""
-        return NETS
+        """All needs of nets; the last layer of a density model has no meaning that is common to them."""
+        return NETS - {Need.LINEAR_HEAD, Need.FEATURES} if self.task == "density" else NETS
 
     def check(self, data: Data) -> None:
         """Build the module once and run two instances through it, forward and backward.
@@ -76,6 +88,11 @@ class TorchLearner:
             IncompatibleError: the model or the engine does not take this data.
             ConfigError: the device does not exist, or the batches or the warm-up do not fit the data.
         """
+        if data.task == "density" and self.task != "density":
+            raise IncompatibleError(
+                "the dataset is for density models, whose output is the risk, and the model is none; "
+                "choose model=vae, autoregressive or text_decoder, or a dataset with labels"
+            )
         device, steps = self.device(), self.training.steps(len(data.train))
         if self.training.warmup_steps >= steps:
             raise ConfigError(
@@ -83,7 +100,7 @@ class TorchLearner:
                 f"{self.training.warmup_steps}; lower it or raise training.epochs"
             )
         module = self._module(data, 0, 0).to(device)
-        x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
+        x, y = self.example(data, 2, device)
         smallest = int(self.training.sizes(len(data.train)).min())
         check_trainable(module, task_for(data.task), x, y, smallest)
         self._program(module, data)
@@ -112,11 +129,12 @@ class TorchLearner:
         with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, f"init/{init}"))
             module = self.model.build(data)
-        return module.to(dtype=getattr(torch, self.training.dtype))
+        return module.to(dtype=self.dtype)
 
     def recipe(self, data: Data, seed: int, order: int) -> Recipe:
         """The training numbered ``order`` of the problem with seed ``seed``."""
-        x, y = to_tensors(data.train, getattr(torch, self.training.dtype), self.device())
+        x, y = to_tensors(data.train, self.dtype, self.device())
+        attached = attached_to(self.model, data, seed)
         traits = self._traits(self._module(data, 0, 0).to(x.device), data)
         return Recipe(
             task=task_for(data.task),
@@ -125,20 +143,26 @@ class TorchLearner:
             batches=self.training.batches(len(data.train), seed, order),
             seed=seed,
             order=order,
-            x=x,
+            x=x if attached is None else attached.known(x, y),
             y=y,
             ids=data.train.ids,
             random=traits.random,
             coupled=traits.coupled,
             takes_one=traits.takes_one,
+            attached=attached,
         )
+
+    def example(self, data: Data, count: int = 1, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """What the module reads of the first training instances, and their targets."""
+        attached = attached_to(self.model, data, 0)
+        return evaluation_tensors(data.train.take(slice(0, count)), attached, self.dtype, device)
 
     def _traits(self, module: nn.Module, data: Data) -> Traits:
         """What the module allows; tried once per dataset."""
         known = self.__dict__.get("_tried")
         if known is None or known[0] is not data:
             device = next(module.parameters()).device
-            x, y = to_tensors(data.train.take(slice(0, 2)), getattr(torch, self.training.dtype), device)
+            x, y = self.example(data, 2, device)
             plain = dense_layers(module) is not None  # the trial would load a compiler's modules for a second
             known = (data, PLAIN if plain else traits_of(module, task_for(data.task), x, y))
             self.__dict__["_tried"] = known
@@ -214,16 +238,17 @@ class TorchLearner:
             raise ValueError("all rows of one block must share init and order")
         recipe = self.recipe(data, seed, order)
         module = (self._module(data, seed, init) if start is None else start).to(recipe.x.device)
-        weights = torch.from_numpy(design.weights).to(recipe.x)
+        weights = torch.from_numpy(design.weights).to(recipe.x.device, recipe.dtype)
         program = self._program(module, data)
+        splits, device = (data.train, data.test), recipe.x.device
+        sides = [evaluation_tensors(split, recipe.attached, recipe.dtype, device)[0] for split in splits]
         outputs = (
-            self._one_by_one(recipe, module, weights, design, data)
+            one_by_one(recipe, module, weights, design.loss_norm, sides)
             if program is None
-            else self._stacked(recipe, program, weights, design, data, self.block_size(data))
+            else stacked(recipe, program, weights, design.loss_norm, sides, self.block_size(data))
         )
-        splits = (data.train, data.test)
         result = [
-            outcomes_of(recipe.task, out, to_tensors(split, recipe.x.dtype, "cpu")[1])
+            outcomes_of(recipe.task, out, to_tensors(split, recipe.dtype, "cpu")[1])
             for out, split in zip(outputs, splits, strict=True)
         ]
         for row in range(len(design)):
@@ -235,44 +260,11 @@ class TorchLearner:
                 )
         return result[0], result[1]
 
-    @torch.no_grad()
-    def _stacked(
-        self, recipe: Recipe, program: Program, weights: Tensor, design: Design, data: Data, block: int
-    ) -> list[Tensor]:
-        count = len(weights)
-        padded = -(-max(count, block) // program.multiple) * program.multiple
-        if count < padded:
-            weights = torch.cat([weights, weights[-1:].expand(padded - count, -1)])
-        forward = program.train(recipe, weights, design.loss_norm, lambda step: interrupts.check_forced())
-        return [self._outputs(forward, recipe, split, block)[:count] for split in (data.train, data.test)]
-
-    def _outputs(self, forward: object, recipe: Recipe, split: Split, models: int) -> Tensor:
-        x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
-        assert callable(forward)
-        return torch.cat([forward(c).cpu() for c in chunks(x, models)], dim=1)
-
-    def _one_by_one(
-        self, recipe: Recipe, module: nn.Module, weights: Tensor, design: Design, data: Data
-    ) -> list[Tensor]:
-        start = {k: v.clone() for k, v in module.state_dict().items()}
-        outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for row in weights:
-            module.load_state_dict(start)
-            state = State(step=0, module=module, slots=recipe.optimizer.slots(list(module.parameters())))
-            for _ in advance(recipe, state, recipe.total, row, design.loss_norm):
-                interrupts.check_forced()
-            module.eval()
-            with torch.no_grad():
-                for split, kept in zip((data.train, data.test), outputs, strict=True):
-                    x, _ = to_tensors(split, recipe.x.dtype, recipe.x.device)
-                    kept.append(torch.cat([module(c).cpu() for c in chunks(x)]))
-        return [torch.stack(kept) for kept in outputs]
-
     def cost(self, data: Data, models: int) -> Cost:
         """Floating-point operations and working memory of training ``models`` models."""
         module = self._module(data, 0, 0)
         size = sum(p.numel() for p in module.parameters())
-        macs = sum(forward for forward, _ in layer_products(module, torch.from_numpy(data.train.x[:1].copy())).values())
+        macs = sum(forward for forward, _ in layer_products(module, self.example(data)[0]).values())
         steps = self.training.steps(len(data.train))
         seen = self.training.visits(len(data.train))
         together = self.block_size(data)

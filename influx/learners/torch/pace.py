@@ -81,7 +81,7 @@ def net_shape(learner: TorchLearner, module: nn.Module, problem: Problem) -> Net
     steps = training.steps(n)
     params = list(module.parameters())
     slots = learner.optimizer.slots(params)
-    products = layer_products(module, torch.from_numpy(problem.train.x[:1].copy()))
+    products = layer_products(module, learner.example(problem.data)[0])
     state = module.state_dict().values()
     last = list(products)[-1] if products else None
     return NetShape(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from influx.errors import NumericalError
+from influx.learners.torch.inputs import Attached
 from influx.learners.torch.optimizers import SGD, Optimizer, Slots
 from influx.learners.torch.tasks import Task
 from influx.learners.torch.training import Batches, Training
@@ -43,17 +44,24 @@ class Recipe:
     batches: Batches
     seed: int
     order: int
-    x: Tensor  # (n_train, ...)
+    x: Tensor  # (n_train, ...), without latent draws: see inputs
     y: Tensor  # (n_train,)
     ids: NDArray[np.int64]
     random: bool = False  # a training forward pass draws random numbers
     coupled: bool = False  # a training forward pass mixes the instances of a batch
     takes_one: bool = True  # it works for a batch of one
+    attached: Attached | None = None  # what the module reads beside the instances
 
     @property
     def total(self) -> int:
         """Steps in the whole training."""
         return len(self.batches)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and arithmetic; tokens stay whole numbers."""
+        dtype: torch.dtype = self.x.dtype if self.x.is_floating_point() else getattr(torch, self.training.dtype)
+        return dtype
 
     @property
     def unlike_sgd(self) -> str:
@@ -74,6 +82,14 @@ class Recipe:
             "batch statistics and dropout together: without an instance the random numbers of those behind it in the "
             "batch change too, so part of each difference is chance"
         )
+
+    def inputs(self, rows: Tensor, step: int | None = None) -> Tensor:
+        """What the module reads of rows of the training: at the step that leaves state ``step``, or in evaluation."""
+        x = self.x[rows]
+        if self.attached is None:
+            return x
+        ids = self.ids[rows.cpu().numpy()]
+        return self.attached.evaluated(x, ids) if step is None else self.attached.trained(x, ids, self.order, step)
 
     def lr(self, step: int) -> float:
         """Learning rate of the update that leaves checkpoint ``step``."""
@@ -109,7 +125,7 @@ def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, nor
         module.train()
         rows = recipe.batches[state.step]
         with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext():
-            loss, grads = _batch(recipe, module, params, rows, weights, norm)
+            loss, grads = _batch(recipe, module, params, state.step, weights, norm)
         if not np.isfinite(loss):
             raise NumericalError(
                 f"the training loss is {loss} at step {state.step} (instances {recipe.ids[rows][:5].tolist()}…); "
@@ -135,10 +151,11 @@ def _batch(
     recipe: Recipe,
     module: nn.Module,
     params: list[nn.Parameter],
-    rows: NDArray[np.int64],
+    step: int,
     weights: Tensor | None,
     norm: LossNorm,
 ) -> tuple[float, list[Tensor]]:
+    rows = recipe.batches[step]
     index = torch.from_numpy(rows).to(recipe.x.device)
     size = float(len(rows))
     w = None if weights is None else weights[index]
@@ -149,7 +166,7 @@ def _batch(
     if len(index) < (1 if recipe.takes_one or w is None else 2):
         return 0.0, [torch.zeros_like(p) for p in params]
     with torch.enable_grad():
-        risks = recipe.task.loss(module(recipe.x[index]), recipe.y[index])
+        risks = recipe.task.loss(module(recipe.inputs(index, step)), recipe.y[index])
         loss = (risks.sum() if w is None else (risks * w).sum()) / size
     grads = torch.autograd.grad(loss, params, allow_unused=True)
     return float(loss.detach()), [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]

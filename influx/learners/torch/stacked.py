@@ -92,7 +92,9 @@ class Vmap:
         for step in range(recipe.total):
             index = torch.from_numpy(recipe.batches[step]).to(recipe.x.device)
             w = batch_weights(weights, index, norm)
-            named_grads = gradient(dict(zip(names, params, strict=True)), w, recipe.x[index], recipe.y[index])
+            named_grads = gradient(
+                dict(zip(names, params, strict=True)), w, recipe.inputs(index, step), recipe.y[index]
+            )
             grads = [named_grads[name] for name in names]
             if recipe.training.clip_norm is not None:
                 grads = clip_each(grads, recipe.training.clip_norm)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from influx.errors import IncompatibleError
 from influx.problem import TaskName
 
 
@@ -134,6 +135,57 @@ class Regression:
         return outputs.squeeze(-1)
 
 
+class Density:
+    """The model returns the risk itself: minus the logarithm of an instance's density, or of a bound of it."""
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The output."""
+        return outputs.squeeze(-1)
+
+    def encode(self, y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+        """Nothing: labels are not learned from."""
+        return torch.zeros(len(y), outputs, dtype=dtype, device=y.device)
+
+    def residual(self, outputs: Tensor, encoded: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
+        """One."""
+        return torch.ones_like(outputs) if out is None else out.fill_(1)
+
+    def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """One."""
+        return torch.ones_like(outputs)
+
+    def curvature_factor(self, outputs: Tensor, y: Tensor, k: int) -> Tensor:
+        """Refused: see ``curved``."""
+        raise IncompatibleError(NO_OUTPUT_CURVATURE)
+
+    def curved(self, outputs: Tensor, directions: Tensor, dim: int = -1) -> Tensor:
+        """Refused: a risk is linear in itself, so that its Gauss-Newton matrix would be zero.
+
+        Raises:
+            IncompatibleError: always.
+        """
+        raise IncompatibleError(NO_OUTPUT_CURVATURE)
+
+    def margin(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Minus the risk."""
+        return -outputs.squeeze(-1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Minus the risk: the logarithm of the density, or its bound."""
+        return -outputs.squeeze(-1)
+
+
+NO_OUTPUT_CURVATURE = (
+    "a density model's output is its risk, which has no Gauss-Newton matrix or Fisher matrix of its outputs; "
+    "use estimator.curvature=hessian or empirical_fisher"
+)
+TASKS: dict[TaskName, type[Task]] = {
+    "classification": Classification,
+    "regression": Regression,
+    "density": Density,
+}
+
+
 def task_for(name: TaskName) -> Task:
     """The task of a dataset."""
-    return Classification() if name == "classification" else Regression()
+    return TASKS[name]()

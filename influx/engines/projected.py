@@ -1,0 +1,170 @@
+"""What TRAK and D-TRAK share: ridge regression on projected gradients, averaged over models and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from influx.engines.leverage import Leverage, leverage, leverage_flops
+from influx.engines.members import Means, Member
+from influx.engines.outputs import Output, curvatures
+from influx.engines.projections import HELD_BYTES, Kind, projection_flops
+from influx.engines.stored import at_checkpoint
+from influx.errors import ConfigError
+from influx.influence import Influence, Scale
+from influx.planning import Prospect, Work
+from influx.problem import Checkpoint
+from influx.run import Run
+
+RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: the best power of ten on digits by LDS
+FEW = 2  # training instances per number of a projection, below which the matrix is nearly singular
+NOT_ASKED = "set estimator.self_influence=true to ask for it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """Settings and computation of estimators that compare gradients through ridge regression on projections."""
+
+    scale: ClassVar[Scale] = "rank"
+    dim: int = 2048
+    kind: Kind = "sparse"
+    models: int = 1
+    checkpoints: int = 1
+    damping: float | None = None
+    self_influence: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("dim", "models", "checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"estimator.{name} must be at least 1, got {getattr(self, name)}; raise it")
+        if self.damping is not None and not self.damping >= 0:
+            raise ConfigError(
+                f"estimator.damping must not be negative, got {self.damping}; use null for a part of the eigenvalues"
+            )
+
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        """Perspectives that the settings leave out."""
+        return {} if self.self_influence else {"memorization": NOT_ASKED}
+
+    def work(self, prospect: Prospect, weighted: bool) -> Work:
+        """Trainings, gradients, projections and regressions, the latter with or without weights.
+
+        Raises:
+            ConfigError: fewer checkpoints are saved than asked for.
+        """
+        net, n, m = prospect.net, len(prospect.train), len(prospect.test)
+        _check_count(self.checkpoints, len(net.saved) - 1)
+        dim = net.parameters if self.kind == "none" else self.dim
+        each = 6.0 * net.macs + projection_flops(self.kind, dim, net.parameters, net.sides)
+        solving = leverage_flops(n, dim, m, weighted, self.self_influence)
+        members, smaller, matrices = self.models * self.checkpoints, min(n, dim), 1.0
+        if members > 1:
+            matrices = 3.0
+        solved = smaller**2 + (n if n < dim else dim) * dim + 2 * m * dim
+        return Work(
+            more_trainings=float(self.models - 1),
+            gradients=float(members * (n + m)),
+            flops=members * (each * (n + m) + solving),
+            numbers=float(members) * (2 * dim * (n + m) + matrices * n * m),
+            bytes=8.0 * (solved + matrices * n * m) + min(HELD_BYTES, 4.0 * dim * net.parameters),
+            formula=f"{self.models} models x {self.checkpoints} checkpoints x ({n} + {m}) gradients to {dim} numbers, "
+            f"a regression with {smaller} unknowns",
+        )
+
+    def attributed(
+        self,
+        run: Run,
+        output: Output,
+        *,
+        weigh: bool = False,
+        with_r: bool = False,
+        to_loss: bool = False,
+        report: Mapping[str, Any] | None = None,
+    ) -> Influence:
+        """(mean of slopes) ∘ (mean of φ_jᵀ (ΦᵀRΦ + λI)⁻¹ φ_i), with its standard error over models or checkpoints.
+
+        Args:
+            run: the trained problem.
+            output: the function of the outputs whose projected gradients are the φ.
+            weigh: by the slopes of training instances; otherwise they count as one.
+            with_r: R holds the risk's second derivatives with respect to the margin; otherwise it is the identity.
+            to_loss: multiply by the mean slopes of test instances.
+            report: what else to tell.
+        """
+        means, solved = Means(run, self.models if self.models > 1 else self.checkpoints, weigh), None
+        for unit in self._units(run):
+            members = [self._member(*one, output, with_r) for one in unit]
+            means.add(members, self.self_influence)
+            solved = members[-1].solved
+        assert solved is not None
+        dim = solved.right.shape[1]
+        self._doubts(run, dim, solved)
+        values, stderr = means.finish(to_loss)
+        told = {"models": self.models, "checkpoints": self.checkpoints, "dim": dim, "kind": self.kind}
+        return run.influence(
+            values,
+            scale=self.scale,
+            stderr=stderr,
+            self_influence=means.own if self.self_influence else None,
+            self_influence_note="" if self.self_influence else NOT_ASKED,
+            report=told | solved.report | dict(report or {}),
+        )
+
+    def _units(self, run: Run) -> Iterator[list[tuple[Run, Checkpoint]]]:
+        """Models with their checkpoints, or the checkpoints of the only model."""
+        for number in range(self.models):
+            trained = run.trained(number)
+            chosen = [(trained, checkpoint) for checkpoint in spaced(trained.checkpoints, self.checkpoints)]
+            if self.models > 1:
+                yield chosen
+            else:
+                yield from ([one] for one in chosen)
+
+    def _member(self, run: Run, checkpoint: Checkpoint, output: Output, with_r: bool) -> Member:
+        projections = at_checkpoint(run, checkpoint, self.kind, self.dim, output)
+        tests = projections.computed(run.test)
+        slopes = torch.cat([part.slopes for part in projections.stored()])
+        weights = curvatures(run.gradients.fitted.task, slopes) if with_r else None
+        solved = leverage(
+            lambda: ((part.rows, part.projections) for part in projections.stored()),
+            len(run.train),
+            tests.projections,
+            self.damping,
+            RELATIVE,
+            weights,
+            self.self_influence,
+        )
+        return Member(solved, slopes, tests.slopes)
+
+    def _doubts(self, run: Run, dim: int, solved: Leverage) -> None:
+        if solved.report["relative_damping"] < 1e-3 and len(run.train) < FEW * dim:
+            run.warn(
+                f"{len(run.train)} training instances are few for {dim} numbers: the regression fits them nearly "
+                "exactly; lower estimator.dim, or raise estimator.damping to a part of the report's mean_eigenvalue"
+            )
+
+
+def spaced(saved: list[Checkpoint], count: int) -> list[Checkpoint]:
+    """So many checkpoints, evenly spaced in training up to the last one; the initialisation is never one.
+
+    Raises:
+        ConfigError: fewer are saved.
+    """
+    usable = saved[1:]
+    _check_count(count, len(usable))
+    ends = np.linspace(len(usable), 0, count, endpoint=False).round().astype(int)
+    return [usable[end - 1] for end in sorted(ends.tolist())]
+
+
+def _check_count(count: int, usable: int) -> None:
+    if count > usable:
+        raise ConfigError(
+            f"estimator.checkpoints={count} but {usable} are saved after the initialisation; "
+            f"set it to at most {usable} or raise training.checkpoints"
+        )

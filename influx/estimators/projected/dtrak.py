@@ -1,0 +1,60 @@
+"""D-TRAK."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from influx.engines.outputs import Output
+from influx.engines.projected import Projected
+from influx.influence import Influence, Scale
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.run import Card, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTrak(Projected):
+    """TRAK's regression on gradients of another function of the outputs, without weights.
+
+    Estimates: mean_k φ_jᵀ (ΦᵀΦ + λI)⁻¹ φ_i with φ = P ∇h(outputs; θ_k), where h is deliberately not the risk. An
+        association score without a sign in terms of risk: large where i and j pull the same parameters. Ranks only.
+        With output=margin it is TRAK with Q = 1. Where the risk is a mean over latent draws, so is the gradient, before
+        it is projected.
+    Needs: per-instance gradients at the last checkpoints; the training recipe for more than one model.
+    Cost: as TRAK.
+    Source: Zheng et al. 2024, arXiv:2311.00500, sections 3 and 4. There the outputs are a diffusion model's predicted
+        noise, averaged over timesteps, D = 32768, and λ is chosen by the linear datamodeling score.
+
+    Attributes:
+        dim: D, numbers that a gradient is projected to.
+        kind: as of TRAK.
+        models: K, trainings with initialisations and batch orders of their own; the first is the problem's.
+        checkpoints: of each, evenly spaced in training, the last among them; they are averaged over like models.
+        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (see TRAK).
+        self_influence: also compute each training instance's score with itself.
+        output: h: square (mean of squares), mean, l1 (mean size), l2 (length), linf (largest size) of the outputs,
+            loss, or margin. A density model's only output is its risk.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
+    scale: ClassVar[Scale] = "rank"
+    card: ClassVar[Card] = Card(
+        family="projected",
+        full="K n (p D + D²)",
+        incremental="K n D",
+        storage="K (p + n D)",
+        assumptions="linear in the parameters around each model",
+        groups="additive",
+        paper="Zheng et al. 2024",
+    )
+
+    output: Output = "square"
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Trainings, projected gradients and regressions."""
+        return self.work(prospect, weighted=False)
+
+    def estimate(self, run: Run) -> Influence:
+        """One regression for every model and checkpoint."""
+        return self.attributed(run, self.output, report={"output": self.output, "sign": "association, not of the risk"})

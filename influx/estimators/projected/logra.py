@@ -1,0 +1,151 @@
+"""LoGra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from influx.engines.leverage import leverage, leverage_flops
+from influx.engines.low_rank import Init, Layers, low_rank
+from influx.engines.projected import NOT_ASKED
+from influx.engines.stored import Projections, projection_seed
+from influx.errors import ConfigError
+from influx.influence import Influence, Scale
+from influx.needs import Need
+from influx.planning import Prospect, Work
+from influx.run import Card, Run
+
+RELATIVE = 0.1  # damping over a layer's mean eigenvalue where none is given
+Normalize = Literal["none", "loss_relative"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoGra:
+    """Influence functions on gradients between small projections of every layer's inputs and output gradients.
+
+    Estimates: (1/n) Σ_l g̃_l(z_j)ᵀ (F_l + δ_l I)⁻¹ g̃_l(z_i) with g̃_l = P_r G_l P_cᵀ, F_l = (1/n) Σ g̃_l g̃_lᵀ, and G_l
+        the gradient of the weight of layer l. Loss units; positive for proponents. With rank as large as all sides
+        it is damped influence with the empirical Fisher matrix of each weight, exactly; with δ → ∞, δ times it is
+        gradient similarity. Biases, norms and embeddings are left out.
+    Needs: per-instance gradients at the final parameters.
+    Cost: n + m gradients, which are never written out; n k² numbers per layer on disk; n k⁴ + k⁶ / 3 operations per
+        layer (n² k² + n³ / 3 where n is less than k²), memory k⁴.
+    Source: Choe et al. 2024, arXiv:2405.13954, section 3, and its library LogIX for δ and the normalisation. Random
+        projections have orthonormal rows, times a factor that keeps products unbiased; here in double precision.
+
+    Attributes:
+        rank: k, numbers that each side is projected to; a side with fewer keeps all of its own.
+        init: random, or pca: the principal directions of inputs and output gradients over the training set, in one more
+            pass.
+        damping: δ, the same in all layers; None means a tenth of each layer's mean eigenvalue (heuristic).
+        normalize: none, or loss_relative: rows divided by the square root of their self-influence; then ranks only.
+        self_influence: also compute each training instance's influence on itself.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
+    scale: ClassVar[Scale] = "loss"
+    card: ClassVar[Card] = Card(
+        family="projected",
+        full="n (√p k + k⁴) per layer",
+        incremental="n k²",
+        storage="n k² + k⁴ per layer",
+        assumptions="stationary, layers independent, empirical Fisher, low rank",
+        groups="additive",
+        paper="Choe et al. 2024",
+    )
+
+    rank: int = 64
+    init: Init = "random"
+    damping: float | None = None
+    normalize: Normalize = "none"
+    self_influence: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.rank < 1:
+            raise ConfigError(f"estimator.rank must be at least 1, got {self.rank}; set for example estimator.rank=64")
+        if self.damping is not None and not self.damping > 0:
+            raise ConfigError(f"estimator.damping must be positive or null, got {self.damping}; use null")
+        if self.normalize == "loss_relative" and not self.self_influence:
+            raise ConfigError("estimator.normalize=loss_relative needs estimator.self_influence=true; set it")
+
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        """Perspectives that the settings leave out."""
+        return {} if self.self_influence else {"memorization": NOT_ASKED}
+
+    def plan(self, prospect: Prospect) -> Work:
+        """Gradients of both splits, and one regression per layer."""
+        net, n, m = prospect.net, len(prospect.train), len(prospect.test)
+        sizes = [(min(self.rank, r) * min(self.rank, c), r + c) for r, c, _ in net.sides if r and c]
+        flops = sum(leverage_flops(n, dim, m, False, self.self_influence) for dim, _ in sizes)
+        flops += sum(2.0 * self.rank * width for _, width in sizes) * (n + m)
+        stored, largest = sum(dim for dim, _ in sizes), max((dim for dim, _ in sizes), default=0)
+        passes = 2 if self.init == "pca" else 1
+        return Work(
+            gradients=float(passes * n + m),
+            flops=6.0 * net.macs * (passes * n + m) + flops,
+            numbers=2.0 * stored * (n + m) + len(sizes) * n * m,
+            bytes=8.0 * (2 * min(n, largest) ** 2 + largest * min(n, largest) + n * m + m * stored),
+            formula=f"{passes} x {n} + {m} gradients to {stored} numbers, {len(sizes)} regressions",
+        )
+
+    def estimate(self, run: Run) -> Influence:
+        """Layer by layer from stored projections."""
+        gradients, n = run.gradients, len(run.train)
+        checkpoint, seed = run.final, projection_seed(run, None)
+        told = {"kind": "low rank", "rank": self.rank, "init": self.init, "seed": seed}
+        projections = Projections(
+            fitted=gradients.fitted,
+            train=run.train,
+            step=checkpoint.step,
+            open=lambda: gradients.at(checkpoint),
+            make=lambda at: low_rank(at, run.train, self.rank, self.init, seed),
+            told=told,
+            output="loss",
+        )
+        layers, tests = projections.projection, projections.computed(run.test).projections
+        assert isinstance(layers, Layers)
+        values, own, dampings = run.zeros(), np.zeros(n), {}
+        for name, columns in zip(layers.names, layers.slices, strict=True):
+            solved = leverage(
+                lambda columns=columns: ((p.rows, p.projections[:, columns]) for p in projections.stored()),  # type: ignore[misc]
+                n,
+                tests[:, columns],
+                None if self.damping is None else n * self.damping,
+                RELATIVE,
+                own=self.self_influence,
+                mean_over=columns.stop - columns.start,
+            )
+            dampings[name] = solved.damping / n
+            for rows, found in solved.values():
+                values[rows] += found.cpu().numpy()
+            for rows, found in solved.own() if self.self_influence else []:
+                own[rows] += found.cpu().numpy()
+        relative = self.normalize == "loss_relative"
+        if relative:
+            for start in range(0, n, 4096):
+                part = slice(start, start + 4096)
+                lengths = np.sqrt(own[part])[:, None]
+                np.divide(values[part], lengths, out=values[part], where=lengths > 0)
+        return run.influence(
+            values,
+            scale="rank" if relative else self.scale,
+            self_influence=own if self.self_influence else None,
+            self_influence_note="" if self.self_influence else NOT_ASKED,
+            report={"layers": len(dampings), "mean_damping": float(np.mean([*dampings.values()]))}
+            | {"numbers": layers.dim, "captured": captured(projections, layers)},
+        )
+
+
+def captured(projections: Projections, layers: Layers) -> float:
+    """Share of the squared training gradients, of all parameters, that lies in the directions kept."""
+    kept = whole = 0.0
+    for part in projections.stored():
+        whole += float(part.squares.sum())
+        for columns, length in zip(layers.slices, layers.lengths, strict=True):
+            kept += float(part.projections[:, columns].double().square().sum()) / length**2
+    return kept / whole if whole > 0 else 0.0

@@ -1,0 +1,152 @@
+"""An estimator averaged over trainings or checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from influx.config import load_choice
+from influx.engines.repeats import Repeats
+from influx.engines.views import ended_at
+from influx.errors import ConfigError, IncompatibleError
+from influx.influence import Influence, Scale
+from influx.instantiate import build
+from influx.needs import Need
+from influx.planning import Planned, Prospect, Work
+from influx.run import Card, Estimator, Run
+
+THROUGHOUT = frozenset({Need.CHECKPOINTS, Need.TRAJECTORY, Need.RETRAIN, Need.FOREST, Need.LINEAR_MODEL})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaged:
+    """The mean of another estimator over several trainings, or over points of one.
+
+    Estimates: (1/K) Σ_k I_k, where I_k is the other estimator's influence after the training with the k-th
+        initialisation, batch order and draws of its own (the first is the problem's), or at the k-th saved checkpoint.
+        Scale and sign are those of the other. The standard error is that of the mean, from the spread of the I_k; over
+        checkpoints, which are not independent, it measures the change along training. The report has the rank
+        correlation of two I_k, and what it makes of that of two such means.
+    Needs: what the other estimator needs; over checkpoints, these.
+    Cost: K times that of the other, and K - 1 trainings, which are kept beside the problem and shared with
+        whatever asks for the same ones. Memory for three matrices (n, m) beside the other's.
+    Source: K & Søgaard 2021, arXiv:2111.04683, expected influence; Park et al. 2023, arXiv:2303.14186, ensembles over
+        models and checkpoints. ``of=if_ekfac over=checkpoints`` is EK-FAC influence averaged over checkpoints. The
+        perspective ``expected`` asks the same of whichever estimator is chosen; here it is an estimator that can stand
+        beside others and be judged like them.
+
+    Attributes:
+        of: the other estimator, by name.
+        settings: its settings that differ from its defaults, such as {damping: 0.1}.
+        over: seeds (trainings that differ in initialisation and batch order) or checkpoints (for estimators that look
+            at the final model alone, evenly spaced in training, the last one included).
+        count: K, at least 2.
+    """
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
+    scale: ClassVar[Scale] = "rank"
+    card: ClassVar[Card] = Card(
+        family="retraining",
+        full="K × that of another",
+        incremental="K × that of another",
+        storage="K p, n m",
+        assumptions="those of another",
+        groups="additive",
+        paper="K & Søgaard 2021",
+    )
+
+    of: str = "tracincp"
+    settings: dict[str, Any] | None = None
+    over: Literal["seeds", "checkpoints"] = "seeds"
+    count: int = 5
+
+    def __post_init__(self) -> None:
+        """Check ranges; needs, scale and refusals are those of the other estimator."""
+        if self.count < 2:
+            raise ConfigError(f"estimator.count must be at least 2 to average over, got {self.count}; raise it")
+        if self.over not in ("seeds", "checkpoints"):
+            raise ConfigError(f"estimator.over must be seeds or checkpoints, got {self.over!r}; change it")
+        if self.of == "averaged":
+            raise ConfigError("estimator.of=averaged averages averages; name another estimator, such as tracincp")
+        inner = self._inner
+        needs = inner.requires
+        if self.over == "checkpoints":
+            if needs & THROUGHOUT:
+                raise ConfigError(
+                    f"estimator.over=checkpoints asks an estimator at other points of the training, and {self.of} does "
+                    f"not look at the final net alone; set estimator.over=seeds, or for example estimator.of=if_ekfac"
+                )
+            needs = needs | {Need.CHECKPOINTS}
+        own = {"requires": needs, "scale": inner.scale, "card": replace(self.card, groups=inner.card.groups)}
+        for name, value in own.items():
+            if value != getattr(self, name):
+                object.__setattr__(self, name, value)
+        refuses = getattr(inner, "refuses", None)
+        if refuses:
+            object.__setattr__(self, "refuses", refuses)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it looks at other trainings of the problem, which no one else can replace."""
+        return self.over == "seeds"
+
+    @property
+    def _inner(self) -> Estimator:
+        made: Estimator = build(
+            load_choice("estimator", self.of, None, "of") | (self.settings or {}), "estimator.of", []
+        )
+        return made
+
+    def plan(self, prospect: Prospect) -> Work:
+        """The other's work as often, and trainings."""
+        if self.trains and getattr(prospect.problem.learner, "deterministic", False):
+            raise IncompatibleError(
+                "estimator=averaged: this model's training has no randomness to average over; choose a net such as "
+                f"model=mlp, or estimator={self.of} alone"
+            )
+        inner = self._inner
+        one = inner.plan(replace(prospect, who=self.of)) if isinstance(inner, Planned) else Work()
+        n, m, count = len(prospect.train), len(prospect.test), self.count
+        again = (1 + sum(map(len, one.trainings))) * (count - 1) if self.trains else 0
+        return replace(
+            one,
+            more_trainings=count * one.more_trainings + again,
+            gradients=count * one.gradients,
+            flops=count * one.flops,
+            numbers=count * (one.numbers + 20.0 * n * m),
+            compared=count * (one.compared + n * m * float(np.log2(max(n, 2)))),
+            bytes=one.bytes + 24.0 * n * m,
+            formula=f"{count} x ({one.formula or self.of})",
+        )
+
+    def estimate(self, run: Run) -> Influence:
+        """Ask again and again, keeping the mean."""
+        inner, repeats = self._inner, Repeats(run)
+        for view in self._views(run):
+            repeats.add(inner.estimate(replace(view, who=self.of)))
+        report = {"of": self.of, "over": self.over, "count": self.count} | repeats.stability()
+        return run.influence(
+            repeats.mean,
+            scale=self.scale,
+            stderr=repeats.stderr(),
+            self_influence=repeats.self_influence,
+            self_influence_note=repeats.note,
+            report=report | {"stderr_degrees": self.count - 1},
+        )
+
+    def _views(self, run: Run) -> Iterator[Run]:
+        """The run under each training, or ended at each checkpoint."""
+        if self.trains:
+            yield from (run.trained(number) for number in range(self.count))
+            return
+        saved = [c for c in run.checkpoints if c.step > 0]  # the initialisation is no point of training
+        if self.count > len(saved):
+            raise ConfigError(
+                f"estimator.count={self.count} but {len(saved)} checkpoints are saved after the start; set it to at "
+                f"most {len(saved)} or raise training.checkpoints"
+            )
+        places = np.linspace(len(saved) / self.count, len(saved), self.count)
+        yield from (ended_at(run, saved[round(place) - 1]) for place in places)

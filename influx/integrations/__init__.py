@@ -1,0 +1,1 @@
+"""Recorders for trainings that influx does not run: they save checkpoints that ``training=imported`` reads."""

@@ -1,0 +1,57 @@
+"""A callback for Lightning (``pip install influx[lightning]``)."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from influx.errors import ConfigError
+from influx.integrations.saving import Checkpoints
+
+
+def _callback() -> Any:
+    """Lightning's class of callbacks, under either name of the package."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            return importlib.import_module(name).Callback
+        except ModuleNotFoundError:
+            continue
+    raise ConfigError("influx.integrations.lightning needs Lightning, which is not installed; pip install lightning")
+
+
+if TYPE_CHECKING:
+    Callback = object
+else:
+    Callback = _callback()
+
+
+class InfluxCallback(Callback):
+    """Saves checkpoints of a ``Trainer``'s training that ``training=imported`` and ``influx.attribute`` read.
+
+    Parameters are saved before the first batch of every ``every``-th update, with the learning rates of that update,
+    and at the end; names are those of the module that the trainer fits. Only the first process writes.
+    """
+
+    def __init__(self, folder: str | Path, *, every: int = 100) -> None:
+        """Checkpoints go to ``folder``, which must be empty of them; ``every`` counts updates.
+
+        Raises:
+            ConfigError: ``every`` is below 1, or the folder holds checkpoints.
+        """
+        super().__init__()
+        self.checkpoints = Checkpoints(folder, every)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Save what is due."""
+        if self.checkpoints.due(trainer.global_step):
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save the final parameters."""
+        self._save(trainer, pl_module)
+
+    def _save(self, trainer: Any, module: Any) -> None:
+        if trainer.is_global_zero:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            self.checkpoints.save(trainer.global_step, module, groups)

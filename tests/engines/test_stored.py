@@ -1,0 +1,110 @@
+"""Stored projections: computed once for all who ask for the same, shard by shard, and made again when damaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from influx.engines import stored
+from influx.engines.projections import Kind
+from influx.engines.stored import Part, Projections, at_checkpoint
+from influx.models.mlp import MLP
+from influx.oracles import toys
+from influx.oracles.toys import Toy, estimator_named
+from influx.problem import Split
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return toys.train(tmp_path, toys.table(), MLP(width=5))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the splits whose projections are computed, as they are; one instance is looked at to trust the rest."""
+    sizes: list[int] = []
+    compute = Projections._compute
+
+    def counted(self: Projections, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.extend([len(split)] if len(split) > 1 else [])
+        return compute(self, split)
+
+    monkeypatch.setattr(Projections, "_compute", counted)
+    return sizes
+
+
+def asked(toy: Toy, kind: Kind = "rademacher", dim: int = 6) -> Projections:
+    run = toy.run(estimator_named("trak"), "trak")
+    return at_checkpoint(run, run.final, kind, dim)
+
+
+def whole(parts: list[Part]) -> torch.Tensor:
+    return torch.cat([torch.cat([p.projections, p.slopes[:, None], p.squares[:, None]], 1) for p in parts])
+
+
+def test_they_are_computed_once(toy: Toy, computed: list[int]) -> None:
+    first = whole(list(asked(toy).stored()))
+    assert computed == [9]
+    assert torch.equal(whole(list(asked(toy).stored())), first) and computed == [9]
+
+
+@pytest.mark.parametrize("change", ["kind", "dim", "seed", "data"])
+def test_another_request_is_another_file(change: str, toy: Toy, computed: list[int]) -> None:
+    list(asked(toy).stored())
+    other, kind, dim = toy, "rademacher", 6
+    if change == "seed":
+        other = replace(toy, problem=replace(toy.problem, seed=1))
+    elif change == "data":
+        split = replace(toy.train, x=toy.train.x + 1)
+        other = toy.with_data(replace(toy.problem.data, train=split))
+    list(asked(other, "sparse" if change == "kind" else kind, 7 if change == "dim" else dim).stored())
+    assert computed == [9, 9]
+
+
+def test_a_stopped_computation_goes_on_and_a_damaged_shard_is_made_again(
+    toy: Toy, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "SHARD_BYTES", 1)
+    monkeypatch.setattr(stored, "block_of", lambda *args: 4)
+    request = asked(toy)
+    parts = request.stored()
+    next(parts)
+    next(parts)
+    parts.close()
+    assert computed == [4, 4]
+    expected = whole(list(asked(toy).stored()))
+    assert computed == [4, 4] and len(expected) == 9
+    (shard,) = request._folder.path.glob("rows_000000004_*.npy")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert torch.equal(whole(list(asked(toy).stored())), expected) and computed == [4, 4, 4]
+    assert shard.with_name(shard.name + ".corrupt").exists()
+
+
+def test_estimators_share_them(toy: Toy, computed: list[int]) -> None:
+    given = {"dim": 6, "kind": "rademacher"}
+    toy.estimate("trak", **given)
+    first = len(computed)
+    toy.estimate("dtrak", output="margin", **given)
+    assert [size for size in computed[first:] if size == 9] == []
+    toy.estimate("tracinrp", lr_at="prev", checkpoints=1, **given)  # the last checkpoint
+    assert [size for size in computed[first:] if size == 9] == []
+
+
+def test_blocks_are_the_same_bits_stored_or_not(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "block_of", lambda *args: 4)
+    kept, not_kept = (list(asked(toy).blocks(toy.train, keep)) for keep in (True, False))
+    assert torch.equal(whole(kept), whole(not_kept))
+    rows = [slice(0, 4), slice(4, 8), slice(8, 9)]
+    assert [p.rows for p in kept] == [p.rows for p in not_kept] == rows
+
+
+def test_other_random_numbers_than_those_stored_are_noticed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = whole(list(asked(toy).stored()))
+    with monkeypatch.context() as patch:
+        patch.setattr("influx.engines.projections.stream_seed", lambda seed, name: 7)
+        other = whole(list(asked(toy).stored()))
+    assert not torch.allclose(other[:, :6], expected[:, :6])
+    assert torch.equal(whole(list(asked(toy).stored())), expected)

@@ -1,0 +1,77 @@
+"""Estimators on text classification and on language models, against loops over torch's own autograd and optimizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from influx.learners.torch.optimizers import SGD, Adam
+from influx.models.text_decoder import TextDecoder
+from influx.models.text_encoder import TextEncoder
+from influx.oracles import checkpoints, plain, retraining, toys
+from influx.oracles.dense import dense_matrix
+from influx.oracles.toys import Toy
+
+SMALL = {"width": 4, "heads": 2, "hidden": 4}
+DAMPING = 3.0  # above minus the Hessian's least eigenvalue
+
+
+@pytest.fixture(scope="module", params=["encoder", "decoder"])
+def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    model: Any = {"encoder": TextEncoder, "decoder": TextDecoder}[request.param](**SMALL)
+    task = "density" if request.param == "decoder" else "classification"
+    optimizer = SGD(lr=0.1, momentum=0.5, weight_decay=0.01)
+    return toys.train(tmp_path_factory.mktemp("toy"), toys.tokens(task), model, optimizer)
+
+
+def test_leave_one_out_is_training_again_without_each_text(toy: Toy) -> None:
+    found = toy.estimate("loo", ceiling_budget=0)
+    values, own = retraining.leave_one_out(toy)
+    np.testing.assert_allclose(found.values, values, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(found.self_influence, own, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "pair"), [("tracincp", checkpoints.dot), ("gas", checkpoints.cosine)])
+def test_sums_over_checkpoints_are_those_of_gradients_written_out(name: str, pair: Any, toy: Toy) -> None:
+    found = toy.estimate(name)
+    values, own = checkpoints.contributions(toy, checkpoints.checkpoint_weights(toy), lambda *_: pair)
+    np.testing.assert_allclose(found.values, values.sum(0), rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(found.self_influence, own.sum(0), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.slow
+def test_influence_functions_are_those_of_the_dense_hessian(toy: Toy) -> None:
+    h = dense_matrix(toy, "hessian")
+    mine, theirs = (plain.gradients(toy, toy.module(), split) for split in (toy.train, toy.test))
+    expected = mine @ np.linalg.solve(h + DAMPING * np.eye(len(h)), theirs.T) / len(mine)
+    for name, settings in (("if_exact", {}), ("if_cg", {"tolerance": 1e-12})):
+        found = toy.estimate(name, curvature="hessian", damping=DAMPING, **settings)
+        np.testing.assert_allclose(found.values, expected, rtol=1e-6, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_exact_unrolling_comes_close_to_leaving_out(toy: Toy) -> None:
+    found, exact = (toy.estimate(name, **s).values for name, s in (("hydra", {}), ("loo", {"ceiling_budget": 0})))
+    assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["downsampling", "trak", "tracinrp"])
+def test_sampled_and_projected_methods_run_on_texts(name: str, toy: Toy) -> None:
+    settings = {"downsampling": {"models": 30}, "trak": {"dim": 16}, "tracinrp": {"dim": 4096}}[name]
+    found = toy.estimate(name, **settings)
+    assert found.values.shape == (9, 4) and np.isfinite(found.values).all()
+    if name == "tracinrp":
+        exact = toy.estimate("tracincp").values
+        assert np.corrcoef(found.values.ravel(), exact.ravel())[0, 1] > 0.95
+
+
+def test_training_goes_on_where_it_was_and_in_float32(tmp_path: Path) -> None:
+    model, data = TextEncoder(**SMALL), toys.tokens()
+    toy = toys.train(tmp_path, data, model, Adam(lr=0.01), dtype="float32")
+    states = list(toy.fitted.replay(0, 3))
+    assert states[-1].losses == toy.fitted.trajectory.loss[:3].tolist()
+    assert toy.estimate("loo", ceiling_budget=0).values.dtype == np.float64

@@ -1,0 +1,241 @@
+"""``influx.attribute``: a model that is already there, held against plain autograd."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import TensorDataset
+
+import influx
+from influx.errors import ConfigError, DataError, IncompatibleError, UserError
+from influx.given import problem_of
+from tests.own.nets import RATES, Trained, net
+
+PLAIN = {"curvature": "hessian", "damping": 0.5, "self_influence": False}
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return Trained()
+
+
+def refused(error: type[UserError], *words: str, **given: Any) -> None:
+    trained = Trained()
+    call = {"model": trained.model, "train": trained.train, "test": trained.test} | given
+    with pytest.raises(error) as refusal:
+        influx.attribute(**call)
+    said = str(refusal.value)
+    assert "\n" not in said and all(word in said for word in words), said
+
+
+def exact(trained: Trained, damping: float) -> np.ndarray[Any, Any]:
+    """(1/n) g_jᵀ (H + δI)⁻¹ g_i with the Hessian of the mean risk by autograd."""
+    model, (x, y) = trained.model, trained.train
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    def risk(theta: Tensor) -> Tensor:
+        pieces = theta.split([shape.numel() for shape in shapes.values()])
+        named = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return F.cross_entropy(functional_call(model, named, (x,)), y)
+
+    hessian = torch.autograd.functional.hessian(risk, flat) + damping * torch.eye(len(flat)).double()
+    state = model.state_dict()
+    left, right = trained.rows(state, *trained.train), trained.rows(state, *trained.test)
+    found: np.ndarray[Any, Any] = (left @ torch.linalg.solve(hessian, right.T) / len(x)).numpy()
+    return found
+
+
+def test_influence_functions_are_those_of_a_dense_hessian(trained: Trained) -> None:
+    found = influx.attribute(trained.model, trained.train, trained.test, estimator="if_exact", **PLAIN)
+    assert np.allclose(found.influence, exact(trained, 0.5), rtol=1e-5, atol=1e-8)
+    assert set(found.ranking["role"]) == {"proponent", "opponent"} and len(found.metrics) == 0
+    assert type(found.model()).__name__ == "Sequential" and found.problem.train.y.tolist() == trained.train[1].tolist()
+
+
+def test_tracincp_follows_the_states_given_and_ends_at_the_model(trained: Trained) -> None:
+    given = {"checkpoints": trained.states, "lrs": RATES, "estimator": "tracincp"}
+    found = influx.attribute(trained.model, trained.train, trained.test, **given)
+    assert np.allclose(found.influence, trained.tracin(trained.states, RATES), rtol=1e-5)
+    assert [c.step for c in found.checkpoints] == [0, 1, 2, 3]
+    own = trained.tracin(trained.states, RATES)
+    assert found.self_influence is not None and own.shape == (6, 2)
+    final = influx.attribute(trained.model, trained.train, trained.test, **given | {"lr_at": "prev"})
+    moved = [*trained.states[1:], trained.model.state_dict()]
+    assert np.allclose(final.influence, trained.tracin(moved, RATES), rtol=1e-5)
+
+
+def test_a_last_checkpoint_that_is_the_model_is_not_counted_twice(trained: Trained) -> None:
+    states = [*trained.states, trained.model.state_dict()]
+    found = influx.attribute(
+        trained.model,
+        trained.train,
+        trained.test,
+        checkpoints=states,
+        lrs=0.1,
+        estimator="tracincp",
+        steps=[0, 5, 9, 12],
+    )
+    assert [c.step for c in found.checkpoints] == [0, 5, 9, 12]
+    assert np.allclose(found.influence, trained.tracin(trained.states, (0.1,) * 3), rtol=1e-5)
+
+
+def test_the_model_stays_as_it_is_and_may_be_in_any_state(trained: Trained) -> None:
+    model = copy.deepcopy(trained.model).train()
+    next(model.parameters()).grad = torch.ones(5, 4).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    found = influx.attribute(torch.nn.DataParallel(model), trained.train, trained.test, estimator="if_exact", **PLAIN)
+    assert np.allclose(found.influence, exact(trained, 0.5), rtol=1e-5, atol=1e-8)
+    assert model.training and torch.equal(next(model.parameters()).grad, torch.ones(5, 4).double())  # type: ignore[arg-type]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_frozen_parameters_are_constants(trained: Trained) -> None:
+    model = copy.deepcopy(trained.model)
+    model[0].requires_grad_(False)
+    states = [trained.model.state_dict()] * 1
+    found = influx.attribute(
+        model, trained.train, trained.test, checkpoints=[*trained.states[:1], *states], lrs=1.0, estimator="tracincp"
+    )
+    head = slice(25, None)  # after 20 weights and 5 biases
+    rows = [trained.rows(trained.states[0], *side)[:, head] for side in (trained.train, trained.test)]
+    assert np.allclose(found.influence, rows[0] @ rows[1].T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["numpy", "dataset", "items", "mappings"])
+def test_instances_may_come_in_several_forms(trained: Trained, form: str) -> None:
+    forms: dict[str, Any] = {
+        "numpy": lambda x, y: (x.numpy(), y.tolist()),
+        "dataset": lambda x, y: TensorDataset(x, y),
+        "items": lambda x, y: Items([(a, int(b)) for a, b in zip(x, y, strict=True)]),
+        "mappings": lambda x, y: [{"input": a, "label": b, "text": "left out"} for a, b in zip(x, y, strict=True)],
+    }
+    sides = [forms[form](*side) for side in (trained.train, trained.test)]
+    found = problem_of(trained.model, sides[0], sides[1], "cross_entropy", None)
+    for split, (x, y) in ((found.data.train, trained.train), (found.data.test, trained.test)):
+        read = found.factory.module(torch.from_numpy(split.x))
+        assert torch.equal(read, trained.model(x)) and split.y.tolist() == y.tolist()
+
+
+class Items:
+    """A map-style dataset."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def weighted(outputs: Tensor, y: Tensor) -> Tensor:
+    """A loss that holds a tensor of one precision."""
+    return F.cross_entropy(outputs, y, reduction="none", weight=torch.tensor([1.0, 2.0, 0.5]))
+
+
+def test_a_loss_of_your_own_is_differentiated(trained: Trained) -> None:
+    given = {"checkpoints": trained.states, "lrs": 1.0, "settings": {"checkpoints": 1}, "estimator": "tracincp"}
+    found = influx.attribute(trained.model, trained.train, trained.test, loss=weighted, **given)
+    state, weights = trained.states[2], torch.tensor([1.0, 2.0, 0.5]).double()
+    rows = [trained.rows(state, *side) * weights[side[1], None] for side in (trained.train, trained.test)]
+    assert np.allclose(found.influence, rows[0] @ rows[1].T, rtol=1e-4)
+
+
+def test_sequences_are_instances_with_one_risk(trained: Trained) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Tanh(), nn.Linear(4, 6))
+    x = torch.randint(0, 6, (5, 3))
+    y = x.roll(-1, 1)
+    y[0, 2] = -100
+    zero = {name: value.clone() for name, value in model.state_dict().items()}
+    found = influx.attribute(
+        model, (x[:3], y[:3]), (x[3:], y[3:]), checkpoints=[zero, {k: v + 0.1 for k, v in zero.items()}], lrs=1.0,
+        estimator="tracincp",
+    )  # fmt: skip
+    assert found.problem.data.task == "density"
+    rows = []
+    for a, b in zip(x, y, strict=True):
+        loss = F.cross_entropy(model(a[None])[0], b, ignore_index=-100)
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    last = torch.stack(rows)
+    model.load_state_dict({k: v + 0.1 for k, v in zero.items()})
+    rows = []
+    for a, b in zip(x, y, strict=True):
+        loss = F.cross_entropy(model(a[None])[0], b, ignore_index=-100)
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    second = torch.stack(rows)
+    model.load_state_dict(zero)
+    # the model itself follows the two states, which are steps 0 and 1
+    assert np.allclose(found.influence, (last[:3] @ last[3:].T + second[:3] @ second[3:].T).detach(), rtol=1e-4)
+
+
+def test_targets_of_several_numbers_are_half_squared_errors() -> None:
+    model, x = net(2), torch.randn(6, 4).double()
+    y = torch.randn(6, 2).double()
+    found = influx.attribute(
+        model, (x[:4], y[:4]), (x[4:], y[4:]), loss="mse", estimator="if_cg", curvature="hessian", damping=1e3
+    )
+    rows = []
+    for a, b in zip(x, y, strict=True):
+        loss = 0.5 * (model(a[None])[0] - b).square().sum()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    rows = torch.stack(rows)
+    assert np.allclose(found.influence, rows[:4] @ rows[4:].T / 4 / 1e3, rtol=0.05)
+
+
+def test_results_go_to_the_folder_or_nowhere(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = {"estimator": "if_exact", **PLAIN}
+    found = influx.attribute(trained.model, trained.train, trained.test, **call)
+    folder = found.folder
+    assert folder.is_dir() and not any(tmp_path.iterdir())
+    values = np.array(found.influence)
+    del found
+    gc.collect()
+    assert not folder.exists()
+    kept = influx.attribute(trained.model, trained.train, trained.test, outputs=tmp_path / "out", **call)
+    assert {part.name for part in (tmp_path / "out").iterdir()} == {"problems", "runs"}
+    loaded = influx.load(kept.folder)
+    assert np.array_equal(loaded.influence, values) and loaded.record.command.startswith("influx.attribute(")
+    with pytest.raises(DataError, match="call it again with outputs"):
+        _ = loaded.problem
+
+
+def test_what_cannot_be_is_said_in_one_sentence(trained: Trained) -> None:
+    refused(ConfigError, "no_such_thing", estimator="no_such_thing")
+    refused(ConfigError, "estimator.dampin", "did you mean 'damping'", dampin=0.1)
+    refused(IncompatibleError, "tracincp needs several checkpoints", estimator="tracincp")
+    refused(IncompatibleError, "lrs", estimator="tracincp", checkpoints=trained.states)
+    refused(IncompatibleError, "loo needs retrain", "influx.run", estimator="loo")
+    refused(IncompatibleError, "hydra needs trajectory", "tracincp", estimator="hydra")
+    refused(IncompatibleError, "lds needs retrain", metrics=["lds"])
+    refused(ConfigError, "lrs and steps belong", lrs=0.1)
+    refused(ConfigError, "lrs has 2 numbers for 3 checkpoints", checkpoints=trained.states, lrs=[0.1, 0.2])
+
+
+def test_inputs_that_do_not_fit_are_named(trained: Trained) -> None:
+    x, y = trained.train
+    refused(IncompatibleError, "does not take inputs of shape x (3,)", train=(x[:, :3], y), test=(x[:2, :3], y[:2]))
+    refused(DataError, "x is float64 (4,)", "(3,)", test=(x[:2, :3], y[:2]))
+    refused(DataError, "y must be classes from 0 to 2", train=(x, y + 1))
+    refused(DataError, "x of train has 6 rows and y 5", train=(x, y[:5]))
+    refused(DataError, "not finite", train=(x * torch.nan, y))
+    refused(DataError, "targets named labels", train={"x": x}, test={"x": x})
+    refused(DataError, "(x, y) or a dataset", train=iter([1]))
+    refused(IncompatibleError, "one number per instance", loss=lambda f, y: F.cross_entropy(f, y))
+    refused(IncompatibleError, "cross_entropy or mse", loss="crossentropy")
+    refused(IncompatibleError, "loss='cross_entropy' needs whole-number", train=(x, y.double()), test=(x, y.double()))
+    refused(IncompatibleError, "trainable parameters", model=nn.Flatten())

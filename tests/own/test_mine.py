@@ -1,0 +1,135 @@
+"""``model=mine`` and ``dataset=mine``: a package on disk, named by the command and trusted by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import influx
+from influx.config import compose, load_choice
+from influx.errors import UserError
+from influx.instantiate import build
+from influx.job import assemble
+
+MODELS = """
+from torch import nn
+
+def build(width=3):
+    return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
+
+def sized(data):
+    return nn.Linear(data.train.x.shape[1], data.n_outputs)
+
+def broken():
+    raise ValueError("two\\nlines")
+
+def nothing():
+    return None
+
+from os import getcwd
+"""
+DATA = """
+import numpy as np
+
+def whole(n=20):
+    x = np.random.default_rng(0).normal(size=(n, 2))
+    return x, (x[:, 0] > 0).astype(int)
+
+def split():
+    x, y = whole()
+    return (x[:12], y[:12]), [(a, b) for a, b in zip(x[12:], y[12:])]
+
+def several():
+    x, y = whole()
+    return ({"a": x, "b": x}, y), ({"a": x, "b": x}, y)
+"""
+BASE = ["training.epochs=1", "truth=none", "metric=[]", "baselines=[]", "quiet=true", "estimator=loss"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A package of its own for every test: modules stay imported."""
+    name = f"own_{abs(hash(request.node.name))}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "models.py").write_text(MODELS)
+    (tmp_path / name / "data.py").write_text(DATA)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def overrides(package: str, model: str = "build", data: str = "whole") -> list[str]:
+    parts = [f"model.factory={package}.models:{model}", f"dataset.factory={package}.data:{data}", f"trust=[{package}]"]
+    return [*BASE, "model=mine", "dataset=mine", *parts]
+
+
+def test_a_run_on_a_model_and_data_of_your_own(package: str, tmp_path: Path) -> None:
+    found = influx.run([*overrides(package), f"paths.outputs={tmp_path}/out", "+model.arguments.width=4"])
+    assert found.influence.shape == (16, 4) and found.model()[0].weight.shape == (4, 2)  # type: ignore[index]
+    again = influx.load(found.folder, trust=[package])
+    assert again.problem.id == found.problem.id
+    with pytest.raises(UserError, match="trust"):
+        _ = influx.load(found.folder).problem
+
+
+def test_a_split_that_is_given_is_kept(package: str) -> None:
+    data = assemble(compose([*overrides(package, "sized", "split"), "model.sizes=true"])).problem.data
+    x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    assert np.array_equal(data.train.x, x[:12]) and np.array_equal(data.test.x, x[12:])
+
+
+def test_other_code_is_another_problem(package: str, tmp_path: Path) -> None:
+    first = assemble(compose(overrides(package))).problem.id
+    with (tmp_path / package / "models.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert assemble(compose(overrides(package))).problem.id != first
+
+
+def made(package: str, trust: list[str], **settings: object) -> Any:
+    node = load_choice("model", "mine") | {"factory": f"{package}.models:build"} | settings
+    return build(node, "model", trust)
+
+
+def said(call: Callable[..., Any], *arguments: Any, **settings: Any) -> str:
+    with pytest.raises(UserError) as refused:
+        call(*arguments, **settings)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_is_not_trusted_is_not_even_imported(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "models.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n" + MODELS)
+    assert f"trust=[{package}]" in said(made, package, []) and not (tmp_path / "mark").exists()
+    for name in ("os:mkdir", "influx.store:set_aside"):  # functions of influx write files
+        assert "outside the packages of yours" in said(made, package, [package], factory=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"factory": "PACKAGE.models:getcwd"}, "must name a function or class that"),
+        ({"factory": "PACKAGE.models:absent"}, "must name a function or class that"),
+        ({"factory": "build"}, "text such as mypackage.module:function"),
+        ({"factory": None}, "model.factory must name a function of yours"),
+        ({"factory": "PACKAGE.models:broken"}, "fails (ValueError: two lines)"),
+        ({"factory": "PACKAGE.models:nothing"}, "must return a torch.nn.Module, got NoneType"),
+        ({"arguments": {"height": 3}}, "unexpected keyword argument"),
+    ],
+)
+def test_a_factory_that_cannot_serve_is_named(package: str, settings: dict[str, Any], words: str) -> None:
+    named = {k: v.replace("PACKAGE", package) if isinstance(v, str) else v for k, v in settings.items()}
+    assert words in said(lambda: made(package, [package], **named).build(None))
+
+
+def test_a_dataset_that_cannot_serve_is_named(package: str) -> None:
+    def load(name: str | None, **arguments: object) -> Any:
+        node = load_choice("dataset", "mine") | {"factory": name, "arguments": arguments}
+        return build(node, "dataset", [package]).load(0)
+
+    assert "and models read one" in said(load, f"{package}.data:several")
+    assert "unexpected keyword argument" in said(load, f"{package}.data:whole", m=3)
+    assert "dataset.factory must name a function of yours" in said(load, None)
