@@ -50,25 +50,20 @@ def execute(settings: Settings) -> Path:
         Busy: another process works on the same run and ``on_busy=exit``.
         Interrupted: a signal asked to stop; everything finished is saved.
     """
-    shown = progress.shown_by(factory(bool(settings["quiet"])))
-    with interrupts.handled(), shown, logs.warnings_on_screen():
+    with interrupts.handled(), progress.shown_by(factory(bool(settings["quiet"]))), logs.warnings_on_screen():
         trackers_of(settings)  # a missing package is told before any work
         return _go(assemble(settings))
 
 
 def carry_out(job: Job) -> Path:
-    """The same for a job that is made already.
-
-    Raises:
-        UserError, Busy, Interrupted: as ``execute``.
-    """
+    """The same for a job that is made already; raises what ``execute`` does."""
     with interrupts.handled(), progress.shown_by(factory(bool(job.settings["quiet"]))), logs.warnings_on_screen():
         return _go(job)
 
 
 def _go(job: Job) -> Path:
-    folder, wait = job.run_folder, job.settings["on_busy"] == "wait"
-    with threads(job.settings["threads"]), folder.locked(wait), logs.to_file(folder):
+    folder = job.run_folder
+    with threads(job.settings["threads"]), folder.locked(job.settings["on_busy"] == "wait"), logs.to_file(folder):
         with working(job.executor):
             Pipeline(job, folder).go()
         remove_versions(folder / WORKERS)  # also what workers of an earlier executor left

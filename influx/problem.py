@@ -89,7 +89,8 @@ class Outcomes:
     """What a trained model makes of instances: arrays of one shape, ``(n,)`` or ``(models, n)``.
 
     ``loss`` is the per-instance training risk without regulariser (float64). ``margin`` is larger when the
-    model is more right: log p_y / (1 - p_y) for classes, minus the absolute error for regression, minus the risk for densities.
+    model is more right: log p_y / (1 - p_y) for classes, minus the absolute error for regression, minus the risk for
+    densities.
     ``prediction`` is the class index, the predicted value or the logarithm of the density (or its bound).
     """
 

@@ -122,7 +122,7 @@ class Projections:
 
     @cached_property
     def _trusted(self) -> bool:
-        """Whether the first stored instance is what is computed now; if not, random numbers have changed: start anew."""
+        """Whether the first stored instance is what is computed now; otherwise random numbers changed: start anew."""
         folder, name = self._folder, _names(slice(0, min(self._shard, len(self.train))))[0]
         if folder.has(name):
             found, expected = _load(folder / name)[0], self._compute(self.train.take(slice(0, 1)))[0][0].cpu().numpy()

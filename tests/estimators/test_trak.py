@@ -121,3 +121,21 @@ def test_a_training_without_randomness_has_no_other_models(tmp_path: Path) -> No
     toy = toys.learned(tmp_path, toys.table("regression"), Ridge(weight_decay=0.1))
     with pytest.raises(IncompatibleError, match="no randomness"):
         toy.run(estimator_named("trak"), "trak").trained(1)
+
+
+@pytest.mark.slow
+def test_the_default_damping_orders_subsets_of_digits_better_than_none(tmp_path: Path) -> None:
+    from influx.config import compose
+    from influx.job import assemble
+    from influx.trained import trained_problem
+
+    given = ["dataset=digits", "dataset.n_train=300", "dataset.n_test=50", "truth=none", "metric=lds", "quiet=true"]
+    job = assemble(compose([*given, "estimator=trak", f"paths.outputs={tmp_path}"]))
+    fitted, metric = trained_problem(job), job.metrics["lds"]
+    scores = []
+    for damping in (None, 1e-4):
+        estimator = estimator_named("trak", {"damping": damping})
+        found = estimator.estimate(job.run(fitted, estimator.requires, "trak", job.bank()))
+        table = metric.evaluate(found, job.run(fitted, metric.requires, "lds", job.bank()))
+        scores.append(float(table[table["metric"] == "lds"]["value"].iloc[0]))
+    assert scores[0] > 0.7 and scores[0] > scores[1] + 0.2
