@@ -22,6 +22,7 @@ from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
 from influx.perspectives.asked import Perspective
 from influx.run import Run
+from tests.contract.exemptions import SETTINGS
 
 SMALL = ["dataset=iris", "dataset.n_train=20", "dataset.n_test=6", "model.width=[4]", "training.epochs=2", "quiet=true"]
 
@@ -191,7 +192,7 @@ def test_what_passes_the_check_can_be_answered(toy: Toy) -> None:
     """An estimator that is not refused gives what memorization needs."""
     view = asked(toy, "memorization")
     for name in choices_of("estimator"):
-        estimator = estimator_named(name)
+        estimator = estimator_named(name, SETTINGS.get(name))
         if estimator.requires <= toy.learner.provides and name not in ("tracin_adam", "tracin_we"):
             try:
                 view.check(name)
