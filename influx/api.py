@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from influx.config import Settings, compose
-from influx.errors import DataError, IncompatibleError
+from influx.errors import ConfigError, DataError, IncompatibleError
 from influx.problem import Checkpoint, Fitted, Problem
 from influx.reporting.record import RunRecord
 
@@ -78,7 +78,7 @@ class Result:
             )
         choices = values.pop("choices")
         values["paths"] = {"_target_": None, "outputs": str(self.folder.parent.parent)}
-        values["trust"] = list(self.trust)  # never what the folder says of itself
+        values["trust"] = self._trusted(values)  # never what the folder says of itself
         job = assemble(Settings(values=values, choices=choices))
         if not job.problem_folder.has("problem.json"):
             raise DataError(
@@ -87,6 +87,23 @@ class Result:
             )
         with job.problem_folder.locked(what="problem"):
             return job.problem, job.problem.learner.fit(job.problem.data, job.problem.seed, job.problem_folder)
+
+    def _trusted(self, values: Mapping[str, Any]) -> list[str]:
+        """Packages whose classes may be made; the functions that the folder names are called only if they are listed.
+
+        Raises:
+            ConfigError: one is not.
+        """
+        from influx.instantiate import functions_named
+
+        packages = [name.partition(":")[0] for name in self.trust]
+        unlisted = sorted(functions_named(values, packages) - {*self.trust})
+        if unlisted:
+            raise ConfigError(
+                f"{self.folder} names the function {unlisted[0]}, and a folder may name any of its package; "
+                f"add it to trust, as in trust={[*self.trust, *unlisted]}, if that is the one to call"
+            )
+        return packages
 
     @property
     def problem(self) -> Problem:
@@ -120,10 +137,12 @@ def run(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) 
     Raises:
         UserError: the request cannot be met; the message says what to change.
     """
+    from influx.instantiate import functions_named
     from influx.pipeline import execute
 
     settings = compose(list(overrides), Path(config_dir) if config_dir else None)
-    return Result(execute(settings), tuple(settings["trust"]))
+    folder, trust = execute(settings), tuple(settings["trust"])
+    return Result(folder, (*trust, *sorted(functions_named(settings.values, trust))))
 
 
 def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Result:
@@ -131,7 +150,10 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Result:
 
     Args:
         folder: a folder below ``outputs/runs``.
-        trust: packages besides influx whose classes may be made, for runs with parts of your own.
+        trust: packages besides influx whose classes may be made, for runs with parts of your own, and the functions
+            that may be called, each by its name, as in ``["mypackage.data:load", "mypackage.models:build"]``: a folder
+            could name any function of a package. A function's module need not be listed again. A function is called
+            with the arguments that the folder gives.
 
     Raises:
         DataError: the folder does not hold one.

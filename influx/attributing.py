@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from influx.api import Result
 from influx.config import Settings, compose, load_choice
-from influx.errors import ConfigError, DataError, UserError
-from influx.given import Problemlike, as_states, problem_of
+from influx.errors import UserError
+from influx.given import Problemlike, problem_of
+from influx.given_checkpoints import source_of
 from influx.instantiate import build
 from influx.job import Job, check_needs, run_name, workplace
-from influx.learners.torch.foreign import matched
 from influx.learners.torch.given import own_copy
-from influx.learners.torch.imported import Imported, Loaded, digest_of
 from influx.learners.torch.imported_learner import ImportedLearner
+from influx.learners.torch.inputs import attached_to, evaluation_tensors
 from influx.learners.torch.training import Training
 from influx.pipeline import carry_out
 from influx.problem import Problem
@@ -30,7 +30,7 @@ from influx.store import content_hash
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PROBED = 64  # instances whose losses tell one model and loss from another
+AT_ONCE = 256  # instances whose losses are computed together
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def attribute(
     loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
     estimator: str = "if_ekfac",
     checkpoints: Any = None,
-    lrs: float | Sequence[float] | None = None,
+    lrs: float | Sequence[float] | Tensor | None = None,
     steps: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
     metrics: Sequence[str] = (),
@@ -123,7 +123,7 @@ def attribute(
     module = own_copy(model)
     given = problem_of(module, train, test, loss, classes)
     made = _settings(estimator, dict(settings or {}) | more, metrics, optimizer, weight_decay, seed, quiet)
-    source = _states(given, checkpoints, lrs, steps)
+    source = source_of(given, checkpoints, lrs, steps)
     double = next(module.parameters()).element_size() == 8
     learner = ImportedLearner(
         model=given.factory,
@@ -182,68 +182,6 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _states(
-    given: Problemlike, checkpoints: Any, lrs: float | Sequence[float] | None, steps: Sequence[int] | None
-) -> Callable[[str], list[Loaded]]:
-    """The checkpoints, the model itself being the last."""
-    final = given.factory.module.state_dict()
-
-    def own(step: int) -> Loaded:
-        return Loaded(step, None, lambda module: final, digest_of(final))
-
-    if checkpoints is None:
-        if lrs is not None or steps is not None:
-            raise ConfigError("lrs and steps belong to checkpoints, and none were given; pass checkpoints=…")
-        return lambda inner: [own(0)]
-    rates = [float(rate) for rate in lrs] if isinstance(lrs, Sequence) else None if lrs is None else float(lrs)
-    numbers = None if steps is None else [int(step) for step in steps]
-
-    def loaded(inner: str) -> list[Loaded]:
-        states = as_states(checkpoints)
-        found = (
-            Imported(path=str(checkpoints), lr=rates, steps=numbers).loaded(inner)
-            if states is None
-            else _listed_states(states, rates, numbers, inner)
-        )
-        last = found[-1].read(given.factory.module)
-        if digest_of(last) == digest_of(final):
-            return found
-        apart = found[-1].step - found[-2].step if len(found) > 1 else 1
-        return [*found, own(found[-1].step + apart)]
-
-    return loaded
-
-
-def _listed_states(
-    states: list[Any], rates: float | list[float] | None, steps: list[int] | None, inner: str
-) -> list[Loaded]:
-    """Checkpoints given one by one: files, or state dicts."""
-    if not states:
-        raise ConfigError("checkpoints is empty; pass files or state dicts of this model's training, or leave it out")
-    for name, numbers in (("lrs", rates), ("steps", steps)):
-        if isinstance(numbers, list) and len(numbers) != len(states):
-            raise ConfigError(f"{name} has {len(numbers)} numbers for {len(states)} checkpoints; give one for each")
-    found: list[Loaded] = []
-    for number, state in enumerate(states):
-        rate = rates[number] if isinstance(rates, list) else rates
-        if isinstance(state, Mapping):
-            found.append(_of_state(state, number, rate, inner))
-        else:
-            found.extend(Imported(path=str(state), lr=rate).loaded(inner)[:1])
-    known = steps or [one.step for one in found]
-    if known != sorted({*known}):
-        known = list(range(len(found)))
-    return [replace(one, step=step) for one, step in zip(found, known, strict=True)]
-
-
-def _of_state(state: Mapping[str, Any], number: int, rate: float | None, inner: str) -> Loaded:
-    tensors = {str(name): value for name, value in state.items() if hasattr(value, "detach")}
-    if not tensors:
-        raise DataError(f"checkpoint {number} holds no tensors; pass model.state_dict()")
-    what = f"checkpoint {number}"
-    return Loaded(number, rate, lambda module: matched(tensors, module, None, inner, what), digest_of(tensors))
-
-
 def _job(settings: Settings, learner: ImportedLearner, given: Problemlike, name: str, folder: Path) -> Job:
     """All parts of the run, checked against each other as ``influx run`` does."""
     values = dict(settings.values) | {
@@ -279,12 +217,20 @@ def _job(settings: Settings, learner: ImportedLearner, given: Problemlike, name:
     return job
 
 
-def _seen(learner: ImportedLearner, given: Problemlike) -> dict[str, str]:
-    """Losses of the first instances: they tell code apart that has the same parameters."""
+def _seen(learner: ImportedLearner, given: Problemlike) -> dict[str, Any]:
+    """What tells problems apart whose modules print alike: trainable and tied parameters, and the losses."""
     import torch
 
-    module = learner.final(given.data)
-    x, y = learner.example(given.data, PROBED, learner.device())
+    module, task = learner.final(given.data), learner.task_of(given.data)
+    first: dict[int, str] = {}
+    tied = {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
+    attached = attached_to(learner.model, given.data, 0)
+    losses: list[float] = []
     with torch.no_grad():
-        losses = learner.task_of(given.data).loss(module(x).double(), y.double() if y.is_floating_point() else y)
-    return {"losses": content_hash(losses.cpu().tolist())}
+        for split in (given.data.train, given.data.test):
+            for start in range(0, len(split.y), AT_ONCE):
+                some = split.take(slice(start, start + AT_ONCE))
+                x, y = evaluation_tensors(some, attached, learner.dtype, learner.device())
+                found = task.loss(module(x).double(), y.double() if y.is_floating_point() else y)
+                losses += found.cpu().tolist()
+    return {"parameters": tied, "losses": content_hash(losses)}

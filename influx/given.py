@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from influx.datasets.given import FIRST, Instances, instances_of
 from influx.errors import DataError, IncompatibleError
 from influx.learners.torch.given import Given, Part, Unpacked, arguments_of, half_squares, outputs_of, token_loss
-from influx.learners.torch.losses import LossFunction, OwnLoss, check_loss
+from influx.learners.torch.losses import AsGiven, LossFunction, OwnLoss, check_loss
 from influx.problem import Data, DataKind, Split, TaskName
 
 LOSSES = ("cross_entropy", "mse")
 EXACT = 1 << 24  # whole numbers up to it are float32 numbers
-PROBED = 2  # instances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +75,18 @@ class _Reading:
 
     def problem(self, classes: Sequence[str] | None) -> Problemlike:
         inputs, outputs = [self._part(name, side) for name, side in self._sides()], self._probe()
+        raw = outputs
         wrapped = FIRST not in self.train.inputs or len(inputs) > 1 or outputs.ndim == 1
         if outputs.ndim == 1:
             outputs = outputs.unsqueeze(1)
-        one = self._one_target(outputs)
+        one = self._one_target(outputs, raw.ndim == 1)
         if one is not None:
             y, own = one
             module = Unpacked(self.module, tuple(inputs)) if wrapped else self.module
             task: TaskName = "classification" if y[0].dtype.kind == "i" else "regression"
             return self._made(module, inputs if wrapped else None, y, task, own, classes, outputs)
         risk = self._risk(outputs)
-        check_loss(risk, outputs, self._targets(slice(PROBED)))
+        check_loss(risk, raw, self._tensor(self.train.y[self._rows]))
         parts = [*inputs, self._part(None, (self.train.y, self.test.y))]
         labels = self._labels()
         module = Unpacked(self.module, tuple(parts), risk)
@@ -127,7 +127,7 @@ class _Reading:
     @torch.no_grad()
     def _probe(self) -> Tensor:
         """Outputs of a few training instances."""
-        few = {name: self._tensor(array[:PROBED]) for name, array in self.train.inputs.items()}
+        few = {name: self._tensor(array[self._rows]) for name, array in self.train.inputs.items()}
         first = [few.pop(FIRST)] if FIRST in few else []
         try:
             found = outputs_of(self.module(*first, **few))
@@ -137,10 +137,10 @@ class _Reading:
                 f"the model does not take inputs of shape {shapes} per instance ({str(error).splitlines()[0]}); pass "
                 "train and test as the model reads them"
             ) from error
-        if len(found) != min(PROBED, len(self.train)) or found.ndim == 0:
+        if len(found) != len(self._rows) or found.ndim == 0:
             raise IncompatibleError(
-                f"the model must return one row per instance, got shape {tuple(found.shape)} for {PROBED} instances; "
-                "wrap it in a module that does"
+                f"the model must return one row per instance, got shape {tuple(found.shape)} for {len(self._rows)} "
+                "instances; wrap it in a module that does"
             )
         return found
 
@@ -149,10 +149,16 @@ class _Reading:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    def _targets(self, rows: slice) -> Tensor:
-        return self._tensor(self.train.y[rows])
+    @property
+    def _rows(self) -> list[int]:
+        """Two training instances with different targets, where there are such: the first, and the next unlike it."""
+        flat = self.train.y.reshape(len(self.train), -1)
+        unlike = np.flatnonzero((flat != flat[0]).any(1))
+        return [0, *([int(unlike[0])] if len(unlike) else range(1, min(2, len(flat))))]
 
-    def _one_target(self, outputs: Tensor) -> tuple[tuple[NDArray[Any], NDArray[Any]], OwnLoss | None] | None:
+    def _one_target(
+        self, outputs: Tensor, flat: bool
+    ) -> tuple[tuple[NDArray[Any], NDArray[Any]], OwnLoss | None] | None:
         """Targets and task where outputs are (n, k) and every instance has one target; None where it is otherwise."""
         y = (self.train.y, self.test.y)
         if self.loss == "mse":
@@ -164,8 +170,10 @@ class _Reading:
         if callable(self.loss):
             if y[0].dtype.kind == "i" and min(int(part.min()) for part in y) < 0:  # no classes: -1 and 1, say
                 y = (y[0].astype(np.float32), y[1].astype(np.float32))
-            check_loss(self.loss, outputs, self._tensor(y[0][:PROBED]))
-            return y, OwnLoss(self.loss)
+            whole = self.train.y.dtype.kind == "i"
+            own = AsGiven(self.loss, flat, column=self.train.y.ndim == 2, whole=whole)
+            check_loss(self.loss, outputs[:, 0] if flat else outputs, self._tensor(self.train.y[self._rows]))
+            return y, OwnLoss(own)
         if self.loss == "cross_entropy" and (y[0].dtype.kind != "i" or outputs.shape[1] < 2):
             raise IncompatibleError(
                 f"loss='cross_entropy' needs whole-number targets and an output for each class, got {y[0].dtype} "
@@ -200,7 +208,7 @@ class _Reading:
         if FIRST in self.train.inputs:
             return False
         few = {name: self._tensor(array[:1]) for name, array in self.train.inputs.items()}
-        y = self._targets(slice(1))
+        y = self._tensor(self.train.y[:1])
         try:
             own = getattr(self.module(**few, labels=y), "loss", None)
         except TypeError:

@@ -7,25 +7,22 @@ import importlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from influx.errors import ConfigError, did_you_mean
-from influx.store import file_hash
+from influx.own_code import after_import, before_import
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A function or class of a trusted package that a setting names, as in ``mypackage.models:build``."""
+    """A function or class of a trusted package that a setting names, as in ``mypackage.models:build``.
+
+    ``identity`` is the hash of all source files of its package: other code makes another problem.
+    """
 
     name: str
     call: Callable[..., Any] = dataclasses.field(compare=False, repr=False)
-
-    @property
-    def identity(self) -> str:
-        """Hash of the file that it stands in: other code makes another problem."""
-        file = getattr(importlib.import_module(self.name.partition(":")[0]), "__file__", None)
-        return file_hash(Path(file)) if file is not None and Path(file).is_file() else self.name
+    identity: str = dataclasses.field(compare=False, repr=False)
 
 
 OPTIONAL = ("truth", "corruption")  # groups that may hold nothing
@@ -143,7 +140,8 @@ def function_named(value: Any, path: str, trust: list[str]) -> Named:
     """The function or class of a trusted package that ``value``, "package.module:name", stands for.
 
     Raises:
-        ConfigError: it is no such text, its package is not trusted, or it does not exist there.
+        ConfigError: it is no such text, its package is not trusted, it does not exist there, or the package's files
+            have changed since they were imported.
     """
     module_name, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not (colon and name.isidentifier()):
@@ -153,10 +151,22 @@ def function_named(value: Any, path: str, trust: list[str]) -> Named:
             f"{path}={value} is outside the packages of yours that are trusted ({', '.join(trust) or 'none'}); "
             f"add it to trust, as in trust=[{module_name.partition('.')[0]}], if you wrote it"
         )
+    imported = before_import(module_name)
     found = getattr(_module(module_name, f"{path}={value}"), name, None)
     if not callable(found) or not _trusted(str(getattr(found, "__module__", "")), tuple(trust)):
         raise ConfigError(f"{path}={value} must name a function or class that {module_name} defines; check the name")
-    return Named(value, found)
+    after_import(module_name, imported, f"{path}={value}")
+    return Named(value, found, imported)
+
+
+def functions_named(values: Any, trust: Sequence[str]) -> set[str]:
+    """All texts in ``values`` that ``build`` may take for functions of trusted packages, and call."""
+    if isinstance(values, Mapping):
+        return set().union(*(functions_named(value, trust) for value in values.values()))
+    if isinstance(values, list | tuple):
+        return set().union(*(functions_named(value, trust) for value in values))
+    named = isinstance(values, str) and ":" in values and _trusted(values.partition(":")[0], tuple(trust))
+    return {values} if named else set()
 
 
 def refuse_foreign(target: str, path: str, allowed: tuple[str, ...]) -> None:

@@ -91,7 +91,7 @@ class Judged:
             raise IncompatibleError("this estimator trains models of its own; there are no weights to replace")
         if getattr(self.estimator, "trains", False):
             raise IncompatibleError("this estimator trains the problem again; there are no weights to replace there")
-        if Need.TRAJECTORY in self.estimator.requires:
+        if Need.TRAJECTORY in self.estimator.requires or getattr(self.estimator, "follows", False):
             raise IncompatibleError(
                 "this estimator follows the steps of training, and a net that does not learn takes none; choose one "
                 "that reads checkpoints, such as estimator=tracincp"
@@ -124,10 +124,13 @@ class Judged:
             )
         problem = self.job.problem
         other = replace(problem, data=replace(problem.data, test=test, test_flags={}, display={}))
+        own = self.job.bank()
         run = replace(self.job, problem=other).run(
-            trained_problem(self.job), self.estimator.requires, self.name, self.job.bank().of(other)
+            trained_problem(self.job), self.estimator.requires, self.name, own.of(other)
         )
-        return self.estimator.estimate(run)
+        found = self.estimator.estimate(replace(run, origin=own))
+        self.warnings.extend(run.warnings)
+        return found
 
     def _seen(self, make: Callable[[int], Job], number: int, view: Job | None = None) -> Influence:
         """Through the perspective, which may want several trainings; ``view`` has the problem that estimators see."""

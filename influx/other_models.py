@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from influx.config import load_choice
 from influx.engines.executor import Local
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError
 from influx.instantiate import build
-from influx.job import Job, learner_of, problem_config
+from influx.job import Job, Transferring, check_needs, learner_of, problem_config
+from influx.planning import Work, total
 from influx.problem import Problem
 
 
@@ -42,3 +44,25 @@ def with_model(job: Job, model: str, given: Mapping[str, Any] | None, setting: s
     config = problem_config(other, build(settings["dataset"], "dataset", trust), learner)
     problem = Problem(data=data, learner=learner, seed=job.problem.seed, config=config)
     return replace(job, settings=other, problem=problem, executor=Local())
+
+
+def work_under_others(job: Job) -> list[Work]:
+    """What metrics that ask under another model take for it, one for each estimator of the run that can be asked there.
+
+    What is retrained for them is of other problems and taken to be missing.
+    """
+    found = []
+    for key, metric in job.metrics.items():
+        if not isinstance(metric, Transferring):
+            continue
+        other = with_model(job, metric.surrogate, metric.settings, f"metric.{key}")
+        for name, estimator in {job.estimator_name: job.estimator, **job.baselines}.items():
+            with suppress(IncompatibleError):
+                check_needs(other.problem.learner, estimator, name, metric.surrogate)
+                seeds = 1 if name in job.baselines else job.perspective.seeds
+                one = other.work(estimator, name)
+                work = total([one] * seeds)
+                trained = sum(map(len, work.trainings)) + work.more_trainings + work.own_trainings + seeds - 1
+                told = f"{name} under model={metric.surrogate}: {one.formula}"
+                found.append(replace(work, trainings=(), more_trainings=0.0, own_trainings=trained, formula=told))
+    return found

@@ -31,6 +31,7 @@ class Work:
         numbers: numbers read or written outside products, pass by pass.
         compared: comparisons of sorting, N log₂ N for N numbers.
         bytes: memory held at once; a sum keeps the largest.
+        disk: bytes left on disk beside what the bank keeps and the influence itself.
         rows: training instances that get values; None means all.
         formula: where the operations come from, in the letters of the class docstrings.
     """
@@ -43,6 +44,7 @@ class Work:
     numbers: float = 0.0
     compared: float = 0.0
     bytes: float = 0.0
+    disk: float = 0.0
     rows: int | None = None
     formula: str = ""
 
@@ -57,6 +59,7 @@ class Work:
             numbers=self.numbers + other.numbers,
             compared=self.compared + other.compared,
             bytes=max(self.bytes, other.bytes),
+            disk=self.disk + other.disk,
             formula="; ".join(part for part in (self.formula, other.formula) if part),
         )
 
@@ -100,6 +103,16 @@ class NetShape:
     saved: tuple[int, ...]
     state_bytes: int
     parameter_bytes: int
+
+    @property
+    def recorded_bytes(self) -> int:
+        """What a recorded training leaves on disk."""
+        return len(self.saved) * (self.parameter_bytes + self.state_bytes) + 40 * self.steps
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a gradient's number."""
+        return max(4, min(8, self.parameter_bytes // self.parameters))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ class Data:
         return len(self.classes) if self.task == "classification" else 1
 
     def fingerprint(self) -> str:
-        """Hash of every number that training and testing see."""
+        """Hash of every number that training and testing see, and of the words that stand for tokens."""
         digest = hashlib.sha256(f"{self.task}/{self.classes}".encode())
         for split in (self.train, self.test):
             for array in (split.x, split.y, split.ids):
@@ -81,6 +81,11 @@ class Data:
                     digest.update(b"described")
                     continue
                 digest.update(np.ascontiguousarray(array).data)
+        if self.kind == "text":  # the same numbers may be other words: what people see and models look up
+            digest.update(repr(self.vocabulary).encode("utf-8", "replace"))
+            for part, shown in sorted(self.display.items()):
+                digest.update(f"{part}{shown.dtype}{shown.shape}".encode())
+                digest.update(np.ascontiguousarray(shown).data)
         return digest.hexdigest()[:16]
 
 
@@ -218,6 +223,6 @@ class Problem:
         return content_hash([FORMAT, self.config, self.seed, self.data.fingerprint()], length=16)
 
 
-def trained_again(problem: Problem, number: int) -> Problem:
+def trained_again(problem: Problem, number: int, name: str = "training") -> Problem:
     """The same data and settings with the initialisation and batch order numbered ``number``; 0 is the problem."""
-    return replace(problem, seed=stream_seed(problem.seed, f"training/{number}")) if number else problem
+    return replace(problem, seed=stream_seed(problem.seed, f"{name}/{number}")) if number else problem

@@ -102,7 +102,8 @@ class Run:
     """What one estimator or metric may touch. Every engine access is checked against ``requires``.
 
     ``truth`` is the ground truth, ``judged`` the estimator (metrics only); ``used`` collects needs that were exercised,
-    ``warnings`` what users should know.
+    ``warnings`` what users should know. ``origin`` is the bank of the problem that was trained, where this
+    one has other test instances.
     """
 
     problem: Problem
@@ -112,6 +113,7 @@ class Run:
     who: str = "estimator"
     truth: Influence | None = None
     judged: Judged | None = None
+    origin: Bank | None = None
     used: set[Need] = field(default_factory=set)
     matrix_mb: float = 1024.0
     warnings: list[str] = field(default_factory=list)
@@ -209,10 +211,12 @@ class Run:
         self._use(Need.RETRAIN)
         return self.bank.of(replace(self.problem, data=data))
 
-    def trained(self, number: int) -> Run:
+    def trained(self, number: int, name: str = "training") -> Run:
         """The same data and settings trained again, from the initialisation and batch order numbered ``number``.
 
         0 is this run. A training is recorded in the folder of its own problem, beside this one's, and read from there.
+        Those named ``training`` are the other trainings that perspectives and metrics ask for; a mean over models
+        takes those of another name, so that its values under two such trainings have no model in common.
 
         Raises:
             IncompatibleError: training has no randomness.
@@ -224,12 +228,14 @@ class Run:
             return self
         if getattr(self.problem.learner, "deterministic", False):
             raise IncompatibleError("this model's training has no randomness; choose a net such as model=mlp")
-        problem = trained_again(self.problem, number)
-        folder = Folder(self.bank.folder.path.parent.parent / problem.id)
-        fitted = trained(problem, folder)
-        return replace(
-            self, problem=problem, fitted=fitted, bank=Bank(problem, folder.sub("retrain"), self.bank.executor)
-        )
+        beside, base = (self.bank, self.problem) if self.origin is None else (self.origin, self.origin.problem)
+        problem = trained_again(base, number, name)
+        folder = Folder(beside.folder.path.parent.parent / problem.id)
+        fitted, bank = trained(problem, folder), Bank(problem, folder.sub("retrain"), beside.executor)
+        if self.origin is None:
+            return replace(self, problem=problem, fitted=fitted, bank=bank)
+        seen = replace(problem, data=self.problem.data)
+        return replace(self, problem=seen, fitted=fitted, bank=bank.of(seen), origin=bank)
 
     @property
     def removal_noise(self) -> str:
@@ -270,7 +276,9 @@ class Run:
         shape = (len(self.train), len(self.test))
         if shape[0] * shape[1] * 8 <= self.matrix_mb * 1e6:
             return np.zeros(shape)
-        with tempfile.TemporaryFile(dir=self.bank.folder.path.parent) as f:
+        folder = self.bank.folder.path.parent
+        folder.mkdir(parents=True, exist_ok=True)  # that of altered data is there once a model was trained
+        with tempfile.TemporaryFile(dir=folder) as f:
             _reserve(f.fileno(), shape[0] * shape[1] * 8)
             return np.memmap(f, np.float64, "w+", shape=shape)
 

@@ -93,4 +93,4 @@ def _shown(data: Data) -> dict[str, Any]:
     if data.kind != "text":
         return dict(data.display)
     tokens = {"train": data.train.x, "test": data.test.x}
-    return passages.arrays(data.display, tokens, special_tokens(data.vocabulary))
+    return passages.arrays(data.display, tokens, special_tokens(data.vocabulary, data.tokenizer))

@@ -7,8 +7,10 @@ for no text, such as a beginning, is empty there.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,36 @@ PADDING = 0
 BOUNDARY = "\x1f"  # ASCII's unit separator, which no text has: ``bounded`` takes it out
 LONGEST = 48  # characters of a token that are kept for people
 MARKED = re.compile(r"\[[A-Z0-9_]+\]|</?[A-Za-z_]+>|<\|[a-z_]+\|>")  # how tokenizers write what is no word
+UNKNOWN = ("[UNK]", "<UNK>", "<|UNK|>")  # in capitals
 
 
-def special_tokens(vocabulary: Sequence[str]) -> tuple[int, ...]:
-    """Padding, and what is written as ``[CLS]``, ``<s>`` or ``<|end|>``: beginnings, ends and unknown words."""
-    return tuple(sorted({PADDING, *(i for i, token in enumerate(vocabulary) if MARKED.fullmatch(token))}))
+def special_tokens(vocabulary: Sequence[str], tokenizer: str = "") -> tuple[int, ...]:
+    """Padding, beginnings, ends and unknown words.
+
+    They are what ``tokenizer`` (``Data.tokenizer``) lists as special; without one, or where its list has none of them,
+    what is written as ``[CLS]``, ``<s>`` or ``<|end|>``.
+    """
+    listed = _listed(tokenizer) & set(vocabulary)
+    special = (i for i, token in enumerate(vocabulary) if (token in listed if listed else MARKED.fullmatch(token)))
+    return tuple(sorted({PADDING, *special}))
+
+
+def ends(vocabulary: Sequence[str], tokenizer: str = "") -> tuple[int, ...]:
+    """Special tokens that stand for no word of a text: all but unknown words."""
+    special = special_tokens(vocabulary, tokenizer)
+    return tuple(i for i in special if i == PADDING or vocabulary[i].upper() not in UNKNOWN)
+
+
+@lru_cache(maxsize=4)
+def _listed(tokenizer: str) -> frozenset[str]:
+    """What a tokenizer of the tokenizers library, as JSON, calls special."""
+    try:
+        found = json.loads(tokenizer) if tokenizer else {}
+        listed = {token["content"] for token in found.get("added_tokens") or () if token.get("special")}
+        unknown = found.get("model", {}).get("unk_token") if listed else None
+        return frozenset(listed | ({unknown} if isinstance(unknown, str) else set()))
+    except (ValueError, KeyError, TypeError, AttributeError):  # not of this library
+        return frozenset()
 
 
 def bounded(text: str, spans: Sequence[tuple[int, int]], cut: bool = False) -> str:
@@ -49,14 +76,14 @@ def pieces(text: str) -> tuple[list[str], list[str]]:
     return parts[1::2], parts[0::2]
 
 
-def spelled(tokens: NDArray[np.int64], vocabulary: Sequence[str]) -> NDArray[np.bytes_]:
+def spelled(tokens: NDArray[np.int64], vocabulary: Sequence[str], tokenizer: str = "") -> NDArray[np.bytes_]:
     """Such texts of instances (n, length) whose own text is not known: their tokens with spaces between."""
-    special = set(special_tokens(vocabulary))
+    special = set(ends(vocabulary, tokenizer))
     texts = []
     for row in tokens:
         words = [str(t) if t >= len(vocabulary) else vocabulary[t] for t in row.tolist() if t != PADDING]
         marks = [t in special for t in row.tolist() if t != PADDING]
-        shown = ["" if mark and word.upper() != "[UNK]" else word for word, mark in zip(words, marks, strict=True)]
+        shown = ["" if mark else word for word, mark in zip(words, marks, strict=True)]
         text, spans, at = " ".join(shown), [], 0
         for word in shown:
             spans.append((at, at + len(word)))

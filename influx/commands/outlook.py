@@ -120,7 +120,7 @@ class Outlook:
         data, net = self.job.problem.data, self.shape
         cost = self.job.problem.learner.cost(data, 1)
         files = 2 * len(net.saved) if net else 1
-        size = len(net.saved) * (net.parameter_bytes + net.state_bytes) + 40 * net.steps if net else cost.bytes
+        size = net.recorded_bytes if net else cost.bytes
         work = f"1 training of {net.steps} steps, {len(net.saved)} checkpoints" if net else "1 training"
         seconds = self.pace.training + FILE_SECONDS * (files + 3)
         return _row("train", "to do", work, seconds, self._floor_mb, size / 1e6, cost.formula)
@@ -139,17 +139,20 @@ class Outlook:
             each = self.pace.training + self._seconds(self.job.estimator, work) + models * self._each(work)
             row["seconds"] += others * each
             shared = self._shared(self.job.estimator)
-            row["disk_mb"] += others * shared.disk_bytes / 1e6 if shared else 0.0
+            row["disk_mb"] += others * (work.disk + (shared.disk_bytes if shared else 0.0)) / 1e6
             row["formula"] = f"{others + 1} trainings of the problem, each: {row['formula']}"
         return row
 
     def _evaluate(self) -> dict[str, Any]:
         """Each metric once per estimator shown; their trainings once."""
+        from influx.other_models import work_under_others
+
         shown = 1 + len(self.job.baselines)
         metrics = [self._work(name, metric, self._truth_rows) for name, metric in self.job.metrics.items()]
         metrics = [replace(work, own_trainings=shown * work.own_trainings) for work in metrics]
         baselines = [self._work(name, baseline, self._truth_rows) for name, baseline in self.job.baselines.items()]
-        row = self._measured("evaluate", [*metrics, *baselines], self._ranking_mb)
+        others = work_under_others(self.job)
+        row = self._measured("evaluate", [*metrics, *others, *baselines], self._ranking_mb)
         row["seconds"] += (shown - 1) * sum(self.rates.seconds(work) for work in metrics)
         row["formula"] = f"{shown} estimators: {row['formula']}"
         return row
@@ -241,6 +244,7 @@ class Outlook:
         if shared:
             formula += f"; {shared.sentence(self._workers, self._floor_mb)}"
             disk_mb += shared.disk_bytes / 1e6
+        disk_mb += work.disk / 1e6
         disk_mb += missing * (instances * FIELDS_BYTES + len(problem.train) / 8 + 60) / 1e6
         state = "in part" if missing < asked else "to do"
         memory = self._floor_mb + (work.bytes - self._on_disk(work)) / 1e6

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.datasets.labels import Labels
-from influx.datasets.scale import Scale, as_float32
+from influx.datasets.scale import BY_TRAINING, Scale, as_float32
 from influx.datasets.split import Rows
 from influx.errors import DataError
 from influx.problem import Data, DataKind, Split
@@ -53,7 +53,7 @@ def table_split(
         if keep is not None:
             scale = Scale(np.where(keep, 0.0, scale.mean), np.where(keep, 1.0, scale.std))
         x_train, x_test = scale.apply(x_train), scale.apply(x_test)
-        done.append("Features standardised with the mean and deviation of the training instances.")
+        done.append(f"Features {BY_TRAINING}.")
     y_train, y_test = labels.y[train], labels.y[test]
     if labels.task == "regression":
         y_train, y_test, note = targets(y_train, y_test, standardize=standardize, name=name)

@@ -57,9 +57,10 @@ def _named(x: Any) -> Mapping[str, Any]:
 
 def _collected(source: Any, which: str) -> dict[str, Any]:
     """Columns of a dataset, read once."""
-    tensors = getattr(source, "tensors", None)
-    if isinstance(tensors, tuple) and len(tensors) == 2:  # a TensorDataset
-        return {FIRST: tensors[0], LABELS[0]: tensors[1]}
+    from torch.utils.data import TensorDataset
+
+    if type(source) is TensorDataset and len(source.tensors) == 2:  # one made of it may change what its items are
+        return {FIRST: source.tensors[0], LABELS[0]: source.tensors[1]}
     items = [source[i] for i in range(len(source))]
     if not items:
         raise DataError(f"{which} holds no instances; pass at least one")

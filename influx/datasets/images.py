@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.datasets.scale import BY_TRAINING
 from influx.datasets.split import subset_rows
 from influx.problem import Data, Split
 
@@ -57,7 +58,7 @@ def image_data(
     if standardize:
         mean, std = channel_statistics(train.pixels)
         values = (values - mean[:, None]) / std[:, None]
-        notes = (*notes, "Images standardised with each channel's mean and deviation of the training images.")
+        notes = (*notes, f"Images, per channel, {BY_TRAINING}.")
     table = values.astype(np.float32)
     return Data(
         name=name,

@@ -17,6 +17,8 @@ from influx.errors import ConfigError, DataError
 from influx.instantiate import Named
 from influx.problem import Data
 
+ARRANGING = ("n_train", "n_test", "test_fraction", "standardize", "task")  # what arrays are made into a dataset by
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mine:
@@ -65,7 +67,7 @@ class Mine:
                 "correct it, or its dataset.arguments"
             ) from error
         if isinstance(found, Data):
-            return found
+            return self._checked(found, name)
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise DataError(
                 f"dataset.factory={name} must return (x, y), (train, test) or influx's Data, got "
@@ -80,6 +82,23 @@ class Mine:
             task=self.task,
         )
         return read.arranged(arrays, f"dataset.factory={name}", name.partition(":")[2], seed)
+
+    def _checked(self, data: Data, name: str) -> Data:
+        """``data`` as it is: settings that would change it are refused, and numbers that are none."""
+        changed = [key for key in ARRANGING if getattr(self, key) != getattr(Mine, key)]
+        if changed:
+            raise ConfigError(
+                f"dataset.{changed[0]} does not apply: dataset.factory={name} returns influx's Data, which is taken as "
+                f"it is; leave out dataset.{changed[0]}, or return arrays"
+            )
+        for which, split in (("train", data.train), ("test", data.test)):
+            for part, array in (("x", split.x), ("y", split.y)):
+                if np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all():
+                    raise DataError(
+                        f"{part} of {which} of dataset.factory={name} has numbers that are not finite; remove those "
+                        "instances"
+                    )
+        return data
 
 
 def _is_whole(found: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BY_TRAINING = "standardised with the mean and deviation of the training instances"  # in the notes of such data
+
 
 @dataclass(frozen=True)
 class Scale:

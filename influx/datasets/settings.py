@@ -81,8 +81,8 @@ def _existing(path: str | None, what: str) -> Path:
     return found
 
 
-def looked_up(path: object, what: str) -> Path:
-    """A path with the user's home in place of ``~``, whether it exists or not.
+def looked_up(path: object, what: str, setting: str = "dataset.path") -> Path:
+    """The path of a ``setting`` with the user's home in place of ``~``, whether it exists or not.
 
     Raises:
         DataError: the file system refuses to look it up.
@@ -94,6 +94,6 @@ def looked_up(path: object, what: str) -> Path:
     except (OSError, RuntimeError) as error:  # too long, not permitted, the home of a user who is not there
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"dataset.path={found} cannot be looked up ({reason}); set dataset.path to an existing {what}"
+            f"{setting}={found} cannot be looked up ({reason}); set {setting} to an existing {what}"
         ) from error
     return found

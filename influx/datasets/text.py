@@ -21,6 +21,7 @@ class Text:
     one object per line with these keys; or a folder of ``.txt`` files, the label being the name of the folder that a
     file is in, split beforehand where there are ``train`` and ``test`` below. ``task=language`` is for models of the
     texts themselves; then ``label`` may be null. x is (n, length) int64: padding is 0, and texts are cut at ``length``.
+    Hidden files and folders are left out, links out of the folder and texts above 1,048,576 characters are refused.
 
     ``tokenizer`` is trained on the training texts alone: ``word`` (words and marks, those outside the ``vocabulary``
     most frequent being unknown, id 1) or ``bpe`` (pieces of words, Sennrich et al. 2016); every text begins with id 2.

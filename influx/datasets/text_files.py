@@ -14,7 +14,8 @@ from influx.errors import DataError, did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
-LONGEST_FIELD = 1 << 30  # characters; csv's own limit is below what a book has
+LONGEST = 1 << 20  # characters of a text, most of a book: to make tokens of one takes 200 bytes each
+LONGEST_FIELD = 1 << 27  # of other columns; csv's own limit is lower
 SPLITS = ("train", "test")
 
 
@@ -30,8 +31,10 @@ class Texts:
         """One more; ``where`` is what messages call it.
 
         Raises:
-            DataError: the text or the label is empty.
+            DataError: the text or the label is empty, or the text too long to be one.
         """
+        if len(text) > LONGEST:
+            raise DataError(f"the text in {where} has {len(text):,} characters, more than {LONGEST:,}; split it")
         if not text.strip():
             raise DataError(f"the text in {where} is empty; write one or remove it")
         if not label.strip():
@@ -72,9 +75,22 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise DataError(f"{path} is not UTF-8 text (byte {_byte(path)}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the file") from error
+
+
+def _byte(path: Path) -> int:
+    """Where a file stops being UTF-8; a decoder knows the place in its own buffer alone."""
+    at = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return at + error.start
+            at += len(line)
+    return at
 
 
 def _csv(path: Path, separator: str, text: str, label: str | None) -> Texts:
@@ -139,6 +155,8 @@ def _json_lines(path: Path, text: str, label: str | None) -> Texts:
                 raise DataError(
                     f"{label!r} in {where} is a {type(named).__name__}, expected text or a whole number; correct it"
                 )
+            if str(named).encode("utf-8", "replace").decode() != str(named):
+                raise DataError(f"{label!r} in {where} has half a character ({named!r}); correct it")
             found.add(content.encode("utf-8", "replace").decode(), str(named), where)  # JSON allows half characters
     return found
 
@@ -154,11 +172,17 @@ def _value(row: dict[str, object], setting: str, key: str, where: str) -> object
 
 
 def _folder(root: Path, labelled: bool) -> Texts:
-    """All ``*.txt`` below ``root``; of ``root/train`` and then ``root/test`` where both are there."""
+    """All ``*.txt`` below ``root``, the hidden ones apart; of ``root/train`` and then ``root/test`` if both are there.
+
+    Raises:
+        DataError: a link leads out of ``root``, a file is too long, empty, no text, or has no label.
+    """
+    whole = root.resolve()
     given = all((root / part).is_dir() for part in SPLITS)
     found = Texts()
     for start in [root / part for part in SPLITS] if given else [root]:
-        files = sorted(p for p in start.rglob("*.txt") if p.is_file() and not p.name.startswith("."))
+        found_here = (p for p in start.rglob("*.txt") if p.is_file())
+        files = sorted(p for p in found_here if not any(n.startswith(".") for n in p.relative_to(start).parts))
         if not files:
             raise DataError(f"{start} holds no .txt file; add some or set dataset.path to another folder")
         for file in files:
@@ -167,6 +191,10 @@ def _folder(root: Path, labelled: bool) -> Texts:
                     f"{file} is in no folder that names its label; move it into one, or set dataset.task=language and "
                     "dataset.label=null"
                 )
+            if not file.resolve().is_relative_to(whole):
+                raise DataError(f"{file} is a link to a file outside {root}; copy the file there or remove the link")
+            if file.stat().st_size > 4 * LONGEST:  # at most 4 bytes per character
+                raise DataError(f"{file} has more than {LONGEST:,} characters; split it")
             with _decoding(file):
                 found.add(file.read_text(encoding="utf-8-sig"), file.parent.name if labelled else "text", str(file))
         if given and start.name == SPLITS[0]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,8 @@ KINDS = ("word", "bpe")
 MARKS = ("[PAD]", "[UNK]", "[CLS]")  # ids 0, 1 and 2 of a tokenizer that is trained here
 PADS = ("[PAD]", "<pad>", "<|pad|>")  # as others call it
 FILE = "tokenizer.json"
-AT_ONCE = 1024  # texts whose encodings are held together
+AT_ONCE = 1 << 20  # characters of texts whose encodings are held together
+LARGEST = 1 << 21  # ids of a tokenizer that is given; the largest ones that exist have some 260,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +65,20 @@ def tokenized(train: Sequence[str], test: Sequence[str], settings: TokenSettings
     """Tokens of both splits; nothing of the test texts goes into the tokenizer.
 
     Raises:
-        ConfigError: the library is not installed.
-        DataError: a tokenizer's file is missing or damaged.
+        ConfigError: the library is not installed, or ``length`` leaves no room for words.
+        DataError: a tokenizer's file is missing or damaged, or it cannot encode the texts.
     """
     given = settings.tokenizer not in KINDS
     tokenizer = _opened(settings.tokenizer) if given else _trained(train, settings)
     tokenizer.no_padding()
+    marks = tokenizer.num_special_tokens_to_add(False)
+    if marks >= settings.length:
+        raise ConfigError(
+            f"dataset.length must be above the {marks} marks that the tokenizer adds to each text, got "
+            f"{settings.length}; raise dataset.length"
+        )
     tokenizer.enable_truncation(settings.length)
+    tokenizer.encode_special_tokens = True  # who writes [PAD] in a text means these characters
     new, vocabulary = _renumbered(tokenizer)
     rows, shown, cut = {}, {}, {}
     for part, texts in (("train", train), ("test", test)):
@@ -118,22 +127,38 @@ def _trained(texts: Iterable[str], settings: TokenSettings) -> Any:
     else:  # "▁" begins a word
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() > settings.vocabulary:  # more characters than that: the most frequent ones
+        kept = _alphabet(texts, tokenizer.normalizer, settings.vocabulary - len(MARKS))
+        trainer = trainers.BpeTrainer(**common, initial_alphabet=kept, limit_alphabet=len(kept))
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{MARKS[2]} $A", special_tokens=[(MARKS[2], 2)])
     return tokenizer
 
 
+def _alphabet(texts: Iterable[str], normalizer: Any, size: int) -> list[str]:
+    """The most frequent characters, ties by their code; the library's own limit breaks ties at random."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update("▁" + normalizer.normalize_str(text).replace(" ", "▁"))
+    return sorted(counts, key=lambda character: (-counts[character], character))[:size]
+
+
 def _opened(path: str) -> Any:
-    library, file = _library(), looked_up(path, "tokenizer")
+    library, file = _library(), looked_up(path, "tokenizer", "dataset.tokenizer")
     file = file / FILE if file.is_dir() else file
     if not file.is_file():
         raise DataError(
             f"dataset.tokenizer must be word, bpe or a {FILE}, and there is no file {file}; set dataset.tokenizer=word"
         )
     try:
-        return library.Tokenizer.from_file(str(file))
+        found = library.Tokenizer.from_file(str(file))
     except Exception as error:  # the library has no class of its own for damage
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{file} cannot be read as a tokenizer ({reason}); save it again") from error
+    largest = max(found.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= LARGEST:
+        raise DataError(f"{file} numbers a token {largest:,}, and ids must be below {LARGEST:,}; number them from 0")
+    return found
 
 
 def _renumbered(tokenizer: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -153,10 +178,23 @@ def _encoded(
 ) -> tuple[NDArray[np.int64], NDArray[np.bytes_], int]:
     """Rows of tokens, texts for people, and how many texts were cut."""
     rows, shown, cut = np.full((len(texts), length), PADDING, np.int64), [], 0
-    for start in range(0, len(texts), AT_ONCE):
-        some = texts[start : start + AT_ONCE]
-        for place, (text, found) in enumerate(zip(some, tokenizer.encode_batch(some), strict=True), start):
+    for start, stop in _batches(texts):
+        some = texts[start:stop]
+        try:
+            encoded = tokenizer.encode_batch(some)
+        except Exception as error:  # the library has no class of its own
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"the tokenizer of dataset.tokenizer cannot encode the texts ({reason}); give it a token for what it "
+                "does not know, or set dataset.tokenizer=word"
+            ) from error
+        for place, (text, found) in enumerate(zip(some, encoded, strict=True), start):
             rows[place, : len(found.ids)] = new[found.ids]
+            if (rows[place, : len(found.ids)] == PADDING).any():
+                raise DataError(
+                    f"the tokenizer of dataset.tokenizer makes padding of a word of a text ({text[:60]!r}); "
+                    "remove it from the text, or set dataset.tokenizer=word"
+                )
             marks = found.special_tokens_mask
             spans = [(0, 0) if mark else span for mark, span in zip(marks, found.offsets, strict=True)]
             spans = [(_begun(text, *span), span[1]) for span in spans]
@@ -164,6 +202,18 @@ def _encoded(
             cut += longer
             shown.append(bounded(text, spans, longer))
     return rows, as_bytes(shown), cut
+
+
+def _batches(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of neighbours with ``AT_ONCE`` characters together; or a single longer text."""
+    start, total = 0, 0
+    for i, text in enumerate(texts):
+        total += len(text)
+        if total > AT_ONCE and i > start:
+            yield start, i
+            start, total = i, len(text)
+    if texts:
+        yield start, len(texts)
 
 
 def _begun(text: str, start: int, stop: int) -> int:

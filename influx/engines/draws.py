@@ -26,6 +26,7 @@ from influx.problem import Checkpoint, Split
 Own = Literal["split_half", "pairs", "same"]
 LOOKED_AT = 8  # instances whose risk must depend on the draws
 SAME = 1e-7  # relative difference of two risks that are one
+ROUNDING = 1000.0  # times the precision of the model: how far a mean of two risks may be off
 
 
 def numbers_of(fitted: TorchFitted) -> int:
@@ -39,6 +40,21 @@ def ignores_draws(fitted: TorchFitted, split: Split) -> bool:
     few, module = split.take(slice(0, LOOKED_AT)), fitted.model()
     one, other = (fitted.with_draws(1, name).outputs(module, few).double() for name in ("one draw", "another"))
     return bool(((one - other).abs() <= SAME * one.abs()).all())
+
+
+@torch.no_grad()
+def is_mean_over_draws(fitted: TorchFitted, split: Split) -> bool:
+    """Whether the risk over two draws is the mean of the risks over either, of a few instances.
+
+    Importance-weighted bounds are none: over half of the draws they are another risk.
+    """
+    module, numbers = fitted.model(), numbers_of(fitted)
+    x, _ = fitted.with_draws(2, "one draw").tensors(split.take(slice(0, LOOKED_AT)))
+    known, one, other = x.split([x.shape[1] - 2 * numbers, numbers, numbers], 1)
+    both, first, second = (module(torch.cat([known, *drawn], 1)) for drawn in ((one, other), (one,), (other,)))
+    size = torch.maximum(first.abs(), second.abs()).clamp(min=1).double()
+    off = (both.double() - (first.double() + second.double()) / 2).abs()
+    return bool((off <= ROUNDING * torch.finfo(both.dtype).eps * size).all())
 
 
 @dataclass(frozen=True)

@@ -90,5 +90,17 @@ def apart(train: Split) -> Array:
     return np.asarray(found[:, 0], dtype=np.float64)
 
 
+def different(train: Split) -> tuple[Array, int]:
+    """``(n,)`` distance of each training instance to the nearest one that is not equal, and the number of copies.
+
+    Of k equal instances k - 1 are copies. Distances are infinite where all are equal.
+    """
+    rows, where = np.unique(_flat(train.x) + 0.0, axis=0, return_inverse=True)  # -0 becomes 0
+    copies = len(train) - len(rows)
+    if len(rows) == 1:
+        return np.full(len(train), np.inf), copies
+    return apart(Split(x=rows, y=rows[:, 0], ids=np.arange(len(rows))))[where.ravel()], copies
+
+
 def _flat(x: NDArray[Any]) -> Array:
     return np.asarray(x, dtype=np.float64).reshape(len(x), -1)

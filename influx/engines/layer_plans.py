@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from influx.engines.solver_plans import pass_work
+from influx.engines.solver_plans import pass_work, together
 from influx.planning import Prospect, Work
 
 if TYPE_CHECKING:
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 
 def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
+    """The layers' curvature, and the passes for influence."""
+    return layered_work(prospect, kind, solver) + pass_work(prospect)
+
+
+def layered_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
     """Passes for factors and eigenvalues, the layers' decomposition, and the comparison for small nets."""
     from influx.engines.compared import AUDITED, ROWS
     from influx.engines.kronecker import SIDE, WHOLE
@@ -54,7 +59,7 @@ def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
             bytes=8.0 * (held + 4.0 * p**2 + rows * p),
             formula="p³ to compare with the exact solution",
         )
-    return made + pass_work(prospect)
+    return made
 
 
 def datainf_work(prospect: Prospect, own: bool) -> Work:
@@ -65,7 +70,7 @@ def datainf_work(prospect: Prospect, own: bool) -> Work:
     made = Work(
         gradients=float(passes * n),
         flops=2 * (6.0 * prospect.net.macs * passes * n + 4.0 * n * solves * p),
-        bytes=8.0 * 2.0 * m * p,
+        bytes=8.0 * 2.0 * min(m, together(p)) * p,
         formula=f"{passes} passes over {n} instances, 4 n {solves} p",
     )
     return made + pass_work(prospect)

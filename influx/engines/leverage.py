@@ -56,6 +56,7 @@ def leverage(
     weights: Tensor | None = None,
     own: bool = True,
     mean_over: int | None = None,
+    parameters: int | None = None,
 ) -> Leverage:
     """Factorise. ``damping`` None takes ``relative`` times the mean eigenvalue of those that can differ from zero.
 
@@ -67,7 +68,8 @@ def leverage(
         relative: to what it is relative otherwise.
         weights: (n,).
         own: whether ``Leverage.own`` will be asked for.
-        mean_over: eigenvalues that the mean is taken over; None means those that can differ from zero.
+        mean_over: eigenvalues that the mean is taken over; None means those that can differ from zero, min(n, D, p).
+        parameters: p, numbers that features are projections of; None means at least D.
 
     Raises:
         NumericalError: the matrix is singular.
@@ -77,16 +79,17 @@ def leverage(
     dual = count < dim and weights is None
     whole = torch.cat([found for _, found in pieces(features)]) if dual else None
     matrix = whole @ whole.T if whole is not None else _gram(features, tests, weights)
-    mean = float(matrix.trace()) / (mean_over or min(count, dim))
+    mean = float(matrix.trace()) / (mean_over or min(count, dim, parameters or dim))
     chosen = (relative * mean or 1.0) if damping is None else damping  # all gradients zero: so are all values
     matrix.diagonal().add_(chosen)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     diagonal = factor.diagonal()
     least = float((diagonal.min() / diagonal.max()) ** 2) if not int(failed) else 0.0
     if not least > torch.finfo(diagonal.dtype).eps:
+        of = "" if parameters is None else f" of {parameters} parameters"
         raise NumericalError(
-            f"the {dim} x {dim} matrix of {count} projected gradients is singular with damping {chosen:.3g}; raise "
-            "estimator.damping, or lower estimator.dim below the number of training instances"
+            f"the {dim} x {dim} matrix of {count} projected gradients{of} is singular with damping {chosen:.3g}; raise "
+            "estimator.damping, or lower estimator.dim below the numbers of training instances and of parameters"
         )
     report = {
         "damping": chosen,

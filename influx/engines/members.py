@@ -63,11 +63,12 @@ class Means:
     def finish(self, to_loss: bool) -> tuple[Array, Array | None]:
         """Values in place of the sums, and their standard errors, to first order in the units' deviations.
 
-        ``to_loss`` multiplies by the mean slopes of test instances, whose own spread is left out of the error.
+        ``to_loss`` multiplies by the mean slopes of test instances, and what instances are to themselves by their own;
+        the spread of these is left out of the error.
         """
         units, slopes = self.units, self.slopes / self.units
         factor = self.test_slopes / units if to_loss else np.ones(len(self.test_slopes))
-        self.own *= slopes / units
+        self.own *= slopes * (slopes if to_loss else 1.0) / units
         variance = self.slope_squares / units - slopes**2
         for start in range(0, len(self.values), ROWS_CHUNK):
             rows = slice(start, start + ROWS_CHUNK)

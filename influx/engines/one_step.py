@@ -81,7 +81,8 @@ class OneStep:
 
     @torch.no_grad()
     def _losses(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> NDArray[np.float64]:
-        outputs = torch.cat([functional_call(self._module, parameters, (chunk,)) for chunk in chunks(x)])
+        parts = chunks(x, draws=self.fitted.recipe.draws)
+        outputs = torch.cat([functional_call(self._module, parameters, (chunk,)) for chunk in parts])
         exact = y.double() if y.is_floating_point() else y
         losses: NDArray[np.float64] = self.fitted.task.loss(outputs.double(), exact).cpu().numpy()
         return losses

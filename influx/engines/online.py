@@ -126,7 +126,7 @@ class Online:
         x, y = self.fitted.tensors(split)
         forward = vmap(lambda p, part: functional_call(self.modules[0], p, (part,)), in_dims=(0, None))
         count = len(next(iter(params.values())))
-        outputs = torch.cat([forward(params, part) for part in chunks(x, count)], dim=1)
+        outputs = torch.cat([forward(params, part) for part in chunks(x, count, self.fitted.recipe.draws)], dim=1)
         exact = y.double() if y.is_floating_point() else y
         risks = self.fitted.task.loss(outputs.double(), exact).cpu().numpy()
         return np.concatenate([risks, risks.mean(axis=1, keepdims=True)], axis=1)

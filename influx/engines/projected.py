@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,15 +14,18 @@ from influx.engines.leverage import Leverage, leverage, leverage_flops
 from influx.engines.members import Means, Member
 from influx.engines.outputs import Output, curvatures
 from influx.engines.projections import HELD_BYTES, Kind, projection_flops
-from influx.engines.stored import at_checkpoint
-from influx.errors import ConfigError
+from influx.engines.stored import at_checkpoint, stored_bytes
+from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence, Scale
 from influx.planning import Prospect, Work
 from influx.problem import Checkpoint
 from influx.run import Run
 
-RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: the best power of ten on digits by LDS
+RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: tuned, the best power of ten on digits by LDS
 FEW = 2  # training instances per number of a projection, below which the matrix is nearly singular
+MODELS = "the spread over models"
+CHECKPOINTS = "the spread over checkpoints of one training, which are not independent: not that over trainings"
+ENSEMBLE = "ensemble"  # names the trainings of further models
 NOT_ASKED = "set estimator.self_influence=true to ask for it"
 
 
@@ -42,10 +46,16 @@ class Projected:
         for name in ("dim", "models", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"estimator.{name} must be at least 1, got {getattr(self, name)}; raise it")
-        if self.damping is not None and not self.damping >= 0:
+        if self.damping is not None and not 0 <= self.damping < math.inf:
             raise ConfigError(
-                f"estimator.damping must not be negative, got {self.damping}; use null for a part of the eigenvalues"
+                f"estimator.damping must be finite and not negative, got {self.damping}; use null for a part of the "
+                "eigenvalues"
             )
+
+    @property
+    def trains(self) -> bool:
+        """Whether it looks at other trainings of the problem, which no one else can replace."""
+        return self.models > 1
 
     @property
     def refuses(self) -> Mapping[str, str]:
@@ -57,22 +67,30 @@ class Projected:
 
         Raises:
             ConfigError: fewer checkpoints are saved than asked for.
+            IncompatibleError: training has no randomness that would give several models.
         """
+        if self.trains and getattr(prospect.problem.learner, "deterministic", False):
+            raise IncompatibleError(
+                f"estimator.models={self.models} trains this model again with other seeds, which it does not depend "
+                "on; set estimator.models=1, or choose a net such as model=mlp and training=default"
+            )
         net, n, m = prospect.net, len(prospect.train), len(prospect.test)
         _check_count(self.checkpoints, len(net.saved) - 1)
         dim = net.parameters if self.kind == "none" else self.dim
+        dim = min(dim, net.parameters) if self.kind == "sparse" else dim
         each = 6.0 * net.macs + projection_flops(self.kind, dim, net.parameters, net.sides)
         solving = leverage_flops(n, dim, m, weighted, self.self_influence)
-        members, smaller, matrices = self.models * self.checkpoints, min(n, dim), 1.0
-        if members > 1:
-            matrices = 3.0
-        solved = smaller**2 + (n if n < dim else dim) * dim + 2 * m * dim
+        members, matrices = self.models * self.checkpoints, 3.0 if self.models * self.checkpoints > 1 else 1.0
+        smaller = dim if weighted else min(n, dim)
+        held = float(smaller * dim + m * dim) * (self.checkpoints if self.trains else 1)  # regressions of one unit
+        solved = held + 2.0 * smaller**2 + smaller * dim + m * dim
         return Work(
             more_trainings=float(self.models - 1),
             gradients=float(members * (n + m)),
             flops=members * (each * (n + m) + solving),
             numbers=float(members) * (2 * dim * (n + m) + matrices * n * m),
             bytes=8.0 * (solved + matrices * n * m) + min(HELD_BYTES, 4.0 * dim * net.parameters),
+            disk=(self.models - 1.0) * net.recorded_bytes + stored_bytes(members * n, dim, net.number_bytes),
             formula=f"{self.models} models x {self.checkpoints} checkpoints x ({n} + {m}) gradients to {dim} numbers, "
             f"a regression with {smaller} unknowns",
         )
@@ -106,7 +124,9 @@ class Projected:
         dim = solved.right.shape[1]
         self._doubts(run, dim, solved)
         values, stderr = means.finish(to_loss)
-        told = {"models": self.models, "checkpoints": self.checkpoints, "dim": dim, "kind": self.kind}
+        told: dict[str, Any] = {"models": self.models, "checkpoints": self.checkpoints, "dim": dim, "kind": self.kind}
+        if stderr is not None:
+            told |= {"stderr_degrees": means.units - 1, "stderr_holds": MODELS if self.trains else CHECKPOINTS}
         return run.influence(
             values,
             scale=self.scale,
@@ -119,7 +139,7 @@ class Projected:
     def _units(self, run: Run) -> Iterator[list[tuple[Run, Checkpoint]]]:
         """Models with their checkpoints, or the checkpoints of the only model."""
         for number in range(self.models):
-            trained = run.trained(number)
+            trained = run.trained(number, ENSEMBLE)
             chosen = [(trained, checkpoint) for checkpoint in spaced(trained.checkpoints, self.checkpoints)]
             if self.models > 1:
                 yield chosen
@@ -139,6 +159,7 @@ class Projected:
             RELATIVE,
             weights,
             self.self_influence,
+            parameters=projections.parameters,
         )
         return Member(solved, slopes, tests.slopes)
 

@@ -141,7 +141,7 @@ def maker(kind: Kind, dim: int, seed: int) -> Maker:
     if kind == "none":
         return lambda at: Whole(at.size)
     if kind == "sparse":
-        return lambda at: Sparse(dim, seed, at.size)
+        return lambda at: Sparse(min(dim, at.size), seed, at.size)  # more sums would stay empty
     if kind == "two_sided":
         return lambda at: TwoSided(dim, seed)
     return lambda at: Projector(dim, kind, seed, at.size)

@@ -18,10 +18,23 @@ from torch import Tensor
 from influx import interrupts, progress
 from influx.engines.gradients import GradientsAt
 from influx.engines.segments import Shrinkage, Spectral, Stretch
+from influx.engines.solver_plans import pass_work, together
+from influx.planning import Prospect, Work
 from influx.problem import Split
 
-HELD_BYTES = 512 << 20  # of test vectors held at once: more test instances take more passes over the training set
 COPIES = 3  # of each: as it is, pulled back, and in the basis
+
+
+def segmented_work(prospect: Prospect, points: int, own: bool) -> Work:
+    """What the passes take, with ``own`` those for self-influence too."""
+    n, p = len(prospect.train), prospect.net.parameters
+    work = pass_work(prospect, points=points, copies=COPIES + 1)
+    if not own:
+        return work
+    return work + Work(
+        gradients=float(n * (points + 1)),
+        flops=2 * (6.0 * prospect.net.macs * n * (points + 1) + 2.0 * n * points * p),
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Segmented:
     @torch.no_grad()
     def fill(self, values: NDArray[np.float64]) -> None:
         """Add the influence on all test instances to zeros ``(n, m)``."""
-        at_once = max(1, HELD_BYTES // (8 * COPIES * self.final.size))
+        at_once = together(self.final.size, COPIES)
         starts = range(0, len(self.test), at_once)
         passes = sum(len(segment.points) for segment in self.segments)
         with progress.task("influence", len(starts) * passes * len(self.train)) as done:

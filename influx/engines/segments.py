@@ -116,8 +116,10 @@ def stretches(
     nearest to the middles of equal pieces of the part.
 
     Raises:
-        ConfigError: there is a part without a saved checkpoint.
+        ConfigError: there are more parts than steps, or there is one without a saved checkpoint.
     """
+    if segments > len(rates):
+        raise ConfigError(f"estimator.segments={segments} but the training has {len(rates)} steps; lower it")
     edges = [round(e) for e in np.linspace(0, len(rates), segments + 1)]
     found = []
     for first, last in pairwise(edges):

@@ -275,7 +275,7 @@ def similarity_work(
     dot, layers = (net.head_dot, 1) if head else (net.dot, net.depth)
     projecting = drawing = 0.0
     if dim is not None:
-        dim = net.parameters if kind == "none" else dim
+        dim = net.parameters if kind == "none" or (kind == "sparse" and dim > net.parameters) else dim
         dot, layers = float(dim), 2  # and the variance
         projecting = projection_flops(kind, dim, net.parameters, net.sides) * (n + m)
         dense = kind in ("gaussian", "rademacher")
@@ -283,12 +283,14 @@ def similarity_work(
     # products of each layer's factors, the sum over checkpoints, its curves, the norms, the squares
     passes = layers + 2 + norms + 2 * settings.jackknife
     stderr = settings.jackknife or dim is not None
+    disk = 0.0 if dim is None or settings.precision != "model" else count * n * (dim * net.number_bytes + 16.0)
     what = f"{dot:.3g} multiply-adds per pair{' (last layer)' if head else ''}"
     return Work(
         gradients=float(count * (n + m)),
         flops=count * (6.0 * net.macs * (n + m) + 2.0 * dot * n * m + projecting) + 2.0 * judged * net.macs * m,
         numbers=float(count * (passes * n * m + drawing)),
         bytes=8.0 * (1 + stderr) * n * m + 8.0 * min(n, 4096) * m + (1 + HELD) * min(BLOCK_BYTES, 4 * dot * max(n, m)),
+        disk=disk,
         formula=f"{count} checkpoints x ({n} + {m}) gradients, {count} x {n} x {m} products of {what}",
     )
 

@@ -31,6 +31,7 @@ class Sparse:
     size: int
     writes: int = field(default=WRITTEN_BYTES, init=False)
     _held: dict[int, tuple[Tensor, list[int]]] = field(default_factory=dict, init=False)
+    _last: tuple[int, tuple[Tensor, list[int]]] | None = field(default=None, init=False)  # the piece drawn last
 
     @property
     def _chunks(self) -> int:
@@ -66,13 +67,18 @@ class Sparse:
         """Signs of a piece's coordinates, and how far each of its chunks is rotated."""
         if number in self._held:
             return self._held[number]
+        if self._last is None or self._last[0] != number:
+            self._last = number, self._draw(number, like)
+        piece = self._last[1]
+        if (len(self._held) + 1) * piece[0].nbytes <= HELD_BYTES:
+            self._held[number] = piece
+        return piece
+
+    def _draw(self, number: int, like: Tensor) -> tuple[Tensor, list[int]]:
         own = torch.Generator().manual_seed(stream_seed(self.seed, str(number)))
         length = min(self._chunks * self.dim, self.size - number * self._chunks * self.dim)
         turns = torch.randint(self.dim, (-(-length // self.dim),), generator=own).tolist()
-        signs = torch.empty(length).random_(2, generator=own).mul_(2).sub_(1).to(like)
-        if (len(self._held) + 1) * signs.nbytes <= HELD_BYTES:
-            self._held[number] = signs, turns
-        return signs, turns
+        return torch.empty(length).random_(2, generator=own).mul_(2).sub_(1).to(like), turns
 
 
 @dataclass

@@ -16,12 +16,12 @@ from influx.engines.gradients import GradientsAt
 from influx.engines.inverses import Inverse, Layered, Repeated, Solver, solutions
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.rows import Rows
+from influx.engines.solver_plans import together
 from influx.errors import NumericalError
 from influx.influence import Influence, Scale
 from influx.planning import Prospect, Work
 from influx.run import Run
 
-HELD_BYTES = 512 << 20  # of solutions held at once: more test instances take more passes over the training set
 DECOUPLED = "AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not"
 UNSOLVED = 0.3  # relative residual of a stochastic solver worth a warning
 NEARLY_STATIONARY = 0.01  # gradient of the objective in mean gradient norms of instances
@@ -82,7 +82,7 @@ def solved(run: Run, inverse: Inverse, kind: Kind, relative: Relative, own: bool
     gradients = run.gradients.exact
     passes = Passes(run, gradients, inverse, relative, own)
     values, spread = run.zeros(), run.zeros() if isinstance(inverse, Repeated) else None
-    at_once = max(1, HELD_BYTES // (8 * gradients.size))
+    at_once = together(gradients.size)
     for start in range(0, len(run.test), at_once):
         columns = slice(start, min(start + at_once, len(run.test)))
         passes.fill(values, spread, columns)

@@ -98,6 +98,11 @@ class Projections:
         """Whose ``dim`` numbers are stored."""
         return self.make(self._at)
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that a gradient has before it is projected."""
+        return self._at.size
+
     @cached_property
     def block(self) -> int:
         """Instances that are computed together."""
@@ -122,15 +127,32 @@ class Projections:
 
     @cached_property
     def _trusted(self) -> bool:
-        """Whether the first stored instance is what is computed now; otherwise random numbers changed: start anew."""
-        folder, name = self._folder, _names(slice(0, min(self._shard, len(self.train))))[0]
-        if folder.has(name):
-            found, expected = _load(folder / name)[0], self._compute(self.train.take(slice(0, 1)))[0][0].cpu().numpy()
-            if not np.linalg.norm(found - expected) <= ALIKE * np.linalg.norm(expected):
-                with folder.locked(what="projected gradients"):
-                    folder.forget(*folder.checksums())
-                return False
-        return True
+        """Whether a stored instance is what is computed now; otherwise random numbers changed: start anew."""
+        folder = self._folder
+        longest = self._longest()
+        if longest is None:
+            return True
+        row, found = longest
+        expected = self._compute(self.train.take(slice(row, row + 1)))[0][0].cpu().numpy()
+        if found.shape == expected.shape and np.linalg.norm(found - expected) <= ALIKE * np.linalg.norm(expected):
+            return True
+        with folder.locked(what="projected gradients"):
+            folder.forget(*folder.checksums())
+        return False
+
+    def _longest(self) -> tuple[int, NDArray[Any]] | None:
+        """The row and projection of the longest gradient in the first shard that has one: zeros tell nothing of P."""
+        folder = self._folder
+        for name in sorted(name for name in folder.checksums() if name.startswith("rows_")):
+            start, stop = map(int, name.removesuffix(".npy").split("_")[1:])
+            sides = _names(slice(start, stop))[1]
+            if not (folder.has(name) and folder.has(sides)):
+                continue
+            squares = _load(folder / sides)[:, 1]
+            if squares.max() > 0:
+                place = int(squares.argmax())
+                return start + place, _load(folder / name)[place]
+        return None
 
     def _part(self, rows: slice) -> Part:
         folder, names = self._folder, _names(rows)
@@ -140,7 +162,12 @@ class Projections:
                     folder.sweep_temporaries()
                     for name, values in zip(names, self._compute(self.train.take(rows)), strict=True):
                         _save(folder, name, values.cpu().numpy())
-        found, sides = (torch.from_numpy(_load(folder / name)).to(self.fitted.device) for name in names)
+        try:
+            found, sides = (torch.from_numpy(_load(folder / name)).to(self.fitted.device) for name in names)
+        except FileNotFoundError:  # another process, which computes other numbers, has removed it meanwhile
+            with folder.locked(what="projected gradients"):
+                folder.forget(*names)
+            return self._part(rows)
         return Part(rows, found, *sides.unbind(1))
 
     def _compute(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -169,6 +196,11 @@ def at_checkpoint(
         told={"kind": kind, "dim": 0 if kind == "none" else dim, "seed": seed},
         output=output,
     )
+
+
+def stored_bytes(count: int, dim: int, number_bytes: int) -> float:
+    """On disk for so many instances of ``dim`` numbers, with two beside them in double precision."""
+    return float(count) * (dim * number_bytes + 16)
 
 
 def projection_seed(run: Run, step: int | None) -> int:

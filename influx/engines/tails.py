@@ -66,34 +66,55 @@ def quantile_interval(values: Array, point: float) -> tuple[Array, Array]:
     return low, high
 
 
+def narrowed(score: Array, ends: tuple[Array, Array], size: int, total: int) -> tuple[Array, Array]:
+    """Intervals around ``score`` for ``size`` of ``total`` instances drawn without replacement.
+
+    The finite-population correction: deviations shrink by √(1 - size/total).
+    """
+    factor = np.sqrt(1 - size / total)
+    low, high = (score + factor * (end - score) for end in ends)
+    return low, high
+
+
 @dataclass(frozen=True)
 class Judged:
     """How scores (m,) lie in what is usual.
 
     ``standardised`` is the distance from the median in robust standard deviations, NaN without a spread; ``p_value``
-    the share of usual scores, the score itself included, at least as far out; ``suspicion`` is high where that is.
+    the share of usual scores, the score itself included, at least as far out, NaN for a score that is not finite;
+    ``suspicion`` is high where that is. ``least`` is the smallest p-value that could come out.
     """
 
     standardised: Array
     p_value: Array
     suspicion: Array
+    least: float
 
 
 def judged(scores: Array, usual: Array, tail: Tail, among: bool) -> Judged:
     """Scores against ``usual`` (r,) ones; ``among``: the scores are themselves the usual ones.
 
     With scores that can be exchanged with the usual ones, p-values are valid: P(p ≤ a) ≤ a. A two-sided one is twice
-    the smaller of the two.
+    the smaller of the two. Usual scores that are not finite are dropped.
     """
+    usual, known = usual[np.isfinite(usual)], np.isfinite(scores)
+    if not len(usual):
+        none = np.full(len(scores), np.nan)
+        return Judged(none, none, none, 1.0)
     median = np.median(usual)
     spread = NORMAL * np.median(np.abs(usual - median))
     ordered, counted, total = np.sort(usual), 0 if among else 1, len(usual) + (0 if among else 1)
     upper = (counted + len(usual) - np.searchsorted(ordered, scores, side="left")) / total
     lower = (counted + np.searchsorted(ordered, scores, side="right")) / total
     p_value = {"upper": upper, "lower": lower, "two-sided": np.minimum(1.0, 2 * np.minimum(upper, lower))}[tail]
-    suspicion = {"upper": scores, "lower": -scores, "two-sided": np.abs(scores - median)}[tail]
     standardised = (scores - median) / spread if spread > 0 else np.full(len(scores), np.nan)
-    return Judged(standardised, p_value, suspicion)
+    least = min(1.0, (2 if tail == "two-sided" else 1) / total)
+    return Judged(standardised, np.where(known, p_value, np.nan), suspicion(scores, median, tail), least)
+
+
+def suspicion(scores: Array, median: float, tail: Tail) -> Array:
+    """``(m,)`` numbers that are high for scores far out in the tail."""
+    return {"upper": scores, "lower": -scores, "two-sided": np.abs(scores - median)}[tail]
 
 
 def _columns(values: Array) -> Iterator[slice]:

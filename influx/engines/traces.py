@@ -69,7 +69,7 @@ class Traces:
         @torch.no_grad()
         def risks() -> NDArray[np.float64]:
             module.eval()
-            outputs = torch.cat([module(chunk) for chunk in chunks(x)])
+            outputs = torch.cat([module(chunk) for chunk in chunks(x, draws=recipe.draws)])
             return np.asarray(recipe.task.loss(outputs.double(), exact).cpu().numpy())
 
         yield risks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,17 +82,29 @@ def strongest(
 
 def special_share(
     gradients: Gradients, weighted: Weighted, words: Words, special: Sequence[int], dtype: torch.dtype | None
-) -> float:
-    """Σ |influence by special tokens| / (the same + Σ |influence by words|) over pairs of ``SAMPLED`` instances."""
-    splits = [_spread(s, most) for s, most in zip((gradients.train, gradients.test), SAMPLED, strict=True)]
-    sums = np.zeros((2, *(len(split) for split in splits)))
+) -> dict[str, Any]:
+    """For the report: Σ |influence by special tokens| / (the same + Σ |influence by words|) over pairs of instances.
+
+    ``SAMPLED`` instances are taken; of these no more are held than fit.
+    """
+    train, test = (_spread(s, most) for s, most in zip((gradients.train, gradients.test), SAMPLED, strict=True))
+    sums = np.zeros((2, len(train), len(test)))
     for checkpoint, weight in weighted:
         at = gradients.at(checkpoint, dtype=dtype)
-        for mine, theirs in zip(*(_tables(words, at, split) for split in splits), strict=True):
-            sums[0] += weight * dots(mine.only(special), theirs.only(special)).double().cpu().numpy()
-            sums[1] += weight * dots(mine.without(special), theirs.without(special)).double().cpu().numpy()
+        for columns, theirs in words.held(at, test):
+            for rows, mine in words.blocks(at, train):
+                for one, other in zip(mine, theirs, strict=True):
+                    for total, kept in zip(sums, (TokenRows.only, TokenRows.without), strict=True):
+                        product = dots(kept(one, special), kept(other, special))
+                        total[rows, columns] += weight * product.double().cpu().numpy()
     by_special, by_words = np.abs(sums).sum((1, 2))
-    return float(by_special / (by_special + by_words)) if by_special + by_words else float("nan")
+    share = float(by_special / (by_special + by_words)) if by_special + by_words else float("nan")
+    return {"special_share": share, "special_share_of": f"{len(train)} training and {len(test)} test instances"}
+
+
+def sampled(n: int, m: int) -> int:
+    """How many instances ``special_share`` looks at."""
+    return min(n, SAMPLED[0]) + min(m, SAMPLED[1])
 
 
 def _spread(split: Split, most: int) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from influx.integrations.saving import Checkpoints
 
 
 def _callback() -> Any:
-    """Lightning's class of callbacks, under either name of the package."""
-    for name in ("lightning.pytorch", "pytorch_lightning"):
+    """Lightning's class of callbacks, under either name of the package: the one in use, if one is."""
+    for name in sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules):
         try:
             return importlib.import_module(name).Callback
         except ModuleNotFoundError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.engines import tails
 from influx.engines.outliers import isolation_forest, neighbour_distance, reconstruction_error
 from influx.errors import ConfigError
 from influx.influence import Influence
@@ -43,24 +44,27 @@ class AnomalyDetection:
 
     Measures: AUROC (``anomaly_auroc_<score>``) and average precision (``anomaly_ap_<score>``) of ranking test
         instances, the most suspicious first. Scores: influence (the ``suspicion`` in the estimator's table ``anomaly``,
-        as of tracin_ad, otherwise the mean influence of training instances on it, high is suspicious); risk (of the
-        model itself, for density models minus the logarithm of the density or its bound); reconstruction (mean squared
-        error, of models that reconstruct); forest (isolation forest of the features); neighbours (mean distance to the
-        ``k`` nearest training instances). All but the first are the same for all estimators. ``anomaly_gain_<score>``:
-        AUROC by influence minus that. With p-values in the table, ``anomaly_alarms`` is the share of anomalies and
-        ``anomaly_false_alarms`` that of the others with p <= ``alpha``. The curve is the table anomalies.
+        as of tracin_ad, otherwise the mean influence of training instances on it, suspicious in its ``tail``); risk (of
+        the model itself, for density models minus the logarithm of the density or its bound); reconstruction (mean
+        squared error, of models that reconstruct); forest (isolation forest of the features); neighbours (mean
+        distance to the ``k`` nearest training instances). All but the first are the same for all estimators.
+        ``anomaly_gain_<score>``: AUROC by influence minus that. With p-values in the table, ``anomaly_alarms`` is the
+        share of anomalies and ``anomaly_false_alarms`` that of the others with p <= ``alpha``. The curve is the table
+        anomalies.
     Intervals: 95%. Percentile bootstrap over test instances, anomalies and others resampled apart, the same resamples
         for all scores; none from fewer than 5 of a group. Average precision in resamples is moved by its mean
         difference from the data. Wilson's for alarms.
     Not applicable: no corruption with anomalies; forest and neighbours on text; reconstruction by models that make
-        none; alarms of estimators without p-values.
-    Degenerate: scores that are constant or not finite.
+        none; alarms of estimators without p-values, or with too few scores of reference for any p <= ``alpha``.
+    Degenerate: scores that are constant or not finite; alarms where a test instance has no p-value.
     Cost: n·m for the mean, n·m·d for distances, trees·(n + m) for the forest, n_boot·m.
     Source: Thimonier et al. 2022, arXiv:2205.01362, section IV; isolation forest: Liu et al. 2008.
 
     Attributes:
         trees: of the isolation forest.
         k: neighbours.
+        tail: upper, lower or two-sided (far from the median): which mean influence is suspicious, for estimators that
+            give no suspicion themselves.
         alpha: level of the p-values.
         n_boot: resamples.
     """
@@ -69,6 +73,7 @@ class AnomalyDetection:
 
     trees: int = 300
     k: int = 5
+    tail: tails.Tail = "upper"
     alpha: float = 0.05
     n_boot: int = 1000
 
@@ -111,8 +116,9 @@ class AnomalyDetection:
             for name, score in scores.items()
             if not isinstance(score, Unavailable)
         }
-        rows = [row for name in SCORES for row in self._rows(name, scores[name], found, anomaly, protocol)]
-        rows += [self._gain(name, scores, found, anomaly, protocol) for name in SCORES[1:]]
+        said = self._said(influence)
+        rows = [row for name in SCORES for row in self._rows(name, scores[name], found, anomaly, said, protocol)]
+        rows += [self._gain(name, scores, found, anomaly, said, protocol) for name in SCORES[1:]]
         rows += self._alarms(influence, anomaly)
         return tidy(rows, tables={"anomalies": _curves(found)} if found else None)
 
@@ -121,7 +127,7 @@ class AnomalyDetection:
         lacking = "the model makes no reconstruction; model=vae does"
         error = reconstruction_error(run.fitted, run.test)
         found: dict[str, FloatArray | Unavailable] = {
-            "influence": _by_influence(influence),
+            "influence": _by_influence(influence, self.tail),
             "risk": _usable(run.outcomes(run.test).loss),
             "reconstruction": Unavailable(status="not applicable", note=lacking) if error is None else _usable(error),
         }
@@ -140,10 +146,11 @@ class AnomalyDetection:
         score: FloatArray | Unavailable,
         found: Mapping[str, Detection],
         anomaly: NDArray[np.bool_],
+        said: Mapping[str, str],
         protocol: str,
     ) -> list[Measured]:
         names = [f"anomaly_{kind}_{name}" for kind in ("auroc", "ap")]
-        protocol = sentences(self._said(name), protocol)
+        protocol = sentences(f"suspect: {said[name]}", protocol)
         if isinstance(score, Unavailable):
             return unavailable(names, score.status, score.note, protocol)
         numbers = (found[name].auroc, moved(found[name].average_precision))
@@ -159,32 +166,43 @@ class AnomalyDetection:
         scores: Scores,
         found: Mapping[str, Detection],
         anomaly: NDArray[np.bool_],
+        said: Mapping[str, str],
         protocol: str,
     ) -> Measured:
-        metric, protocol = (
-            f"anomaly_gain_{name}",
-            sentences("AUROC by influence minus AUROC by", self._said(name), protocol),
-        )
+        metric = f"anomaly_gain_{name}"
+        protocol = sentences(f"AUROC by {said['influence']} minus AUROC by {said[name]}", protocol)
         for score in (scores["influence"], scores[name]):
             if isinstance(score, Unavailable):
                 return unavailable([metric], score.status, score.note, protocol)[0]
         return _measured(metric, found["influence"].auroc - found[name].auroc, anomaly, protocol, "")
 
-    def _said(self, name: str) -> str:
+    def _said(self, influence: Influence) -> dict[str, str]:
+        own = _suspects(influence)
+        tail = influence.report.get("tail", "own suspicion") if own else self.tail
         return {
-            "influence": "suspect: influence on the test instance",
-            "risk": "suspect: high risk of the model",
-            "reconstruction": "suspect: high reconstruction error of the model",
-            "forest": f"suspect: isolation forest of {self.trees} trees",
-            "neighbours": f"suspect: large mean distance to the {self.k} nearest training instances",
-        }[name]
+            "influence": f"{'the score of the estimator' if own else 'mean influence'} on the test instance ({tail})",
+            "risk": "high risk of the model",
+            "reconstruction": "high reconstruction error of the model",
+            "forest": f"isolation forest of {self.trees} trees",
+            "neighbours": f"large mean distance to the {self.k} nearest training instances",
+        }
 
     def _alarms(self, influence: Influence, anomaly: NDArray[np.bool_]) -> Iterator[Measured]:
         table = influence.tables.get(TABLE)
         if table is None or "p_value" not in table:
             yield from unavailable(ALARMS, "not applicable", "the estimator gives no p-values; tracin_ad does")
             return
-        alarm = np.asarray(table["p_value"] <= self.alpha)
+        p_value, least = table["p_value"].to_numpy(), influence.report.get("least_p_value", 0.0)
+        unknown = int(np.isnan(p_value).sum())
+        if unknown:
+            note = f"{unknown} of {len(p_value)} test instances have no p-value, since scores are not finite"
+            yield from unavailable(ALARMS, "degenerate", note)
+            return
+        if least > self.alpha:
+            note = f"no p-value can be below {least:.3g}: too few scores say what is usual; raise {SETTING}.alpha"
+            yield from unavailable(ALARMS, "not applicable", note)
+            return
+        alarm = p_value <= self.alpha
         for metric, group, what in zip(ALARMS, (anomaly, ~anomaly), ("anomalies", "others"), strict=True):
             share, size = float(alarm[group].mean()), int(group.sum())
             low, high = wilson(share, size)
@@ -195,21 +213,26 @@ class AnomalyDetection:
                 ci_high=high,
                 n=size,
                 protocol=f"share of {what} with p <= {self.alpha:g}; n: {what}; 95% CI: Wilson",
-                note=f"of instances like those that say what is usual: at most {self.alpha:g}",
+                note="" if group is anomaly else f"at most {self.alpha:g} of instances like the usual",
             )
 
 
-def _by_influence(influence: Influence) -> FloatArray | Unavailable:
+def _suspects(influence: Influence) -> bool:
+    """Whether the estimator scores test instances itself."""
+    return TABLE in influence.tables and "suspicion" in influence.tables[TABLE]
+
+
+def _by_influence(influence: Influence, tail: tails.Tail) -> FloatArray | Unavailable:
     """The estimator's own suspicion, or mean influence over the training instances with scores."""
-    table = influence.tables.get(TABLE)
-    if table is not None and "suspicion" in table:
-        return _usable(table["suspicion"].to_numpy())
+    if _suspects(influence):
+        return _usable(influence.tables[TABLE]["suspicion"].to_numpy())
     computed = influence.computed
     if not computed.any():
         return Unavailable(status="not applicable", note="no training instance has scores")
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and counted below
         mean = np.mean(influence.values, axis=0, where=computed[:, None], dtype=np.float64)
-    return _usable(mean.astype(influence.values.dtype))  # spread is judged against the rounding of the stored numbers
+    usable = _usable(mean.astype(influence.values.dtype))  # spread is judged against the rounding of the stored numbers
+    return usable if isinstance(usable, Unavailable) else tails.suspicion(usable, float(np.median(usable)), tail)
 
 
 def _usable(scores: NDArray[Any]) -> FloatArray | Unavailable:

@@ -15,7 +15,7 @@ from influx.engines.generation import Generated
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence
 from influx.metrics.aligned import left_out
-from influx.metrics.detection import resampled, stratified_interval
+from influx.metrics.detection import MIN_GROUP, resampled, stratified_interval
 from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, counts_of, interval, resample
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
@@ -42,16 +42,17 @@ class GeneratedSamples:
     Measures: ``generated_copying``, the chance that a sample lies nearer to the training instances than a test instance
         does (0.5 without copying; more is copying, less is far from the data; expected features, which most models
         return, lack the noise of data and lie nearer); ``generated_authentic``, the share of samples farther from their
-        nearest training instance than that is from its own nearest other one. By influence on a sample's risk, means
-        over samples: ``generated_nearest_place``, the share of training instances that help it more than the nearest
-        one (0.5 by chance); ``generated_nearest_share``, of its ``k`` nearest, the share among its k strongest
-        proponents; ``generated_same_label``, the share of these that have its label (the one asked for, or that of the
-        nearest training instance). Tables: generated, with proponents and opponents of every sample, and
+        nearest training instance than that is from the nearest one that is not equal to it. By influence on a sample's
+        risk, means over samples: ``generated_nearest_place``, the share of training instances that help it more than
+        the nearest one (0.5 by chance); ``generated_nearest_share``, of its ``k`` nearest, the share among its k
+        strongest proponents; ``generated_same_label``, the share of these that have its label (the one asked for, or
+        that of the nearest training instance). Tables: generated, with proponents and opponents of every sample, and
         generated_images.
     Not applicable: models that make no samples; the estimator retrains models, of which the bank keeps no more than
         what they make of the run's own instances.
     Degenerate: samples that are not finite; influence on a sample that is constant or not finite, which is left out.
-    Intervals: 95%. Percentile bootstrap over samples (and test instances), Wilson's for shares of samples.
+    Intervals: 95%. Percentile bootstrap over samples (and test instances), none from fewer than 5 of them or where all
+        resamples agree; Wilson's for shares of samples.
     Cost: one estimate with ``samples`` test instances; (n + m + samples)·n·d for distances.
     Source: copying: Meehan et al. 2020, arXiv:2004.05675, its two-sample statistic; authenticity: Alaa et al. 2022,
         arXiv:2102.08921. Influence on samples: Kong & Chaudhuri 2021, arXiv:2105.14203.
@@ -132,7 +133,12 @@ class GeneratedSamples:
             ),
             note=sentences("without copying: 0.5", none),
         )
-        share = float((mine > generation.apart(run.train)[made.nearest.rows[:, 0]]).mean())
+        own, copies = generation.different(run.train)
+        protocol = sentences(protocol, f"{copies} of them copies of others" if copies else "")
+        if not np.isfinite(own).all():
+            yield unavailable(COPIES[1:], "degenerate", "all training instances are equal", protocol)[0]
+            return
+        share = float((mine > own[made.nearest.rows[:, 0]]).mean())
         low, high = wilson(share, len(mine))
         yield Measured(
             metric=COPIES[1],
@@ -187,8 +193,10 @@ class GeneratedSamples:
         )
         if not len(share):
             return Measured(metric=name, status="degenerate", protocol=protocol, note=note)
-        low, high = np.nan, np.nan
-        if len(share) > 1:
+        low, high, none = np.nan, np.nan, f"no interval from {len(share)} samples"
+        if len(share) >= MIN_GROUP:
+            none = "no interval: all resamples agree" if np.ptp(share) == 0 else ""
+        if not none:
             low, high = interval(counts_of(resample(run.rng("samples"), len(share), self.n_boot)) @ share / len(share))
         return Measured(
             metric=name,
@@ -197,7 +205,7 @@ class GeneratedSamples:
             ci_high=high,
             n=len(share),
             protocol=protocol,
-            note=note,
+            note=sentences(note, none),
         )
 
     def _table(self, found: Influence, made: Generated, data: Data) -> pd.DataFrame:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from influx.engines.rounding import constant_columns as constant_columns
+from influx.engines.rounding import rounding as rounding
 from influx.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
@@ -26,18 +28,6 @@ def check_resamples(setting: str, n_boot: int) -> None:
     """
     if n_boot < MIN_RESAMPLES:
         raise ConfigError(f"{setting} must be at least {MIN_RESAMPLES}, got {n_boot}; 1000 is the default")
-
-
-def constant_columns(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """``(m,)`` columns of ``values`` (n, m) whose spread is no more than the rounding of their own dtype."""
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite values are no constant; they are counted as not finite
-        return np.asarray(high - low <= rounding(values.dtype) * np.maximum(np.abs(low), np.abs(high)))
-
-
-def rounding(dtype: np.dtype[Any]) -> float:
-    """Relative difference below which two computed numbers of a dtype are taken to be equal."""
-    return 8.0 * float(np.finfo(dtype).eps) if np.issubdtype(dtype, np.floating) else 0.0
 
 
 def ranks(values: NDArray[Any]) -> FloatArray:

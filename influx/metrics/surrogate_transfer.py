@@ -70,7 +70,7 @@ class SurrogateTransfer:
             )
 
     def plan(self, prospect: Prospect) -> Work:
-        """A training, trainings on subsets, and ranks; the estimate under the surrogate is not counted."""
+        """A training, trainings on subsets, and ranks; estimates under the surrogate are counted beside it."""
         n, m = len(prospect.train), len(prospect.test)
         boot = 2.0 * len(NAMES) * self.n_boot * m
         work = Work(

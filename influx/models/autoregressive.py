@@ -115,6 +115,7 @@ class Autoregressive:
     """
 
     task: ClassVar[TaskName] = "density"
+    log_density: ClassVar[str] = "exact"  # minus the risk
 
     width: list[int] = field(default_factory=lambda: [64])
     activation: str = "tanh"

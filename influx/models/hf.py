@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from influx.errors import ConfigError, DataError, IncompatibleError
+from influx.models.hf_files import INSTALL, TOKENIZER, Source, digest, is_folder, located
 from influx.models.inputs import text_size
 from influx.models.settings import check_choice, check_flag
 from influx.models.text_decoder import LOGITS, next_token_risk
@@ -24,8 +23,6 @@ from influx.problem import Data, TaskName
 from influx.vocabulary import PADDING, special_tokens
 
 OBJECTIVES = ("classification", "language")
-TOKENIZER = "tokenizer.json"
-INSTALL = "models of the transformers library need it, and it is not installed; pip install 'influx[text]'"
 
 
 class OwnTokens(nn.Module):
@@ -45,7 +42,7 @@ class OwnTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of classes; or the mean risk of all tokens but the first, as ``CausalDecoder`` has it."""
-        at_once = max(LOGITS // (len(self.ids) * x.shape[1]), 1) if self.language else len(x)
+        at_once = max(LOGITS // (vocabulary_of(self.inner) * x.shape[1]), 1) if self.language else len(x)
         if len(x) > at_once and not torch.is_grad_enabled():
             return torch.cat([self(part) for part in x.split(at_once)])
         given = {"position_ids": torch.arange(x.shape[1], device=x.device).expand(x.shape)} if self.positions else {}
@@ -67,7 +64,8 @@ class HuggingFace:
 
     Tokens are looked up by their text in the model's ``tokenizer.json``, so that the dataset should have them from
     there: ``dataset.tokenizer=<the same folder>``; without that file ids are taken as they are. Dropout is switched
-    off: a risk is a function of the parameters alone. All parameters are trained.
+    off: a risk is a function of the parameters alone. All parameters are trained; of pretrained ones the head and a
+    pooler alone may be missing, and are new.
     """
 
     name: str | None = None
@@ -95,130 +93,50 @@ class HuggingFace:
             IncompatibleError: the data are no token ids, or the model does not know them.
         """
         vocabulary, length = text_size(data, "hf")
-        source = Source(str(self._name()), self.objective == "language", self.pretrained, self.download, data.n_outputs)
-        inner, folder = source.new()
-        ids = _ids(data.vocabulary, vocabulary, folder, inner.config.vocab_size, source.name)
+        source = self._source(data.n_outputs)
+        inner = source.new()
+        ids = _ids(data, vocabulary, source, vocabulary_of(inner))
         most = getattr(inner.config, "max_position_embeddings", None)
         if isinstance(most, int) and length > most:
             raise IncompatibleError(
                 f"model.name={source.name} reads {most} tokens, the texts have {length}; set dataset.length={most}"
             )
-        if inner.config.pad_token_id is None:
-            inner.config.pad_token_id = int(ids[PADDING])
+        for config in (inner.config, inner.config.get_text_config()):  # some look for the last token that is none
+            config.pad_token_id = int(ids[PADDING])
         return OwnTokens(inner, ids, source.language, counts_from_0(source))
 
-    def _name(self) -> str:
-        if not self.name or not str(self.name).strip():
-            raise ConfigError("no model was named; set model.name to a folder or to a name on the Hugging Face hub")
-        return str(Path(self.name).expanduser()) if Path(self.name).expanduser().is_dir() else str(self.name)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One model as files."""
-
-    name: str
-    language: bool
-    pretrained: bool
-    download: bool
-    outputs: int
-
-    def new(self) -> tuple[Any, Path]:
-        """A copy of the model with new parameters where the files have none, and the folder of its files."""
-        found, folder = _configured(self)
-        config = copy.deepcopy(found)
-        if not self.pretrained:
-            with _failing_as(self):
-                return self.kind.from_config(config, attn_implementation="eager", trust_remote_code=False), folder
-        read, missing = _read(self)
-        made = copy.deepcopy(read)
-        for name, parameter in made.named_parameters():
-            if name in missing:
-                _initialise(parameter, getattr(config, "initializer_range", 0.02))
-        return made, folder
-
     @property
-    def kind(self) -> Any:
-        """The library's class that finds the model's own."""
-        library = _library()
-        return library.AutoModelForCausalLM if self.language else library.AutoModelForSequenceClassification
+    def identity(self) -> Mapping[str, str]:
+        """What the files hold, whatever they are called."""
+        return {"model": self._source(1).digest} if self.name else {}
+
+    def _source(self, outputs: int) -> Source:
+        name = "" if self.name is None else str(self.name)
+        if not name.strip():
+            raise ConfigError("no model was named; set model.name to a folder or to a name on the Hugging Face hub")
+        name = str(Path(name).expanduser()) if is_folder(name) else name
+        folder = located(name, self.download)
+        return Source(
+            name=name,
+            folder=folder,
+            digest=digest(name, folder, self.pretrained),
+            language=self.objective == "language",
+            pretrained=self.pretrained,
+            download=self.download,
+            outputs=outputs,
+        )
 
 
-def _library() -> ModuleType:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(INSTALL) from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
+def vocabulary_of(inner: Any) -> int:
+    """How many tokens a model knows.
 
-
-class _failing_as:
-    """Turns whatever the library raises about a model's files into one sentence."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Say what to do."""
-        if error is None or not isinstance(error, Exception):
-            return
-        source, reason = self.source, " ".join(str(error).split())[:200]
-        here = Path(source.name).is_dir()
-        if not here and not source.download:
-            raise ConfigError(
-                f"model.name={source.name} is no folder and no model that was downloaded before, and model.download is "
-                "false; set model.download=true to fetch it, or name a folder"
-            ) from error
-        raise DataError(
-            f"the model {source.name} cannot be read ({reason}); it needs a config.json of a known kind"
-            + (" and model.safetensors" if source.pretrained else "")
-        ) from error
-
-
-@lru_cache(maxsize=2)
-def _configured(source: Source) -> tuple[Any, Path]:
-    """The configuration without dropout and with the outputs that are wanted, and the folder of the files."""
-    library = _library()
-    options = {"local_files_only": not source.download, "trust_remote_code": False}
-    with _failing_as(source):
-        config = library.AutoConfig.from_pretrained(source.name, **options)
-        cached = library.utils.cached_file
-        folder = Path(cached(source.name, "config.json", local_files_only=not source.download)).parent
-        if source.download:
-            cached(source.name, TOKENIZER, _raise_exceptions_for_missing_entries=False)
-    config.use_cache = False
-    if not source.language:
-        config.num_labels = source.outputs
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config, folder
-
-
-@lru_cache(maxsize=2)
-def _read(source: Source) -> tuple[Any, frozenset[str]]:
-    """The model with what the files have, in float32, and the names of parameters that they do not have."""
-    config, _ = _configured(source)
-    options: Mapping[str, Any] = {
-        "config": config,
-        "local_files_only": not source.download,
-        "trust_remote_code": False,
-        "use_safetensors": True,
-        "attn_implementation": "eager",
-        "dtype": torch.float32,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # a head for other classes
-    }
-    with _failing_as(source), torch.random.fork_rng(devices=[]):  # it draws what is drawn again below
-        read, told = source.kind.from_pretrained(source.name, **options)
-    lacking = [*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])]
-    return read, frozenset(lacking)
+    Raises:
+        IncompatibleError: it reads something else.
+    """
+    known = getattr(inner.config.get_text_config(), "vocab_size", None)
+    if not isinstance(known, int):
+        raise IncompatibleError("the model of model.name has no vocabulary; name a model of tokens")
+    return known
 
 
 @lru_cache(maxsize=2)
@@ -226,50 +144,60 @@ def _read(source: Source) -> tuple[Any, frozenset[str]]:
 def counts_from_0(source: Source) -> bool:
     """Whether the model takes positions, and would take 0, 1, 2, … by itself; some leave out padding or begin later."""
     with torch.random.fork_rng(devices=[]):
-        inner = source.new()[0].eval()
+        inner = source.new().eval()
     if "position_ids" not in inspect.signature(inner.forward).parameters:
         return False
     inner.config.pad_token_id = inner.config.pad_token_id or 0
-    ids = torch.arange(1, 7).view(2, 3) % inner.config.vocab_size
+    ids = torch.arange(1, 7).view(2, 3) % vocabulary_of(inner)
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     counted = inner(**given, position_ids=torch.arange(3).expand(2, 3)).logits
     return torch.allclose(counted, inner(**given).logits, rtol=1e-4, atol=1e-6)
 
 
-def _initialise(parameter: nn.Parameter, deviation: float) -> None:
-    """As these models do: normal matrices, no bias."""
-    with torch.no_grad():
-        if parameter.ndim > 1:
-            parameter.normal_(std=deviation)
-        else:
-            parameter.zero_()
+def _ids(data: Data, size: int, source: Source, known: int) -> Tensor:
+    """``(size,)`` the model's ids of the dataset's tokens: different ones of all that occur in a text.
 
-
-def _ids(vocabulary: Sequence[str], size: int, folder: Path, known: int, name: str) -> Tensor:
-    """``(size,)`` the model's ids of the dataset's tokens."""
-    if not vocabulary or not (folder / TOKENIZER).is_file():
+    Padding, which no model reads, is the last id that is no token, or the last token.
+    """
+    vocabulary, file, name = data.vocabulary, source.folder / TOKENIZER, source.name
+    if not vocabulary or not file.is_file():
         if size > known:
             raise IncompatibleError(
                 f"model.name={name} knows {known} tokens, the dataset has {size}; set dataset.vocabulary={known}, or "
                 "dataset.tokenizer to the folder of the model"
             )
         return torch.arange(size)
+    of = _tokens(file)
+    numbers = set(of.values())
+    spare = [i for i in range(known) if i not in numbers]
+    padding = of.get(vocabulary[PADDING], known)
+    found = [padding if padding < known else spare.pop() if spare else known - 1]
+    special = set(special_tokens(vocabulary))
+    occurs = np.zeros(size, bool)
+    for split in () if data.described else (data.train, data.test):
+        occurs[split.x] = True
+    for i, token in enumerate(vocabulary[1:], start=1):
+        number = of.get(token, known)
+        if token not in of and i in special and spare:
+            number = spare.pop()
+        if number >= known and occurs[i]:
+            reason = "does not know" if token not in of else f"has no parameters, of {known:,} tokens, for"
+            raise IncompatibleError(
+                f"model.name={name} {reason} the dataset's token {token!r}; set dataset.tokenizer to the folder of the "
+                "model, whose files must belong together"
+            )
+        found.append(number if number < known else found[0])
+    return torch.tensor(found)
+
+
+def _tokens(file: Path) -> dict[str, int]:
+    """The ids of a ``tokenizer.json``."""
     try:
         tokenizers = importlib.import_module("tokenizers")
     except ImportError as error:
         raise ConfigError(INSTALL) from error
     try:
-        of = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab(with_added_tokens=True)
+        of: dict[str, int] = tokenizers.Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
     except Exception as error:  # the library has no class of its own for damage
-        raise DataError(f"{folder / TOKENIZER} cannot be read as a tokenizer ({error}); save it again") from error
-    special = set(special_tokens(vocabulary))
-    unknown = [token for i, token in enumerate(vocabulary) if token not in of and i not in special]
-    if unknown:
-        raise IncompatibleError(
-            f"model.name={name} does not know {len(unknown):,} of the dataset's {len(vocabulary):,} tokens (such as "
-            f"{unknown[0]!r}); set dataset.tokenizer to the folder of the model"
-        )
-    own = set(of.values())
-    spare = next((i for i in range(known - 1, -1, -1) if i not in own), max(own, default=0))
-    found = [of.get(token, spare) for token in vocabulary]
-    return torch.tensor([min(i, known - 1) for i in found])
+        raise DataError(f"{file} cannot be read as a tokenizer ({error}); save it again") from error
+    return of

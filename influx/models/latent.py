@@ -39,8 +39,9 @@ class Gaussian(nn.Module):
     def __init__(self, scale: float, learned: bool) -> None:
         super().__init__()
         self.scale = scale
-        above = max(scale - LEAST_SCALE, LEAST_SCALE)
-        self.start = above + math.log(-math.expm1(-above))  # the inverse of softplus, without overflow
+        above = scale - LEAST_SCALE
+        # the inverse of softplus, without overflow
+        self.start = above + math.log(-math.expm1(-above)) if learned else 0.0
         self.moved = nn.Parameter(torch.zeros(1)) if learned else None
 
     def risk(self, rows: Tensor, decoded: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class Latent:
         bound: elbo, or importance: the importance-weighted bound, which is the density itself for many draws.
         likelihood: of the features given the latents: gaussian (of deviation ``scale``), gaussian_learned (``scale`` is
             where it starts) or bernoulli (features in [0, 1]).
-        scale: deviation of the features.
+        scale: deviation of the features; above 0.05, the least one, where it is learned.
         activation: of the hidden layers; smooth ones, see ``MLP``.
         draws: latent draws of an instance's risk in each training step.
         evaluation_draws: in every other risk, always the same ones.
@@ -193,6 +194,11 @@ class Latent:
         check_choice("likelihood", self.likelihood, ("gaussian", "gaussian_learned", "bernoulli"))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_positive("scale", self.scale)
+        if self.likelihood == "gaussian_learned" and self.scale <= LEAST_SCALE:
+            raise ConfigError(
+                f"model.scale must be above {LEAST_SCALE}, the least deviation that model.likelihood=gaussian_learned "
+                f"learns, got {self.scale}; raise it or set model.likelihood=gaussian"
+            )
         check_positive("beta", self.beta, zero=True)
         check_flag("conditional", self.conditional)
         if self.bound == "importance" and self.beta != 1:
@@ -200,6 +206,13 @@ class Latent:
                 f"model.bound=importance is a bound of the density with model.beta=1 only, got {self.beta}; set "
                 "model.beta=1 or model.bound=elbo"
             )
+
+    @property
+    def log_density(self) -> str:
+        """What minus the risk is of the logarithm of the density."""
+        if self.bound == "importance":
+            return f"importance ({self.evaluation_draws} draws)"
+        return "elbo" if self.beta == 1 else f"elbo with beta={self.beta:g}, no bound of a density"
 
     def noise(self, data: Data) -> int:
         """Standard normal numbers of one latent draw."""

@@ -64,6 +64,7 @@ class TextDecoder:
     """
 
     task: ClassVar[TaskName] = "density"
+    log_density: ClassVar[str] = "mean over tokens"  # minus the risk
 
     width: int = 32
     depth: int = 1

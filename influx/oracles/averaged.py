@@ -40,8 +40,12 @@ def averaged(below: Path) -> Iterator[Comparison]:
 def _alike(told: str, mean: Influence, found: list[Influence]) -> Iterator[Comparison]:
     values, count = np.stack([each.values for each in found]), len(found)
     yield compare(f"mean, {told}", mean.values, values.mean(axis=0), 1e-12)
-    assert mean.stderr is not None
-    yield compare(f"standard error, {told}", mean.stderr, values.std(axis=0, ddof=1) / np.sqrt(count), 1e-10)
+    table, deviation = mean.tables["averaged"], values.std(axis=0, ddof=1)
+    yield compare(f"spread, {told}", table["spread"].to_numpy(), np.sqrt(np.square(deviation).mean(axis=0)), 1e-10)
+    yield compare(f"size, {told}", table["size"].to_numpy(), np.sqrt(np.square(mean.values).mean(axis=0)), 1e-12)
+    if mean.report["over"] == "seeds":
+        assert mean.stderr is not None
+        yield compare(f"standard error, {told}", mean.stderr, deviation / np.sqrt(count), 1e-10)
     if found[0].self_influence is not None:
         own = np.mean([_own(each) for each in found], axis=0)
         yield compare(f"mean on itself, {told}", _own(mean), own, 1e-12)

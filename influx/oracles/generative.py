@@ -92,15 +92,25 @@ def _mean(logs: list[float], densities: bool) -> float:
     return max(logs) + float(np.log(np.mean([np.exp(value - max(logs)) for value in logs])))
 
 
-def _gap(fold: NDArray[np.int64], i: int, logs: Array, densities: bool, skip: int | None = None) -> tuple[float, float]:
-    """Both sides of one cell from ``logs`` (repeats, folds), without the repeat ``skip``."""
+def _gap(fold: NDArray[np.int64], i: int, logs: Array, densities: bool, *skip: int) -> tuple[float, float]:
+    """Both sides of one cell from ``logs`` (repeats, folds), without the repeats ``skip``."""
     inside: list[float] = []
     outside: list[float] = []
     for repeat, values in enumerate(logs.tolist()):
         for number, value in enumerate(values):
-            if repeat != skip:
+            if repeat not in skip:
                 (outside if fold[repeat, i] == number else inside).append(value)
     return _mean(inside, densities), _mean(outside, densities)
+
+
+def _cell(fold: NDArray[np.int64], i: int, logs: Array, densities: bool, debias: bool, *skip: int) -> float:
+    """The value of one cell without the repeats ``skip``, less the jackknife's estimate of its bias if ``debias``."""
+    kept = [repeat for repeat in range(len(fold)) if repeat not in skip]
+    value = float(np.subtract(*_gap(fold, i, logs, densities, *skip)))
+    if not debias:
+        return value
+    left = [_cell(fold, i, logs, densities, False, *skip, repeat) for repeat in kept]
+    return float(len(kept) * value - (len(kept) - 1) * np.mean(left))
 
 
 def _against(
@@ -118,18 +128,14 @@ def _against(
     sides = np.empty((n, 2))
     for i, j in np.ndindex(n, m + 1):
         logs = on_test[:, :, j] if j < m else on_train[:, :, i]
-        inside, outside = _gap(fold, i, logs, densities)
-        value[i, j] = inside - outside
+        value[i, j] = _cell(fold, i, logs, densities, debias)
         for repeat in range(repeats):
-            one, other = _gap(fold, i, logs, densities, repeat)
-            left[repeat, i, j] = one - other
+            left[repeat, i, j] = _cell(fold, i, logs, densities, debias, repeat)
         if j == m:
-            sides[i] = inside, outside
+            sides[i] = _gap(fold, i, logs, densities)
     error = np.sqrt((repeats - 1) / repeats * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
     joint = left[:, :, :m].mean(axis=2)
     joint_error = np.sqrt((repeats - 1) / repeats * ((joint - joint.mean(axis=0)) ** 2).sum(axis=0))
-    if debias:
-        value = repeats * value - (repeats - 1) * left.mean(axis=0)
     own = found.tables["memorization"]
     assert found.stderr is not None
     yield compare(f"{label}: influence", found.values, value[:, :m], EXACT)

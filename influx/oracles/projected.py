@@ -126,7 +126,7 @@ def trak(below: Path) -> Iterator[Comparison]:
 def _averages(below: Path) -> Iterator[Comparison]:
     """Over models and checkpoints, with the jackknife beside the standard error of values whose slopes hardly vary."""
     toy = train(below, table(), MLP(width=5))
-    others = [train(below, table(), MLP(width=5), seed=stream_seed(0, f"training/{k}")) for k in (1, 2)]
+    others = [train(below, table(), MLP(width=5), seed=stream_seed(0, f"ensemble/{k}")) for k in (1, 2)]
     sums, weights = [], []
     for one in (toy, *others):
         for step in one.steps()[-2:]:
@@ -161,6 +161,9 @@ def _exact(below: Path) -> Iterator[Comparison]:
             given = {"kind": "none", "with_r": True, "damping": n * 0.05, "to_loss": name == "risks"}
             found = toy.estimate("trak", **given)
             yield compare(f"influence on {name}, {told}", found.values, expected, SOLVED)
+            mine = risks if name == "risks" else gradients(toy, module, toy.train, margin(toy))
+            alone = sign * (risks * np.linalg.solve(matrix, mine.T).T).sum(1)
+            yield compare(f"on itself, {name}, {told}", _array(found.self_influence), alone, SOLVED)
 
 
 def dtrak(below: Path) -> Iterator[Comparison]:

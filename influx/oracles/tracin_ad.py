@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from influx.influence import Influence
+from influx.models.mlp import MLP
 from influx.oracles import plain
 from influx.oracles.checkpoints import LOOP, checkpoint_weights, contributions, dot, toys
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.plain import Array
-from influx.oracles.toys import Toy
+from influx.oracles.toys import Toy, table, train
 from influx.streams import stream
 
-SAMPLES, REFERENCE = 5, 19
+SAMPLES, REFERENCE, LARGER = 5, 19, 23  # the last: training instances of the toy with more than the reference
 
 
 def tracin_ad(below: Path) -> Iterator[Comparison]:
@@ -30,8 +31,9 @@ def tracin_ad(below: Path) -> Iterator[Comparison]:
         yield compare(f"autograd loop on itself, {kind}", found.self_influence, own.sum(0), LOOP)
         for fresh in (True, False):
             yield from _sampled(f"fresh={fresh}, {kind}", toy, fresh)
-    toy = next(toys(below))[1]
-    yield from _in_tails(toy)
+    larger = train(below, table(n_train=LARGER), MLP(width=5), schedule="cosine", warmup_steps=2)
+    yield from _sampled("more instances than the reference", larger, fresh=True)
+    yield from _in_tails(larger)
 
 
 def _sampled(told: str, toy: Toy, fresh: bool) -> Iterator[Comparison]:
@@ -56,13 +58,17 @@ def _sampled(told: str, toy: Toy, fresh: bool) -> Iterator[Comparison]:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = sums * (sum(weights.values()) / shares)[:, None]
     given = {"samples": SAMPLES, "fresh": fresh, "reference": REFERENCE}
-    for aggregate in ("mean", "quantile"):
+    for aggregate in ("mean",) if fresh else ("mean", "quantile"):
         found = toy.estimate("tracin_ad", aggregate=aggregate, level=0.7, **given)
         expected = [_aggregated(part, aggregate) for part in (draws, usual)]
         yield compare(f"{aggregate} of the sample, {told}", _column(found, "score"), expected[0], LOOP)
-        reference = found.tables["anomaly_reference"]["score"]
-        yield compare(f"{aggregate} without what an instance does to itself, {told}", reference, expected[1], LOOP)
-    yield compare(f"deviation of the sample, {told}", _column(found, "deviation"), draws.std(0, ddof=1), 1e-8)
+        reference = found.tables["anomaly_reference"]
+        at = np.flatnonzero(np.isin(toy.train.ids, reference["train_id"]))
+        yield Comparison(f"{aggregate}: size of the reference, {told}", float(len(at) - min(REFERENCE, n)), 0.0)
+        own = f"{aggregate} without what an instance does to itself, {told}"
+        yield compare(own, reference["score"], expected[1][at], LOOP)
+    if not fresh:
+        yield compare(f"deviation of the sample, {told}", _column(found, "deviation"), draws.std(0, ddof=1), 1e-8)
     drawn = shares > 0
     yield compare(f"values of sampled instances, {told}", found.values[drawn], values[drawn], LOOP)
     known = float(np.isfinite(found.values[~drawn]).sum())
@@ -70,7 +76,7 @@ def _sampled(told: str, toy: Toy, fresh: bool) -> Iterator[Comparison]:
     alone = toy.estimate("tracin_ad", distribution=False, **given)
     yield compare(f"mean alone, {told}", _column(alone, "score"), draws.mean(0), 1e-12)
     yield compare(
-        f"usual mean alone, {told}", alone.tables["anomaly_reference"]["score"], _aggregated(usual, "mean"), 1e-12
+        f"usual mean alone, {told}", alone.tables["anomaly_reference"]["score"], _aggregated(usual, "mean")[at], 1e-12
     )
 
 

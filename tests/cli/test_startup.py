@@ -24,7 +24,10 @@ LINES = [
     ("influx ", {"run", "plan", "advise", "list", "show", "compare", "report", "verify", "bench", "status", "clean"}),
     ("influx pl", {"plan"}),
     ("influx run esti", {"estimator=", "estimator."}),
-    ("influx plan estimator=tracin_", {f"estimator=tracin_{n}" for n in ("adam", "ideal", "last", "momentum")}),
+    (
+        "influx plan estimator=tracin_",
+        {f"estimator=tracin_{n}" for n in ("ad", "adam", "ideal", "last", "momentum", "we")},
+    ),
     ("influx run estimator=gas model.w", {"model.width="}),
     ("influx list est", {"estimators"}),
 ]

@@ -16,6 +16,7 @@ from influx.datasets.corruption.anomaly_noise import AnomalyNoise
 from influx.datasets.corruption.anomaly_swaps import AnomalySwaps
 from influx.datasets.corruption.label_noise import LabelNoise
 from influx.datasets.digits import Digits
+from influx.datasets.scale import Scale
 from influx.errors import ConfigError, IncompatibleError
 from influx.problem import Data
 from tests.datasets import formats
@@ -38,12 +39,30 @@ def test_a_held_out_class_is_in_the_test_split_alone(digits: Data) -> None:
     data = AnomalyClass(target_class=4).apply(noisy, 0)
     kept = noisy.train.y != 4
     np.testing.assert_array_equal(data.train.ids, digits.train.ids[kept])
-    np.testing.assert_array_equal(data.train.x, digits.train.x[kept])
     np.testing.assert_array_equal(data.display["train"], digits.display["train"][kept])
     np.testing.assert_array_equal(data.flags["mislabeled"], noisy.flags["mislabeled"][kept])
-    np.testing.assert_array_equal(data.test.x, digits.test.x)
     np.testing.assert_array_equal(data.test_flags["anomaly"], digits.test.y == 4)
-    assert data.classes == digits.classes and "class '4'" in data.notes[-1]
+    assert data.classes == digits.classes and "class '4'" in data.notes[-2]
+
+
+@pytest.mark.parametrize("source", [Digits(n_train=200), Digits(n_train=200, shape="image"), Bundled(which="wine")])
+def test_a_held_out_class_leaves_no_trace_in_the_scale(source: Digits | Bundled) -> None:
+    raw, data = (AnomalyClass().apply(replace(source, standardize=s).load(0), 0) for s in (False, True))
+    scale = Scale.fit(raw.train.x)  # as of a dataset that never had the class
+    assert (raw.test.x[raw.test_flags["anomaly"]] != 0).any()
+    for found, split in ((data.train, raw.train), (data.test, raw.test)):
+        np.testing.assert_allclose(found.x, scale.apply(split.x), rtol=2e-4, atol=2e-4)
+    assert sum("standardised with" in note for note in data.notes) == 2
+    assert not any("standardised" in note for note in raw.notes)
+
+
+def test_indicators_stay_as_they_are_without_the_class(wine: Data) -> None:
+    x = np.column_stack([wine.train.x, wine.train.y == 1]).astype(np.float32)
+    test = np.column_stack([wine.test.x, wine.test.y == 1]).astype(np.float32)
+    both = replace(wine, train=replace(wine.train, x=x), test=replace(wine.test, x=test))
+    data = AnomalyClass().apply(both, 0)
+    np.testing.assert_array_equal(data.train.x[:, -1], data.train.y == 1)
+    np.testing.assert_allclose(data.train.x[:, :-1].mean(axis=0), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", ["flat", "image"])
@@ -73,6 +92,13 @@ def test_noise_on_tables_is_normal_in_deviations_of_training(wine: Data) -> None
     z = (data.test.x - wine.test.x)[anomaly] / wine.train.x.std(axis=0) / 2
     assert z.shape == (18, 13) and abs(z.mean()) < 0.2 and abs(z.std() - 1) < 0.15
     np.testing.assert_array_equal(data.test.x[~anomaly], wine.test.x[~anomaly])
+
+
+def test_noise_beyond_the_range_of_numbers_is_refused_on_tables_and_cut_on_images(wine: Data, digits: Data) -> None:
+    with pytest.raises(ConfigError, match=r"corruption\.scale=1e\+39 makes numbers beyond float32"):
+        AnomalyNoise(scale=1e39).apply(wine, 0)
+    data = AnomalyNoise(scale=1e308).apply(digits, 0)
+    assert np.isfinite(data.test.x).all() and set(np.unique(data.display["test"][data.test_flags["anomaly"]])) == {0, 1}
 
 
 def test_images_of_whole_numbers_stay_so(tmp_path: Path) -> None:
@@ -124,8 +150,9 @@ def test_the_seed_decides_and_the_given_data_stay(corruption: Corruption, digits
 
 
 def test_anomalies_of_two_corruptions_are_both_flagged(digits: Data) -> None:
-    both = AnomalyNoise().apply(AnomalyClass().apply(digits, 0), 0)
-    noisy = (both.test.x != digits.test.x).any(axis=1)
+    without = AnomalyClass().apply(digits, 0)
+    both = AnomalyNoise().apply(without, 0)
+    noisy = (both.test.x != without.test.x).any(axis=1)
     np.testing.assert_array_equal(both.test_flags["anomaly"], noisy | (digits.test.y == 0))
 
 

@@ -90,7 +90,15 @@ def test_all_three_kinds_are_there_together(digits: Data) -> None:
 
 
 def test_settings_of_the_parts_are_checked_at_once() -> None:
-    with pytest.raises(ConfigError, match="fraction must be a number between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"corruption\.duplicates must be a number between 0 and 1"):
         Memorable(duplicates=1.5)
+    with pytest.raises(ConfigError, match=r"corruption\.mislabeled must be a number between 0 and 1"):
+        Memorable(mislabeled=0)
     with pytest.raises(ConfigError, match=r"corruption\.keep"):
         Memorable(keep=0)
+
+
+@pytest.mark.parametrize("setting", ["mislabeled", "duplicates"])
+def test_a_share_of_nothing_is_refused_by_its_own_name(setting: str, digits: Data) -> None:
+    with pytest.raises(ConfigError, match=rf"corruption\.{setting}=0\.001 selects none of \d+ training instances"):
+        Memorable(target_class=3, keep=8, **{setting: 0.001}).apply(digits, 0)

@@ -150,6 +150,62 @@ def test_a_tokenizer_that_is_given_is_used_as_it_is_with_padding_0(tmp_path: Pat
     assert found == {0: [3, 2, 0], 1: [6, 3, 0], 2: [2, 2, 0], 3: [6, 4, 0]}
 
 
+def test_marks_that_a_text_spells_out_are_no_marks(tmp_path: Path) -> None:
+    rows = [("the cat [PAD] sat [CLS] on [UNK] mat", "a"), ("a dog ran", "a"), ("b c d", "b"), ("e f g", "b")]
+    for tokenizer in ("word", "bpe"):
+        data = load(write_csv(tmp_path / "a.csv", rows), n_test=1, length=40, vocabulary=60, tokenizer=tokenizer)
+        for split in (data.train, data.test):
+            assert (np.diff((split.x != PADDING).astype(int)) <= 0).all()  # padding comes last
+            assert (split.x[:, 1:] != MARKS.index("[CLS]")).all()
+
+
+def test_the_vocabulary_bounds_pieces_too_the_same_every_time(tmp_path: Path) -> None:
+    rows = [("".join(chr(0x4E00 + i * 50 + j) for j in range(50)), "ab"[i % 2]) for i in range(20)]
+    first, again = (load(write_csv(tmp_path / "a.csv", rows), tokenizer="bpe", vocabulary=30) for _ in range(2))
+    assert len(first.vocabulary) == 30 and first.tokenizer == again.tokenizer
+
+
+def test_other_words_of_the_same_numbers_are_other_data(tmp_path: Path) -> None:
+    one = load(write_csv(tmp_path / "a.csv"))
+    two = load(write_csv(tmp_path / "b.csv", [(text.replace("cat", "catz"), label) for text, label in SENTENCES]))
+    assert np.array_equal(one.train.x, two.train.x) and one.fingerprint() != two.fingerprint()
+
+
+def test_hidden_folders_are_no_classes_and_links_stay_inside(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "texts")
+    write_folder(folder / ".ipynb_checkpoints")
+    assert load(folder).classes == ("animal", "machine")
+    (folder / "animal" / "same.txt").symlink_to(folder / "animal" / "0.txt")
+    assert len(load(folder).train) == 7
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "animal" / "out.txt").symlink_to(tmp_path / "secret.txt")
+    refused(folder, "out.txt is a link to a file outside")
+
+
+def word_level(path: Path, own: dict[str, int], marks: str = "") -> Path:
+    import tokenizers
+
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(own, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if marks:
+        made.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{marks} $A", special_tokens=[(mark, own[mark]) for mark in marks.split()]
+        )
+    made.save(str(path))
+    return path
+
+
+def test_tokenizers_that_cannot_be_used_end_in_one_sentence(tmp_path: Path) -> None:
+    path, file = write_csv(tmp_path / "a.csv"), tmp_path / "tokenizer.json"
+    refused(path, "cannot encode the texts", tokenizer=str(word_level(file, {"cat": 0})))
+    refused(path, "ids must be below", tokenizer=str(word_level(file, {"cat": 0, "<unk>": 1 << 21})))
+    refused(path, "above the 2 marks", length=2, tokenizer=str(word_level(file, {"<unk>": 0, "<a>": 1}, "<a> <a>")))
+    spelt = write_csv(tmp_path / "b.csv", [(text + " <pad> .", label) for text, label in SENTENCES])
+    padded = word_level(file, {"<unk>": 0, "<pad>": 1})
+    refused(spelt, "makes padding of a word", tokenizer=str(padded), length=30)
+    refused(path, "dataset.tokenizer=nnn", tokenizer="n" * 5000)
+
+
 def refused(path: Path, expected: str, **settings: Any) -> None:
     with pytest.raises((DataError, ConfigError)) as caught:
         load(path, **settings)
@@ -192,6 +248,9 @@ def test_damaged_tables_end_in_one_sentence(content: bytes, expected: str, tmp_p
         (b'{"text": "\\n", "label": 1}\n', "the text in line 1"),
         (b'\n{"text": "\xff", "label": 1}\n', "is not UTF-8 text"),
         (b"[" * 100_000, "line 1 of"),
+        (b'{"text": "a", "label": "x\\ud800"}\n', "has half a character"),
+        (b'{"text": "a", "label": "x"}\n' * 1000 + b'{"text": "\xff"}', "(byte 28010)"),
+        (b'{"text": "' + b"a " * (1 << 20) + b'", "label": "x"}\n', "characters, more than 1,048,576; split it"),
     ],
 )
 def test_damaged_json_lines_end_in_one_sentence(content: bytes, expected: str, tmp_path: Path) -> None:

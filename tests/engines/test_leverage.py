@@ -51,8 +51,12 @@ def test_damping_is_a_part_of_the_mean_eigenvalue() -> None:
     assert solved.damping == pytest.approx(0.1 * mean) and solved.report["mean_eigenvalue"] == pytest.approx(mean)
     short = leverage(lambda: parts(train.T), 6, features(2, 30), None, 0.1)  # 6 of 30 eigenvalues are not zero
     assert short.damping == pytest.approx(0.1 * mean)
+    wide = torch.cat([train, train], 1)  # 12 numbers made of 6: 6 eigenvalues are not zero
+    mean = float(torch.linalg.eigvalsh(wide.T @ wide).sum()) / 6
+    few = leverage(lambda: parts(wide), 30, features(2, 12), None, 0.1, parameters=6)
+    assert few.damping == pytest.approx(0.1 * mean)
     over_all = leverage(lambda: parts(train.T), 6, features(2, 30), None, 0.1, mean_over=30)
-    assert over_all.damping == pytest.approx(0.1 * mean / 5)
+    assert over_all.damping == pytest.approx(short.damping / 5)
 
 
 def test_single_precision_features_are_solved_in_double() -> None:
@@ -68,6 +72,8 @@ def test_a_singular_matrix_is_refused(n: int) -> None:
     twice = features(1, 8).expand(n, 8)
     with pytest.raises(NumericalError, match=r"singular with damping .*estimator\.damping"):
         leverage(lambda: parts(twice), n, features(2, 8), 0.0, 0.1)
+    with pytest.raises(NumericalError, match=r"of 5 parameters is singular"):
+        leverage(lambda: parts(twice), n, features(2, 8), 0.0, 0.1, parameters=5)
 
 
 @pytest.mark.parametrize("n", [20, 4])

@@ -54,6 +54,22 @@ def test_a_sparse_sketch_is_its_matrix_whatever_the_layers(
             torch.testing.assert_close(sketch.project(given), expected, rtol=0, atol=1e-14)
 
 
+def test_signs_that_are_not_held_are_drawn_once_for_each_block_of_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "PIECE", 8)
+    monkeypatch.setattr(sketches, "HELD_BYTES", 1)
+    drawn, draw = [], Sparse._draw
+
+    def counted(self: Sparse, number: int, like: Tensor) -> tuple[Tensor, list[int]]:
+        drawn.append(number)
+        return draw(self, number, like)
+
+    monkeypatch.setattr(Sparse, "_draw", counted)
+    sketch = Sparse(2, 5, 20)
+    for _ in range(2):
+        sketch.project(flat(3, 17))
+    assert drawn == [0, 1, 2] * 2
+
+
 def test_a_chunk_loses_nothing() -> None:
     given = flat(16)
     found = Sparse(16, 3, 16).project(given)

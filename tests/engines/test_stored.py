@@ -108,3 +108,43 @@ def test_other_random_numbers_than_those_stored_are_noticed(toy: Toy, monkeypatc
         other = whole(list(asked(toy).stored()))
     assert not torch.allclose(other[:, :6], expected[:, :6])
     assert torch.equal(whole(list(asked(toy).stored())), expected)
+
+
+def test_a_first_shard_that_is_lost_does_not_mix_matrices(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "SHARD_BYTES", 1)
+    monkeypatch.setattr(stored, "block_of", lambda *args: 4)
+    request = asked(toy)
+    list(request.stored())
+    (shard,) = request._folder.path.glob("rows_000000000_*.npy")
+    shard.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("influx.engines.projections.stream_seed", lambda seed, name: 7)
+        fresh = asked(toy)
+        expected, _ = fresh._compute(toy.train)
+        found = whole(list(fresh.stored()))
+    torch.testing.assert_close(found[:, :6], expected)
+
+
+def test_a_zero_gradient_does_not_vouch_for_the_matrix(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Projections._compute
+
+    def first_is_zero(self: Projections, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+        found = compute(self, split)
+        zero = torch.from_numpy(split.ids == toy.train.ids[0])
+        return tuple(values.masked_fill(zero[:, None], 0) for values in found)  # type: ignore[return-value]
+
+    monkeypatch.setattr(Projections, "_compute", first_is_zero)
+    before = whole(list(asked(toy).stored()))
+    monkeypatch.setattr("influx.engines.projections.stream_seed", lambda seed, name: 7)
+    assert not torch.allclose(whole(list(asked(toy).stored()))[1:, :6], before[1:, :6])
+
+
+def test_a_file_that_another_process_removes_is_made_again(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "SHARD_BYTES", 1)
+    monkeypatch.setattr(stored, "block_of", lambda *args: 4)
+    expected = whole(list(asked(toy).stored()))
+    request = asked(toy)
+    list(request.stored())
+    other = asked(toy)._folder
+    other.forget(*other.checksums())
+    assert torch.equal(whole(list(request.stored())), expected)

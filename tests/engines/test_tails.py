@@ -63,6 +63,39 @@ def test_what_is_far_out_in_its_tail_is_the_most_suspicious(tail: tails.Tail, va
     np.testing.assert_allclose(found.standardised, scores - 3, atol=0.02)
 
 
+@pytest.mark.parametrize("tail", ["upper", "lower", "two-sided"])
+def test_scores_that_are_not_finite_have_no_p_value_and_say_nothing_of_others(tail: tails.Tail) -> None:
+    usual = RNG.normal(size=30)
+    scores = np.array([0.3, np.nan, np.inf, -np.inf])
+    found = tails.judged(scores, np.append(usual, [np.nan, np.inf]), tail, False)
+    alone = tails.judged(scores[:1], usual, tail, False)
+    assert np.isnan(found.p_value[1:]).all()
+    assert found.p_value[0] == alone.p_value[0] and found.standardised[0] == alone.standardised[0]
+    nothing = tails.judged(scores, np.full(3, np.nan), tail, False)
+    assert np.isnan(nothing.p_value).all()
+    among = tails.judged(scores, scores, tail, True)
+    assert among.p_value[0] == 1 and np.isnan(among.p_value[1:]).all()
+
+
+@pytest.mark.parametrize(("tail", "least"), [("upper", 0.05), ("lower", 0.05), ("two-sided", 0.1)])
+def test_the_least_p_value_is_that_of_the_farthest_score(tail: tails.Tail, least: float) -> None:
+    found = tails.judged(np.array([-9.0, 9.0]), RNG.normal(size=19), tail, False)
+    assert found.least == found.p_value.min() == least
+
+
+def test_the_interval_of_a_sample_shrinks_with_what_is_not_drawn() -> None:
+    whole, size, covered, widths = RNG.normal(size=60), 40, 0, []
+    for _ in range(300):
+        drawn = RNG.permutation(whole)[:size, None]
+        score = drawn.mean(axis=0)
+        low, high = tails.narrowed(score, tails.mean_interval(drawn, 200, RNG), size, 60)
+        covered += int((low <= whole.mean()).all() and (whole.mean() <= high).all())
+        widths.append(float((high - low)[0]))
+    assert 0.89 < covered / 300 < 0.985
+    expected = 2 * 1.96 * whole.std(ddof=1) / np.sqrt(size) * np.sqrt(1 / 3)
+    assert np.mean(widths) == pytest.approx(expected, rel=0.06)
+
+
 def test_scores_among_themselves_and_without_a_spread() -> None:
     scores = np.array([1.0, 2.0, 2.0, 7.0])
     found = tails.judged(scores, scores, "upper", True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from influx.engines import token_rows
 from influx.engines.token_rows import TokenRows, dots, matches
 from influx.engines.tokens import counts, shared_tokens, without_common
-from influx.vocabulary import special_tokens
+from influx.vocabulary import ends, special_tokens
 
 SIZE, WIDTH = 30, 4
 
@@ -96,4 +98,14 @@ def test_texts_are_counted() -> None:
 def test_marks_are_told_from_words() -> None:
     vocabulary = ["[PAD]", "[UNK]", "the", "<s>", "</s>", "[", "list[int]", "<|end|>", "[CLS]", "<", "<="]
     assert special_tokens(vocabulary) == (0, 1, 3, 4, 7, 8)
-    assert special_tokens(()) == (0,)
+    assert special_tokens(()) == (0,) and ends(vocabulary) == (0, 3, 4, 7, 8)
+
+
+def test_a_tokenizer_says_which_tokens_are_special() -> None:
+    added = [
+        {"id": i, "content": token, "special": token != "[LIST]"} for i, token in enumerate(("<unk>", "§", "[LIST]"))
+    ]
+    tokenizer = json.dumps({"added_tokens": added, "model": {"unk_token": "<unk>"}})
+    vocabulary = ["[PAD]", "<unk>", "§", "[LIST]", "</b>", "the"]
+    assert special_tokens(vocabulary, tokenizer) == (0, 1, 2) and ends(vocabulary, tokenizer) == (0, 2)
+    assert special_tokens(vocabulary, "no JSON") == special_tokens(vocabulary, "[]") == (0, 1, 3, 4)

@@ -15,10 +15,11 @@ from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence
 from influx.instantiate import build
 from influx.learners.linear.ridge import Ridge
+from influx.models.mlp import MLP
 from influx.needs import Need
 from influx.oracles import toys
 from influx.oracles.toys import estimator_named
-from influx.planning import Prospect
+from influx.planning import Prospect, Work
 
 
 def repeats(values: np.ndarray) -> Repeats:
@@ -57,6 +58,33 @@ def test_constant_columns_have_no_stability_and_missing_rows_stay_missing() -> N
     assert found.stability()["rank_stability"] == pytest.approx(np.mean(pairs))
 
 
+def test_repetitions_with_values_for_other_instances_are_refused() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 10, 2))
+    values[0, :4], values[1, 6:] = np.nan, np.nan
+    with pytest.raises(IncompatibleError, match="for 6 training instances, of which 2 had one before"):
+        repeats(values)
+
+
+def test_other_draws_in_each_training_are_refused_before_any_work(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(), MLP(width=2), epochs=1)
+    prospect = Prospect(problem=toy.problem, who="averaged")
+
+    def planned(**settings: object) -> Work:
+        given = {"of": "loo", "count": 2, "settings": {"ceiling_budget": 0} | settings}
+        return estimator_named("averaged", given).plan(prospect)  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(IncompatibleError, match="draws 3 training instances anew for each training"):
+        planned(budget=3)
+    assert planned(indices=toy.train.ids[:3].tolist()).more_trainings == planned(budget=None).more_trainings - 6
+
+
+def test_checkpoints_of_one_training_give_no_standard_error(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(), MLP(width=2), epochs=2, checkpoints=2)
+    found = toy.estimate("averaged", of="gradient_norm", over="checkpoints", count=2)
+    assert found.stderr is None and "stderr_degrees" not in found.report
+    assert (found.tables["averaged"]["spread"] > 0).all()
+
+
 def test_needs_scale_and_refusals_are_those_of_the_other() -> None:
     loo = estimator_named("averaged", {"of": "loo"})
     assert loo.requires == {Need.RETRAIN} and loo.scale == "loss"
@@ -72,8 +100,8 @@ def test_needs_scale_and_refusals_are_those_of_the_other() -> None:
         ({"of": "averaged"}, "averages averages"),
         ({"count": 1}, r"estimator\.count must be at least 2"),
         ({"of": "tracinc"}, r"of=tracinc does not exist \(did you mean"),
-        ({"of": "if_exact", "settings": {"dampin": 0.1}}, r"estimator\.of\.dampin is not a setting"),
-        ({"of": "if_exact", "settings": {"damping": -1.0}}, r"estimator\.damping must not be negative"),
+        ({"of": "if_exact", "settings": {"dampin": 0.1}}, r"estimator\.settings\.dampin is not a setting"),
+        ({"of": "if_exact", "settings": {"damping": -1.0}}, r"estimator\.settings\.damping must not be negative"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], told: str) -> None:

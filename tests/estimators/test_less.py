@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import influx
 from influx.engines.layers import Flat
 from influx.engines.rows import Rows
 from influx.engines.updates import Updates
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam, AdamW
 from influx.models.mlp import MLP
 from influx.oracles import toys
@@ -67,3 +68,12 @@ def test_more_numbers_are_closer_to_the_cosines(tmp_path: Path) -> None:
 def test_no_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"estimator\.dim must be at least 1, got 0"):
         estimator_named("less", {"dim": 0})
+
+
+def test_checkpoints_without_moments_are_refused_before_work() -> None:
+    net = torch.nn.Linear(2, 2)
+    states = [net.state_dict(), net.state_dict()]
+    data = (torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1]))
+    given = {"estimator": "less", "loss": "cross_entropy", "checkpoints": states, "lrs": 0.1, "dim": 4}
+    with pytest.raises(IncompatibleError, match="optimizer's moments"):
+        influx.attribute(net, data, data, optimizer="adamw", **given)

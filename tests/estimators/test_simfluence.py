@@ -33,6 +33,8 @@ def test_resampled_runs_give_an_error(toy: Toy) -> None:
     found = toy.estimate("simfluence", bootstrap=6)
     assert found.stderr is not None and (found.stderr > 0).all()
     assert np.array_equal(found.values, toy.estimate("simfluence").values)
+    assert found.report["stderr_degrees"] == 5 and "stderr_degrees" not in toy.estimate("simfluence").report
+    assert toy.estimate("simfluence", runs=5, bootstrap=6).report["stderr_degrees"] == 2
     more = toy.estimate("simfluence", runs=42, bootstrap=6)
     assert more.stderr is not None and more.stderr.mean() < found.stderr.mean()
 
@@ -42,6 +44,16 @@ def test_too_few_recorded_steps_are_told(toy: Toy) -> None:
     run = toy.run(estimator, "simfluence")
     estimator.estimate(run)
     assert any("estimator.runs to 4 or more" in warning for warning in run.warnings)
+
+
+@pytest.mark.parametrize(("settings", "told"), [({"runs": 3, "ridge": 1e3}, "r2_final"), ({}, "relative residual")])
+def test_a_bad_fit_is_told(toy: Toy, settings: dict[str, float], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for iterations, expected in ((200, told == "r2_final"), (2, True)):
+        monkeypatch.setattr("influx.engines.simulator.ITERATIONS", iterations)
+        estimator = estimator_named("simfluence", settings)
+        run = toy.run(estimator, "simfluence")
+        estimator.estimate(run)
+        assert any(told in warning for warning in run.warnings) == expected
 
 
 def test_columns_are_fitted_in_blocks(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from influx.engines import solver_plans
+from influx.engines.gradients import GradientsAt
 from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
+from influx.planning import Prospect
+from influx.problem import Data, Split
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +45,45 @@ def test_self_influence_can_be_left_out(toy: Toy) -> None:
 
 
 def test_other_optimizers_and_missing_checkpoints_are_refused(toy: Toy, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"estimator\.segments=9"):
-        toy.estimate("source", segments=9)
+    for segments, told in ((9, "no checkpoint is saved"), (10, "the training has 9 steps")):
+        with pytest.raises(ConfigError, match=rf"estimator\.segments={segments} but {told}"):
+            toy.estimate("source", segments=segments)
     adam = toys.train(tmp_path, toys.table(), MLP(width=3), Adam(lr=0.01))
     with pytest.raises(IncompatibleError, match="estimator=source is about SGD"):
         adam.estimate("source")
+
+
+@pytest.mark.parametrize("solver", ["ekfac", "exact"])
+def test_the_plan_counts_the_passes_that_memory_forces(toy: Toy, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prospect = Prospect(problem=toy.problem, who="source", shape=toy.learner.net_shape(toy.problem))
+    estimator: Any = estimator_named("source", {"solver": solver, "self_influence": False})
+    taken, written = 0, GradientsAt.written
+
+    def counted(self: GradientsAt, split: Split, *given: int) -> Any:
+        nonlocal taken
+        taken += len(split)
+        return written(self, split, *given)
+
+    monkeypatch.setattr(GradientsAt, "written", counted)
+    counts, planned = [], []
+    for held in (1 << 20, 1):
+        monkeypatch.setattr(solver_plans, "HELD_BYTES", held)
+        planned.append(estimator.plan(prospect))
+        taken = 0
+        toy.estimate("source", solver=solver, self_influence=False)
+        counts.append(taken)
+    assert counts[1] - counts[0] == 6 * len(toy.train) * (len(toy.test) - 1)
+    assert planned[1].gradients - planned[0].gradients == counts[1] - counts[0]
+    one: Any = estimator_named("source", {"solver": solver, "segments": 1, "self_influence": False})
+    many = replace(prospect, problem=replace(toy.problem, data=more_tests(toy.problem.data, 1000)))
+    assert planned[0].bytes > 8 * len(toy.train) * len(toy.test)
+    extra = estimator.plan(many).bytes - one.plan(many).bytes  # of matrices, whatever the test instances
+    assert extra == estimator.plan(prospect).bytes - one.plan(prospect).bytes > 0
+
+
+def more_tests(data: Data, times: int) -> Data:
+    rows = np.tile(np.arange(len(data.test)), times)
+    return replace(data, test=replace(data.test.take(rows), ids=np.arange(len(rows)) + 10**6), test_flags={})
 
 
 def test_clipping_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from influx.learners.torch.optimizers import SGD, Adam
 from influx.models.text_decoder import TextDecoder
 from influx.models.text_encoder import TextEncoder
-from influx.oracles import checkpoints, plain, retraining, toys
+from influx.oracles import banks, checkpoints, plain, projected, retraining, toys
 from influx.oracles.dense import dense_matrix
 from influx.oracles.toys import Toy
 
@@ -59,14 +59,29 @@ def test_exact_unrolling_comes_close_to_leaving_out(toy: Toy) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["downsampling", "trak", "tracinrp"])
-def test_sampled_and_projected_methods_run_on_texts(name: str, toy: Toy) -> None:
-    settings = {"downsampling": {"models": 30}, "trak": {"dim": 16}, "tracinrp": {"dim": 4096}}[name]
-    found = toy.estimate(name, **settings)
-    assert found.values.shape == (9, 4) and np.isfinite(found.values).all()
-    if name == "tracinrp":
-        exact = toy.estimate("tracincp").values
-        assert np.corrcoef(found.values.ravel(), exact.ravel())[0, 1] > 0.95
+def test_downsampling_is_the_gap_of_means_of_models_trained_on_subsets(toy: Toy) -> None:
+    masks = banks.of_sizes(toy, "draws/fixed/6", [6] * 30)
+    expected, _ = banks.gap(masks, banks.outcomes(toy, masks)[0])
+    found = toy.estimate("downsampling", models=30, fraction=0.7)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_trak_is_regression_on_gradients_of_margins_written_out(toy: Toy) -> None:
+    module, density = toy.module(), toy.problem.data.task == "density"
+    margin = (lambda risk, _: -risk[0, 0]) if density else projected.margin(toy)
+    mine, theirs = (projected.gradients(toy, module, split, margin) for split in (toy.train, toy.test))
+    q = np.ones(len(mine)) if density else projected.slopes(toy, module, toy.train)
+    found = toy.estimate("trak", kind="none", damping=5.0)
+    np.testing.assert_allclose(
+        found.values, q[:, None] * projected.regression(mine, theirs, 5.0), rtol=1e-7, atol=1e-12
+    )
+
+
+@pytest.mark.slow
+def test_projections_keep_inner_products_of_gradients_nearly(toy: Toy) -> None:
+    found, exact = toy.estimate("tracinrp", dim=4096), toy.estimate("tracincp")
+    assert np.corrcoef(found.values.ravel(), exact.values.ravel())[0, 1] > 0.95
 
 
 def test_training_goes_on_where_it_was_and_in_float32(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_the_mean_of_samples_is_that_of_all_on_average(toy: Toy) -> None:
     for seed in range(25):
         other = replace(toy, problem=replace(toy.problem, seed=seed))
         table = other.estimate("tracin_ad", samples=5, n_boot=100, **common).tables["anomaly"]
+        assert not {"ci_low", "ci_high"} - set(table)
         found.append(table["mean"].to_numpy())
     z = (np.mean(found, axis=0) - exact) / (np.std(found, axis=0, ddof=1) / 5)
     assert np.abs(z).max() < 4 and np.std(found, axis=0).min() > 0
@@ -134,12 +135,17 @@ def shifted(data: Data) -> Data:
 def test_a_class_that_a_density_model_never_saw_is_in_the_upper_tail(tmp_path: Path) -> None:
     data = AnomalyClass(target_class="c").apply(shifted(toys.table(n_train=90, n_test=30)), 0)
     toy = toys.train(tmp_path, replace(data, task="density"), VAE(width=[4], latent=1, evaluation_draws=4))
-    for settings in ({}, {"samples": 20}, {"aggregate": "quantile"}, {"samples": 20, "fresh": False}):
+    sampled = {"samples": 20, "fresh": False}
+    for settings in ({}, {"samples": 20}, {"aggregate": "quantile"}, sampled, sampled | {"aggregate": "quantile"}):
         table = toy.estimate("tracin_ad", **settings).tables["anomaly"]
         anomaly = data.test_flags["anomaly"]
         assert table["suspicion"][anomaly].min() > table["suspicion"][~anomaly].max()
         assert table["p_value"][anomaly].max() <= 1 / 61 + 1e-12
-        assert ((table["ci_low"] <= table["score"]) & (table["score"] <= table["ci_high"])).all()
+        assert ("ci_low" in table) == ("samples" in settings)  # all instances leave nothing to chance
+        if "samples" in settings:
+            assert ((table["ci_low"] <= table["score"]) & (table["score"] <= table["ci_high"])).all()
+        # sums over other instances at every checkpoint have no distribution over instances
+        assert ("deviation" in table) == ("q50" in table) == (settings != {"samples": 20})
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,7 @@ def test_a_class_that_a_density_model_never_saw_is_in_the_upper_tail(tmp_path: P
         ({"draws": 0}, r"estimator\.draws must be at least 1"),
         ({"level": 1.0}, r"estimator\.level must be between 0 and 1"),
         ({"aggregate": "quantile", "distribution": False}, r"aggregate=quantile needs the distribution"),
+        ({"aggregate": "quantile", "samples": 5}, r"set estimator\.fresh=false"),
         ({"choose": "loss_drop"}, r"estimator\.choose=loss_drop keeps some"),
     ],
 )
@@ -170,3 +177,10 @@ def test_more_samples_than_instances_are_refused_before_and_after_training(ask: 
     }
     with pytest.raises(ConfigError, match="samples=10 is more than the 9 training instances"):
         do[ask]()
+
+
+def test_one_training_instance_is_refused(toy: Toy) -> None:
+    data = toy.problem.data
+    alone = replace(toy, problem=replace(toy.problem, data=replace(data, train=data.train.take(slice(0, 1)))))
+    with pytest.raises(ConfigError, match=r"there is 1; raise dataset\.n_train"):
+        alone.estimate("tracin_ad")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,23 @@ class Bag(nn.Module):
         return self.head((self.tokens(x) + places).tanh().mean(1))
 
 
+class Renumbered(nn.Module):
+    """Words by numbers of the model's own, behind a beginning that it adds; another table for pairs of words."""
+
+    own: Tensor
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("own", torch.tensor([(i * 5 + 3) % WORDS for i in range(WORDS)]))
+        self.tokens, self.pairs = nn.Embedding(WORDS + 1, WIDTH), nn.Embedding(WORDS, WIDTH)
+        self.head = nn.Linear(WIDTH, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        begun = torch.cat([torch.full_like(x[:, :1], WORDS), self.own[x[:, :-1]]], 1)
+        pairs = self.pairs((x + x.roll(1, 1)) % WORDS)
+        return self.head((self.tokens(begun) + pairs).tanh().mean(1))
+
+
 class Tied(nn.Module):
     """Each next word from the word before, by the embedding that reads it."""
 
@@ -52,6 +69,17 @@ class Tied(nn.Module):
         logits = F.linear(hidden, out)
         found = torch.logsumexp(logits, -1) - logits.gather(-1, x[:, 1:, None]).squeeze(-1)
         return found.mean(1, keepdim=True)
+
+
+class Pairs(nn.Module):
+    """Pairs of words without the words."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.pairs, self.head = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pairs((x + x.roll(1, 1)) % WORDS).tanh().mean(1))
 
 
 class OneHots(nn.Module):
@@ -74,6 +102,8 @@ class Net:
         if self.kind == "tied":
             return Tied()
         length, outputs = data.train.x.shape[1], data.n_outputs
+        if self.kind in ("renumbered", "pairs"):
+            return Renumbered(outputs) if self.kind == "renumbered" else Pairs(outputs)
         return Bag(length, outputs, self.settings) if self.kind == "bag" else OneHots(outputs)
 
 
@@ -144,6 +174,43 @@ def test_special_tokens_are_counted_or_left_out(toy: Toy) -> None:
     assert "special_share" not in excluded.report and not excluded.values[np.equal(terms[:, :, 3:], 0).all(2)].any()
 
 
+def test_rows_are_known_by_the_datasets_tokens(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.tokens(), Net("renumbered"))
+    terms, own = expected(toy), [(i * 5 + 3) % WORDS for i in range(WORDS)]
+    found = toy.estimate("tracin_we", word_tests=4, word_pairs=9)
+    assert found.report["embedding"] == "tokens.weight"
+    np.testing.assert_allclose(found.values, terms.sum(2), rtol=0, atol=1e-14)
+    table = found.tables["words"]
+    rows = np.array([own[t] if t < WORDS else t - WORDS for t in table["token"]])  # 12 + 12 is the beginning
+    i, j = np.searchsorted(toy.train.ids, table["train_id"]), np.searchsorted(toy.test.ids, table["test_id"])
+    np.testing.assert_allclose(table["contribution"], terms[i, j, rows], rtol=0, atol=1e-14)
+    excluded = toy.estimate("tracin_we", special_tokens="exclude")
+    words = terms[:, :, own[3:]]
+    np.testing.assert_allclose(excluded.values, words.sum(2), rtol=0, atol=1e-14)
+    special = np.abs(terms.sum(2) - words.sum(2)).sum()
+    assert found.report["special_share"] == pytest.approx(special / (special + np.abs(words.sum(2)).sum()))
+    assert "9 training and 4 test" in found.report["special_share_of"]
+
+
+def test_rows_of_other_things_have_no_names(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.tokens(), Net("renumbered"))
+    found = toy.estimate("tracin_we", embedding="pairs", word_tests=1)
+    table = found.tables["words"]
+    assert (table["word"] == table["token"].astype(str)).all() and len(table)
+    assert "special_share" not in found.report and found.report["pairs_without_common_token"] is None
+    with pytest.raises(ConfigError, match=r"exclude needs embeddings.*pairs\.weight"):
+        toy.estimate("tracin_we", embedding="pairs", special_tokens="exclude")
+
+
+def test_padding_and_words_that_were_not_kept_connect_no_texts(tmp_path: Path) -> None:
+    data = toys.tokens()
+    x = [np.where(split.x == 0, 0, split.x % 4 + low) for split, low in ((data.train, 3), (data.test, 7))]
+    split = [replace(part, x=new) for part, new in zip((data.train, data.test), x, strict=True)]
+    toy = toys.train(tmp_path, replace(data, train=split[0], test=split[1]), Net(), checkpoints=1)
+    assert toy.estimate("tracin_we").report["pairs_without_common_token"] == 1
+    assert toy.estimate("tracin_we", topk=1).report["pairs_without_common_token"] is None
+
+
 def test_of_a_tied_embedding_the_input_counts(tmp_path: Path) -> None:
     toy = toys.train(tmp_path, toys.tokens("density"), Net("tied"), checkpoints=1)
     run = toy.run(toys.estimator_named("tracin_we"), "tracin_we")
@@ -165,6 +232,9 @@ def test_models_without_word_gradients_are_refused(tmp_path: Path, toy: Toy) -> 
         toys.train(tmp_path, toys.table(), MLP(width=2)).estimate("tracin_we")
     with pytest.raises(IncompatibleError, match=r"looks its tokens up.*model=text_encoder"):
         toys.train(tmp_path, toys.tokens(), Net("one hot")).estimate("tracin_we")
+    hidden = toys.train(tmp_path / "pairs", toys.tokens(), Net("pairs"))
+    with pytest.raises(IncompatibleError, match=r"which are pairs\.weight, looks up.*estimator\.embedding"):
+        hidden.estimate("tracin_we")
     with pytest.raises(ConfigError, match=r"embedding=head matches none.*positions\.weight, tokens\.weight"):
         toy.estimate("tracin_we", embedding="head")
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from influx.config import compose
 from influx.engines import stored
 from influx.engines.projections import Whole
 from influx.engines.rows import Rows
 from influx.errors import ConfigError, IncompatibleError, NumericalError
+from influx.estimators.projected.trak import Trak
+from influx.job import Job, assemble
+from influx.judged import Judged
 from influx.learners.linear.ridge import Ridge
+from influx.learners.torch.learner import TorchLearner
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
+from influx.planning import Prospect, Work
+from influx.trained import trained_problem
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +63,14 @@ def test_the_standard_error_is_nearly_the_jackknifes(toy: Toy) -> None:
     estimator, parts, slopes = estimator_named("trak", settings), [], []
     run = toy.run(estimator, "trak")
     for number in range(4):
-        one = run.trained(number)
+        one = run.trained(number, "ensemble")
         slopes.append(1 - torch.sigmoid(torch.from_numpy(one.outcomes(one.train).margin)).double().numpy())
         parts.append(estimator.estimate(one).values / slopes[-1][:, None])
     q, values = np.stack(slopes), np.stack(parts)
     np.testing.assert_allclose(found.values, q.mean(0)[:, None] * values.mean(0), rtol=1e-5)
     left = [np.delete(q, k, 0).mean(0)[:, None] * np.delete(values, k, 0).mean(0) for k in range(4)]
     jackknife = np.sqrt(3 / 4 * ((np.stack(left) - np.mean(left, 0)) ** 2).sum(0))
-    assert found.stderr is not None
+    assert found.stderr is not None and found.report["stderr_degrees"] == 3
     assert np.median(np.abs(found.stderr / jackknife - 1)) < 0.1
 
 
@@ -103,7 +112,8 @@ def test_without_self_influence_none_is_given(toy: Toy) -> None:
         ({"dim": 0}, "estimator.dim must be at least 1, got 0"),
         ({"models": 0}, "estimator.models must be at least 1, got 0"),
         ({"checkpoints": -1}, "estimator.checkpoints must be at least 1, got -1"),
-        ({"damping": -1.0}, "estimator.damping must not be negative"),
+        ({"damping": -1.0}, "estimator.damping must be finite and not negative"),
+        ({"damping": float("inf")}, "estimator.damping must be finite and not negative, got inf"),
         ({"checkpoints": 9}, "estimator.checkpoints=9 but 3 are saved"),
     ],
 )
@@ -123,12 +133,69 @@ def test_a_training_without_randomness_has_no_other_models(tmp_path: Path) -> No
         toy.run(estimator_named("trak"), "trak").trained(1)
 
 
+def test_two_trainings_have_no_model_in_common(toy: Toy) -> None:
+    estimator = Trak(models=2)
+    run = toy.run(estimator, "trak")
+    seeds = [{unit[0][0].problem.seed for unit in estimator._units(run.trained(number))} for number in (0, 1)]
+    assert len(seeds[0]) == len(seeds[1]) == 2 and seeds[0].isdisjoint(seeds[1])
+
+
+def test_sparse_sums_beyond_the_parameters_are_not_made(toy: Toy) -> None:
+    parameters = sum(p.numel() for p in toy.module().parameters())
+    found, whole = toy.estimate("trak", dim=2 * parameters), toy.estimate("trak", kind="none")
+    assert found.report["dim"] == parameters and found.report["damping"] == pytest.approx(whole.report["damping"])
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-9 * np.abs(whole.values).max())
+
+
+def job_of(outputs: Path, *overrides: str) -> Job:
+    return assemble(
+        compose(
+            [
+                *("dataset=iris", "dataset.n_train=20", "dataset.n_test=6", "model.width=[4]", "training.epochs=2"),
+                *("truth=none", "quiet=true", "metric=[]", "baselines=[]", "estimator=trak", "estimator.dim=4"),
+                *(f"paths.outputs={outputs}", *overrides),
+            ]
+        )
+    )
+
+
+def test_other_test_instances_are_seen_by_the_same_models(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "estimator.models=2")
+    own = job.estimator.estimate(job.run(trained_problem(job), job.estimator.requires, "trak", job.bank()))
+    folders, test = sorted((tmp_path / "problems").iterdir()), job.problem.test.take(slice(1, 4))
+    judged = Judged.of(job, "trak", own, [])
+    found = judged.on(replace(test, ids=test.ids + 10**6))
+    np.testing.assert_allclose(found.values, own.values[:, 1:4], rtol=1e-4, atol=1e-6 * np.abs(own.values).max())
+    assert sorted((tmp_path / "problems").iterdir()) == folders and not [*tmp_path.rglob("altered/*/problem.json")]
+    with pytest.raises(IncompatibleError, match="trains the problem again"):
+        judged.untrained(0)
+
+
+def test_disk_and_memory_grow_with_models_and_checkpoints(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    assert isinstance(job.problem.learner, TorchLearner)
+    net = job.problem.learner.net_shape(job.problem)
+
+    def work(**settings: int) -> Work:
+        return job.work(Trak(dim=4, **settings), "trak")
+
+    stored = 20 * (4 * 4 + 16)
+    assert work().disk == stored
+    assert work(models=3, checkpoints=2).disk == 6 * stored + 2 * net.recorded_bytes
+    regression = 8 * (4 * 4 + 6 * 4)
+    assert work(models=3, checkpoints=2).bytes - work(models=3).bytes == regression
+    assert work(checkpoints=2).bytes - work().bytes == 8 * 2 * 20 * 6  # of one model: sums, no second regression
+
+
+def test_several_models_of_a_training_without_randomness_are_refused_before_work(tmp_path: Path) -> None:
+    learner = SimpleNamespace(deterministic=True)
+    problem = SimpleNamespace(learner=learner, train=range(9), test=range(4))
+    with pytest.raises(IncompatibleError, match=r"estimator\.models=2 .* set estimator\.models=1"):
+        Trak(models=2).plan(Prospect(problem=problem, who="trak"))  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_the_default_damping_orders_subsets_of_digits_better_than_none(tmp_path: Path) -> None:
-    from influx.config import compose
-    from influx.job import assemble
-    from influx.trained import trained_problem
-
     given = ["dataset=digits", "dataset.n_train=300", "dataset.n_test=50", "truth=none", "metric=lds", "quiet=true"]
     job = assemble(compose([*given, "estimator=trak", f"paths.outputs={tmp_path}"]))
     fitted, metric = trained_problem(job), job.metrics["lds"]

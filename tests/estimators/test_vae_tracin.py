@@ -184,6 +184,44 @@ def test_every_checkpoint_has_draws_of_its_own(toy: Toy) -> None:
     assert not np.allclose(one[:, 3:], two[:, 3:])
 
 
+@pytest.fixture(scope="module")
+def importance(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    model = VAE(width=[4], latent=2, bound="importance")
+    return toys.train(tmp_path_factory.mktemp("importance"), density(), model, SLOWLY)
+
+
+@pytest.mark.parametrize("settings", [{}, {"groups": 0}, {"self_unbiased": "same"}, {"self_unbiased": "pairs"}])
+def test_a_risk_that_is_no_mean_over_draws_is_not_split(settings: dict[str, Any], importance: Toy) -> None:
+    with pytest.raises(IncompatibleError, match=r"no mean over draws.* set model\.bound=elbo"):
+        importance.estimate("vae_tracin", **settings)
+
+
+@pytest.mark.parametrize("settings", [{"groups": 0}, {"jackknife": True}])
+def test_a_risk_that_is_no_mean_over_draws_is_taken_whole(settings: dict[str, Any], importance: Toy) -> None:
+    found = importance.estimate("vae_tracin", self_unbiased="same", **settings)
+    expected = np.zeros(len(importance.train))
+    for checkpoint in importance.fitted.checkpoints[:-1]:
+        x, _ = importance.fitted.with_draws(16, f"vae_tracin/{checkpoint.step}").tensors(importance.train)
+        module = importance.module(checkpoint.step)
+        for i, row in enumerate(x):
+            gradients = torch.autograd.grad(module(row[None]).sum(), list(module.parameters()))
+            expected[i] += checkpoint.lr[0] * sum(float(g.square().sum()) for g in gradients)
+    np.testing.assert_allclose(own(found), expected, rtol=1e-10)
+
+
+def test_the_jackknife_over_checkpoints_computes_no_draws_left_out(toy: Toy) -> None:
+    given = {"draws": 4, "jackknife": True}
+    one, other = (toy.estimate("vae_tracin", groups=groups, **given) for groups in (4, 0))
+    np.testing.assert_array_equal(np.asarray(one.stderr), np.asarray(other.stderr))
+    assert "stderr_degrees" not in one.report
+
+
+@pytest.mark.parametrize(("parameters", "scale"), [("all", "loss"), ("decoder", "rank")])
+def test_values_of_a_part_are_no_change_in_risk(parameters: str, scale: str, toy: Toy) -> None:
+    given = {"weight": "calibrated", "draws": 2, "groups": 0, "parameters": parameters}
+    assert toy.estimate("vae_tracin", **given).scale == scale
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -118,6 +118,42 @@ def test_no_variance_is_refused(learner: DensityLearner) -> None:
         retrained(learner, wine(), weights, "subset")
 
 
+@pytest.mark.parametrize("covariance", ["full", "diagonal", "spherical"])
+def test_units_of_features_do_not_matter(covariance: str) -> None:
+    data = wine()
+    units = np.array([1e6, 1e-3, *np.ones(11)])
+    unlike = replace(
+        data,
+        train=replace(data.train, x=data.train.x * units + 1e3),
+        test=replace(data.test, x=data.test.x * units + 1e3),
+    )
+    learner = Gaussian(penalty=0.0, covariance=covariance)
+    ones = np.ones((1, 20), np.uint8)
+    found, same = (retrained(learner, each, ones, "subset")[1].loss for each in (unlike, data))
+    if covariance != "spherical":
+        assert np.allclose(found - np.log(units).sum(), same, rtol=1e-6)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_a_constant_is_refused_whatever_its_size(covariance: str) -> None:
+    data = wine()
+    data.train.x[:, 2] = 123456.7
+    with pytest.raises(NumericalError, match=r"above 0, for example 0\.01"):
+        retrained(Gaussian(penalty=0.0, covariance=covariance), data, np.ones((1, 20), np.uint8), "subset")
+
+
+def test_advice_is_above_the_penalty_that_is_set() -> None:
+    data = wine()
+    data.train.x[:, 0] *= 1e9
+    with pytest.raises(NumericalError, match=r"above 0\.01, for example 0\.1"):
+        retrained(PPCA(latent=2), data, np.ones((1, 20), np.uint8), "subset")
+
+
+def test_pace_is_of_models_that_exist(tmp_path: Path) -> None:
+    toy = learned(tmp_path, wine(), Gaussian(penalty=0.0))
+    assert toy.problem.learner.pace(toy.problem).model > 0  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "named"),
     [

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
+from influx.learners.torch.fitted import chunks
 from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.training import Engine, Training
@@ -126,6 +127,17 @@ def test_recorded_stacked_and_plain_training_agree_with_training_by_hand(tmp_pat
                 p -= 0.1 * g
     for p, q in zip(module.parameters(), fitted.model().parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+def test_fewer_instances_go_through_at_a_time_the_more_draws_they_have() -> None:
+    x = torch.zeros(5000, 2)
+    assert [len(chunks(x, models, draws)[0]) for models, draws in ((1, 1), (1, 16), (8, 16), (1, 9999))] == [
+        4096,
+        256,
+        32,
+        1,
+    ]
+    assert TorchLearner(model=Model(), optimizer=SGD(), training=Training()).recipe(toy(), 0, 0).draws == 4
 
 
 def test_a_classifier_is_refused_for_density_data() -> None:

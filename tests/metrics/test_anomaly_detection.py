@@ -114,6 +114,36 @@ def test_what_has_no_order_is_no_number(values: Any, status: str, reason: str) -
     assert found.status["anomaly_auroc_risk"] == "ok"
 
 
+@pytest.mark.parametrize("tail", ["upper", "lower", "two-sided"])
+def test_mean_influence_is_suspicious_in_the_tail_that_is_set(tail: Any) -> None:
+    found = judged(replace(METRIC, tail=tail))
+    mean = VALUES.mean(axis=0)
+    score = {"upper": mean, "lower": -mean, "two-sided": np.abs(mean - np.median(mean))}[tail]
+    assert found.value["anomaly_auroc_influence"] == pytest.approx(roc_auc_score(ANOMALY, score))
+    for row in ("anomaly_auroc_influence", "anomaly_gain_risk"):
+        assert f"mean influence on the test instance ({tail})" in found.protocol[row]
+    own = pd.DataFrame({"suspicion": -mean})
+    found = judged(replace(METRIC, tail=tail), tables={"anomaly": own}, report={"tail": "lower"})
+    assert found.value["anomaly_auroc_influence"] == pytest.approx(roc_auc_score(ANOMALY, -mean))
+    assert "the score of the estimator on the test instance (lower)" in found.protocol["anomaly_auroc_influence"]
+
+
+@pytest.mark.parametrize(
+    ("p", "least", "status", "reason"),
+    [
+        (0.5, 0.1, "not applicable", "no p-value can be below 0.1"),
+        (0.5, 0.05, "ok", ""),
+        (np.nan, 0.01, "degenerate", "1 of 24 test instances have no p-value"),
+    ],
+)
+def test_alarms_that_cannot_be_are_no_zeros(p: float, least: float, status: str, reason: str) -> None:
+    table = pd.DataFrame({"suspicion": LOSS, "p_value": np.where(np.arange(M) == 2, p, 0.5)})
+    found = judged(tables={"anomaly": table}, report={"least_p_value": least})
+    for name in ("anomaly_alarms", "anomaly_false_alarms"):
+        assert found.status[name] == status and reason in str(found.note[name])
+        assert np.isnan(found.value[name]) == (status != "ok")
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

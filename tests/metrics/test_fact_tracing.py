@@ -58,13 +58,27 @@ def test_chance_is_what_random_rankings_give() -> None:
         drawn = [min(rng.permutation(n)[:count]) + 1 for _ in range(4000)]
         assert reciprocal(n, count) == pytest.approx(np.mean(1 / np.array(drawn)), abs=0.02)
     note = judged().set_index("metric").note
-    assert note["fact_recall"] == f"random ranking: {5 / N:.4f}"
+    assert note["fact_recall"] == f"random ranking: {5 / N:.4f}; 1 of 6 queries have no statement with a score"
 
 
-def test_equal_values_have_their_mean_rank() -> None:
-    values = VALUES.copy()
-    values[:, [0, 1, 2, 3, 7]] = np.arange(N)[:, None] > 9  # all that state something share the last places
-    assert judged(values).set_index("metric").value["fact_mrr"] == pytest.approx(1 / np.mean(range(21, 31)))
+def test_equal_values_are_ordered_at_random() -> None:
+    values, rng = np.round(VALUES), np.random.default_rng(2)
+    drawn = np.zeros((3, 400))
+    for column in range(drawn.shape[1]):
+        order = values + 1e-6 * rng.random(values.shape)
+        drawn[:, column] = [np.mean(numbers) for numbers in by_hand(order, 5)]
+    found = judged(values).set_index("metric")
+    np.testing.assert_allclose(found.value[list(NAMES)], drawn.mean(1), atol=0.03)
+
+
+def test_equal_texts_at_the_top_are_found() -> None:
+    values = (STATED[:, None] == ASKED).astype(float)
+    found = judged(values, k=1).set_index("metric")
+    assert found.value["fact_first"] == found.value["fact_mrr"] == 1
+    assert found.ci_low["fact_first"] == pytest.approx(5 / (5 + 1.96**2), rel=1e-3)  # Wilson at 1
+    assert "Wilson" in found.protocol["fact_first"] and "bootstrap" in found.protocol["fact_recall"]
+    assert judged(-values).set_index("metric").ci_high["fact_recall"] > 0.4  # none found, of five
+    assert found.value["fact_recall"] == pytest.approx((3 / 2 + 2) / 5)  # two state facts 0, 0 and 1
 
 
 def test_what_cannot_be_traced_says_why() -> None:

@@ -76,10 +76,11 @@ def test_without_labels_a_sample_has_that_of_its_nearest_instance(tmp_path: Path
 
 
 def test_influence_on_samples_is_that_of_the_estimator_on_such_test_instances(tmp_path: Path) -> None:
-    made, _ = judged_of(job_of(tmp_path, "estimator=vae_tracin"))
+    made, _ = judged_of(job_of(tmp_path, "estimator=vae_tracin", "matrix_mb=0"))
     test = made.job.problem.test
     np.testing.assert_allclose(made.on(test).values, made.own.values, rtol=1e-12)
     few = made.on(test.take(slice(2, 5)))
+    assert isinstance(few.values, np.memmap)
     np.testing.assert_allclose(few.values, made.own.values[:, 2:5], rtol=1e-10)
 
 
@@ -122,6 +123,8 @@ def test_numbers_and_tables_by_plain_loops(tmp_path: Path) -> None:
     expected |= {"generated_nearest_share": np.mean(shares), "generated_same_label": np.mean(labels)}
     for name, value in expected.items():
         assert found.value[name] == pytest.approx(value, abs=1e-9), name
+    assert np.isnan(found.ci_low["generated_nearest_share"])  # 0 for all
+    found = found.drop("generated_nearest_share")
     assert (found.ci_low <= found.value).all() and (found.value <= found.ci_high).all()
     table = tables_of(frame)["generated"]
     assert set(tables_of(frame)) == {"generated"} and len(table) == 6 * 2 * 2  # no images of a table
@@ -143,6 +146,45 @@ def test_copies_are_told() -> None:
     run: Any = SimpleNamespace(train=train, test=test, rng=lambda purpose: stream(0, purpose))
     copying, authentic = METRIC._copies(made, run)
     assert copying.value == 1 and authentic.value == 0 and authentic.ci_high < 0.2
+
+
+def test_copies_of_duplicated_instances_are_told() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    x = np.concatenate([x, x[:20], x[:5]])
+    train = Split(x=x, y=np.zeros(65), ids=np.arange(65))
+    plain = np.linalg.norm(x[:, None] - x, axis=2)
+    found, number = generation.different(train)
+    np.testing.assert_allclose(found, np.where(plain > 0, plain, np.inf).min(axis=1))
+    assert number == 25
+    copies = x[:20] + 1e-6
+    made = generation.Generated(
+        Split(x=copies, y=np.zeros(20), ids=100 + np.arange(20)), False, generation.nearest(train, copies, 1)
+    )
+    run: Any = SimpleNamespace(train=train, test=train, rng=lambda purpose: stream(0, purpose))
+    authentic = list(METRIC._copies(made, run))[1]
+    assert authentic.value == 0 and "25 of them copies of others" in authentic.protocol
+    same = Split(x=np.ones((6, 3)), y=np.zeros(6), ids=np.arange(6))
+    run = SimpleNamespace(train=same, test=same, rng=run.rng)
+    assert (
+        list(METRIC._copies(replace(made, nearest=generation.nearest(same, copies, 1)), run))[1].status == "degenerate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [([0.1, 0.2, 0.3, 0.4], "no interval from 4 samples"), ([0.5] * 9, "no interval: all resamples agree")],
+)
+def test_no_interval_from_few_samples_or_equal_ones(shares: list[float], words: str) -> None:
+    run: Any = SimpleNamespace(rng=lambda purpose: stream(0, purpose))
+    row = METRIC._mean("name", np.array(shares), run, "", "")
+    assert np.isnan(row.ci_low) and np.isnan(row.ci_high) and row.note == words and row.status == "ok"
+
+
+def test_what_the_estimator_warns_of_on_samples_is_passed_on(tmp_path: Path) -> None:
+    job = other(tmp_path, "model=autoregressive", "model.width=[4]", "estimator=vae_tracin")
+    made, _ = judged_of(job)
+    made.on(job.problem.test.take(slice(0, 2)))
+    assert any("takes no latent draws" in sentence for sentence in made.warnings)
 
 
 def test_images_are_kept_as_people_see_them(tmp_path: Path) -> None:

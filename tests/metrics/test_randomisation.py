@@ -91,6 +91,12 @@ def test_what_has_no_weights_to_replace_is_refused(tmp_path: Path, overrides: li
         judged.untrained(0)
 
 
+def test_what_learning_rates_decide_is_refused(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "estimator=source", "estimator.segments=1")
+    with pytest.raises(IncompatibleError, match="follows the steps of training"):
+        Judged.of(job, "source", Influence(values=np.ones((1, 1))), []).untrained(0)
+
+
 def test_a_run_measures_stability_between_its_own_trainings(tmp_path: Path) -> None:
     metrics = ["metric=[stability,randomisation]", "metric.stability.seeds=2", "metric.stability.k=5"]
     few = ["metric.stability.n_boot=100", "metric.randomisation.n_boot=100", "output_dtype=float64"]

@@ -18,6 +18,7 @@ from influx.job import Job, assemble
 from influx.judged import Judged
 from influx.metrics.lds import draw_masks
 from influx.metrics.surrogate_transfer import NAMES, SurrogateTransfer
+from influx.other_models import work_under_others
 from influx.trained import trained_problem
 
 SMALL = [
@@ -126,6 +127,21 @@ def test_a_run_reports_transfer(tmp_path: Path) -> None:
 def test_a_surrogate_that_cannot_be_is_refused_before_any_work(tmp_path: Path, settings: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         job_of(tmp_path, "metric=[surrogate_transfer]", f"metric.surrogate_transfer.{settings}")
+
+
+def test_the_plan_counts_estimates_under_the_surrogate(tmp_path: Path) -> None:
+    wide = ("metric=[surrogate_transfer]", "metric.surrogate_transfer.surrogate=mlp")
+    job = job_of(tmp_path, *wide, "metric.surrogate_transfer.settings={width: 50}", "baselines=[loss,gradient_norm]")
+    found = work_under_others(job)
+    other = job_of(tmp_path, "model.width=50")
+    assert [work.formula.partition(":")[0] for work in found] == [
+        f"{name} under model=mlp" for name in ("tracincp", "loss", "gradient_norm")
+    ]
+    assert found[0].flops == other.work(other.estimator, "tracincp").flops > job.work(job.estimator, "tracincp").flops
+    loo = work_under_others(job_of(tmp_path, *wide, "estimator=loo", "estimator.ceiling_budget=0"))[0]
+    assert not loo.trainings and loo.own_trainings == 21
+    linear = job_of(tmp_path, "metric=[surrogate_transfer]", "metric.surrogate_transfer.surrogate=logistic")
+    assert work_under_others(linear) == []  # no checkpoints there
 
 
 def test_needs_that_the_surrogate_does_not_serve_are_a_state(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,6 @@ from influx.engines.gradients import GradientsAt
 from influx.errors import ConfigError, DataError, IncompatibleError
 from influx.learners.torch.tasks import task_for
 from influx.learners.torch.traits import check_trainable
-from influx.models import hf
 from influx.models.hf import HuggingFace
 from influx.oracles.toys import tokens
 
@@ -47,13 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         base = transformers.AutoModelForCausalLM if kind == "gpt2" else transformers.AutoModel
         base.from_config(config).save_pretrained(found[kind])
     return found
-
-
-@pytest.fixture(autouse=True)
-def forget() -> None:
-    hf._configured.cache_clear()
-    hf._read.cache_clear()
-    hf.counts_from_0.cache_clear()
 
 
 def built(model: HuggingFace, seed: int = 0) -> Any:
@@ -104,9 +97,13 @@ def test_pretrained_weights_are_kept_and_the_rest_is_new_with_the_seed(folder: d
     )
 
 
-def test_risks_do_not_change_with_padding_or_training_mode(folder: dict[str, Path]) -> None:
+def test_risks_do_not_change_with_padding_or_training_mode(folder: dict[str, Path], tmp_path: Path) -> None:
     x = torch.from_numpy(tokens().train.x)
-    for kind, objective in (("bert", "classification"), ("gpt2", "language")):
+    folder = folder | {"marked": tmp_path}  # padding is the id of [CLS], as where it is the end of texts
+    config = transformers.AutoConfig.for_model("gpt2", **TINY["gpt2"], pad_token_id=2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    pairs = [(kind, "classification") for kind in ("bert", "gpt2", "marked")] + [("gpt2", "language")]
+    for kind, objective in pairs:
         module = built(HuggingFace(name=str(folder[kind]), objective=objective))
         wide = torch.nn.functional.pad(x, (0, 3))
         torch.testing.assert_close(module(x), module(wide))  # in training mode: no dropout
@@ -123,8 +120,51 @@ def test_tokens_are_found_by_their_text(folder: dict[str, Path], tmp_path: Path)
         (tmp_path / file.name).write_bytes(file.read_bytes())
     plain, moved = (HuggingFace(name=str(p)).build(data) for p in (folder["bert"], tmp_path))
     assert plain.ids.tolist() == list(range(12)) and moved.ids.tolist() == [19 - i for i in range(12)]
-    with pytest.raises(IncompatibleError, match=r"does not know 1 of the dataset's 13 tokens \(such as 'new'\); set"):
-        HuggingFace(name=str(tmp_path)).build(replace(data, vocabulary=(*data.vocabulary, "new")))
+    more = replace(data, vocabulary=(*data.vocabulary, "new"))
+    assert HuggingFace(name=str(tmp_path)).build(more).ids[:12].tolist() == moved.ids.tolist()  # no text has it
+    x = np.where(data.train.x == 11, 12, data.train.x)
+    more = replace(more, train=replace(data.train, x=x))
+    with pytest.raises(IncompatibleError, match=r"does not know the dataset's token 'new'; set dataset\.tokenizer"):
+        HuggingFace(name=str(tmp_path)).build(more)
+    own["word8"] = 20  # beyond the model's 20 tokens: it must not share the parameters of another
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(own, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(IncompatibleError, match=r"has no parameters, of 20 tokens, for the dataset's token 'word8'"):
+        HuggingFace(name=str(tmp_path)).build(data)
+
+
+def test_other_files_under_the_same_name_are_another_model(folder: dict[str, Path], tmp_path: Path) -> None:
+    for file in folder["bert"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    model, of = HuggingFace(name=str(tmp_path)), "inner.bert.embeddings.word_embeddings.weight"
+    before, first = model.identity, built(model).state_dict()[of]
+    assert before == HuggingFace(name=str(folder["bert"])).identity
+    torch.manual_seed(7)
+    transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    assert model.identity != before and not torch.equal(built(model).state_dict()[of], first)
+    from_scratch = HuggingFace(name=str(tmp_path), pretrained=False)
+    before = from_scratch.identity
+    (tmp_path / "model.safetensors").unlink()
+    assert from_scratch.identity == before  # which it does not read
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert from_scratch.identity != before
+
+
+def test_only_the_head_may_lack_weights_and_is_new_as_the_library_has_it(
+    folder: dict[str, Path], tmp_path: Path
+) -> None:
+    for file in folder["bert"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    other = {"model_type": "distilbert", "vocab_size": 20, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 9}
+    for unfit in (config | {"hidden_size": 16}, other | {"max_position_embeddings": 16}):
+        (tmp_path / "config.json").write_text(json.dumps(unfit))
+        with pytest.raises(DataError, match=r"do not fit its config\.json: .*; .*model\.pretrained=false"):
+            built(HuggingFace(name=str(tmp_path)))
+    modern = TINY["bert"] | {f"{mark}_token_id": 2 for mark in ("pad", "cls", "sep", "bos", "eos")}
+    made = transformers.AutoModel.from_config(transformers.AutoConfig.for_model("modernbert", **modern))
+    made.save_pretrained(tmp_path / "modern")
+    head = built(HuggingFace(name=str(tmp_path / "modern"))).inner.head
+    assert torch.equal(head.norm.weight, torch.ones_like(head.norm.weight))
 
 
 def test_what_is_not_here_is_refused_without_a_look_at_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +185,6 @@ def test_pickled_weights_and_code_of_its_own_are_not_read(folder: dict[str, Path
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"cannot be read .*model\.safetensors"):
         built(HuggingFace(name=str(tmp_path)))
-    hf._configured.cache_clear()
     (tmp_path / "run.py").write_text("raise SystemExit(3)")
     own = config | {"model_type": "own", "auto_map": {"AutoConfig": "run.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(own))
@@ -164,6 +203,8 @@ def test_unfit_data_and_settings_are_refused(folder: dict[str, Path], make_data:
         HuggingFace().build(tokens())
     with pytest.raises(ConfigError, match=r"model\.objective must be one of"):
         HuggingFace(objective="regression")
+    with pytest.raises(ConfigError, match=r"model\.name=n+… cannot be looked up .*; set model\.name"):
+        HuggingFace(name="n" * 5000).build(tokens())
 
 
 def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, folder: dict[str, Path]) -> None:

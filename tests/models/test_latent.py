@@ -67,6 +67,14 @@ def test_gradients_of_a_linear_autoencoder_are_those_of_its_bound_in_closed_form
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.051, 0.06, 0.08, 0.3, 40.0])
+def test_a_learned_deviation_starts_where_it_is_set(scale: float, make_data: Any) -> None:
+    data = make_data((D,))
+    x = torch.cat([rows_of(data), draws(6, 3)], 1)
+    given, learned = (linear(data, likelihood=which, scale=scale)(x) for which in ("gaussian", "gaussian_learned"))
+    assert torch.allclose(given, learned, rtol=1e-9)
+
+
 def test_with_the_exact_posterior_the_importance_bound_is_the_density_whatever_the_draws(make_data: Any) -> None:
     data = make_data((D,))
     network, x = linear(data, bound="importance", scale=0.6), rows_of(data)
@@ -189,6 +197,7 @@ def test_draws_that_lack_are_refused(make_data: Any) -> None:
         (VAE, {"latent": 0}, "model.latent"),
         (VAE, {"beta": -1.0}, "model.beta"),
         (VAE, {"scale": 0.0}, "model.scale"),
+        (VAE, {"scale": 0.05, "likelihood": "gaussian_learned"}, "model.scale must be above 0.05"),
         (VAE, {"bound": "iwae"}, "model.bound"),
         (VAE, {"bound": "importance", "beta": 2.0}, "model.bound"),
         (VAE, {"likelihood": "normal"}, "model.likelihood"),

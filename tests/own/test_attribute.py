@@ -18,6 +18,9 @@ from torch.utils.data import TensorDataset
 import influx
 from influx.errors import ConfigError, DataError, IncompatibleError, UserError
 from influx.given import problem_of
+from influx.given_checkpoints import source_of
+from influx.learners.torch.dense import dense_layers
+from influx.learners.torch.given import own_copy
 from tests.own.nets import RATES, Trained, net
 
 PLAIN = {"curvature": "hessian", "damping": 0.5, "self_influence": False}
@@ -239,3 +242,75 @@ def test_inputs_that_do_not_fit_are_named(trained: Trained) -> None:
     refused(IncompatibleError, "cross_entropy or mse", loss="crossentropy")
     refused(IncompatibleError, "loss='cross_entropy' needs whole-number", train=(x, y.double()), test=(x, y.double()))
     refused(IncompatibleError, "trainable parameters", model=nn.Flatten())
+
+
+@pytest.mark.parametrize("loss", [lambda o, y: (o - y).square().mean(1), lambda o, y: (o - y).square().flatten()])
+def test_a_loss_of_your_own_sees_the_shapes_that_are_given(loss: Any) -> None:
+    model, x, y = net(1), torch.randn(6, 4).double(), torch.randn(6, 1).double()
+    for targets in (y, torch.tensor([[-1], [1]] * 3)):
+        made = problem_of(model, (x, targets), (x, targets), loss, None)
+        assert made.own_task is not None
+        found = made.own_task.loss(model(x), torch.from_numpy(made.data.train.y))
+        assert torch.allclose(found, (model(x) - targets).square()[:, 0])
+
+
+def test_a_loss_that_mixes_instances_is_refused(trained: Trained) -> None:
+    x, y = torch.randn(4, 4).double(), torch.tensor([1.0, 1.0, 1.0, 2.0]).double()
+    words = "the same loss alone as among others"
+    given = {"model": net(1), "train": (x, y), "test": (x, y)}
+    refused(IncompatibleError, words, loss=lambda o, y: (o - y).square().mean(1), **given)  # (n, 1) - (n,) is (n, n)
+
+
+def test_a_dataset_made_of_tensors_is_read_by_its_items(trained: Trained) -> None:
+    class Doubled(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            x, y = super().__getitem__(index)
+            return 2 * x, y
+
+    found = problem_of(trained.model, Doubled(*trained.train), trained.test, "cross_entropy", None)
+    assert np.allclose(found.data.train.x, 2 * trained.train[0].numpy())
+
+
+def test_what_is_frozen_and_losses_of_late_instances_make_another_problem(trained: Trained, tmp_path: Path) -> None:
+    frozen = copy.deepcopy(trained.model)
+    frozen[0].requires_grad_(False)
+    last = {"loss": lambda o, y: F.cross_entropy(o, y, reduction="none") * (1 + (o[:, 0] == late[0]))}
+    late = trained.model(trained.test[0]).detach()[-1]
+    call = {"estimator": "if_ekfac", "self_influence": False, "outputs": tmp_path}
+    runs = [
+        influx.attribute(model, trained.train, trained.test, **call, **more)
+        for model, more in ((trained.model, {}), (frozen, {}), (trained.model, last))
+    ]
+    assert len({run.problem.id for run in runs}) == 3
+
+
+def test_frozen_layers_are_constants_to_products(trained: Trained) -> None:
+    frozen = copy.deepcopy(trained.model)
+    frozen[0].bias.requires_grad_(False)
+    assert dense_layers(own_copy(frozen)) is None and dense_layers(own_copy(trained.model)) is not None
+    found = influx.attribute(frozen, trained.train, trained.test, estimator="if_cg", curvature="hessian", damping=1e4)
+    kept = [*range(20), *range(25, 43)]
+    rows = [trained.rows(trained.model.state_dict(), *side)[:, kept] for side in (trained.train, trained.test)]
+    assert np.allclose(found.influence, rows[0] @ rows[1].T / 6 / 1e4, rtol=1e-2)
+
+
+def test_checkpoints_rates_and_steps_that_do_not_fit_are_refused(trained: Trained, tmp_path: Path) -> None:
+    for step, state in zip((0, 20, 10), trained.states, strict=True):
+        torch.save(state, tmp_path / f"{step}.pt")
+    files = [tmp_path / f"{step}.pt" for step in (0, 20, 10)]
+    base = {"estimator": "tracincp", "lrs": 0.1}
+    refused(ConfigError, "holds 3 checkpoints; pass it alone", checkpoints=[tmp_path], **base)
+    refused(ConfigError, "tell 0, 20, 10", checkpoints=files, **base)
+    refused(ConfigError, "tell 0, unknown", checkpoints=[files[0], trained.states[1]], **base)
+    for steps in ([10, 5, 0], [0, 5, 5], [-5, 0, 5], "012", [0.5, 1, 2], 3):
+        refused(ConfigError, "steps must be increasing", checkpoints=trained.states, steps=steps, **base)
+    for lrs in (float("nan"), -0.1, [0.1, np.inf, 0.1], "0.1", np.ones((3, 1)), []):
+        refused(ConfigError, "lrs must be a finite number", checkpoints=trained.states, lrs=lrs, estimator="tracincp")
+    refused(IncompatibleError, "model must be a torch.nn.Module", model=lambda x: x)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_rates_and_steps_may_be_arrays(trained: Trained, kind: Any) -> None:
+    given = problem_of(trained.model, trained.train, trained.test, "cross_entropy", None)
+    found = source_of(given, trained.states, kind([0.5, 0.25, 0.125]), kind([0, 4, 8]))(given.inner)
+    assert [(one.step, one.rate) for one in found] == [(0, 0.5), (4, 0.25), (8, 0.125), (12, None)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,46 @@ def test_what_cannot_be_served_is_refused_by_name(tmp_path: Path) -> None:
     assert "training.path must name" in said(UserError, influx.run, [*base, *rest, "training.path=null"])
     assert "a lacks" not in said(UserError, influx.run, [*base, *rest, "estimator=if_exact", "model=mlp"])
     assert not (tmp_path / "out").exists()
+
+
+def test_steps_are_read_from_names_only_where_they_are_plain(tmp_path: Path) -> None:
+    for name in ("step9_loss0.52.pt", "step10_loss0.31.pt"):
+        torch.save(state(), tmp_path / name)
+    assert [one.step for one in Imported(path=str(tmp_path)).loaded()] == [9, 10]
+    for name in ("a/epoch1_loss0.52.pt", "a/epoch2_loss0.31.pt", "b/state_0.pt", "b/state_5.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        torch.save(state(), tmp_path / name)
+    assert "set training.steps" in said(ConfigError, Imported(path=str(tmp_path / "a")).loaded)
+    assert [one.step for one in Imported(path=str(tmp_path / "b")).loaded()] == [0, 5]  # no states of influx
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"optimizer_states": {"x": 1}},
+        {"optimizer": torch.zeros(2)},
+        {"optimizer": {"param_groups": [1, 2]}},
+        {"optimizer": {"param_groups": [{"lr": "x"}]}, "step": True},
+        {"step": -5},
+    ],
+)
+def test_what_is_no_state_of_an_optimizer_tells_nothing(tmp_path: Path, beside: dict[str, Any]) -> None:
+    torch.save({"model": state()} | beside, tmp_path / "a.pt")
+    found = foreign.described(tmp_path / "a.pt")
+    assert (found.step, found.rates) == (None, None)
+
+
+def test_a_rate_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": state(), "optimizer": {"param_groups": [{"lr": float("nan")}]}}, tmp_path / "a.pt")
+    assert "set training.lr" in said(DataError, Imported(path=str(tmp_path)).loaded)
+
+
+@pytest.mark.parametrize("error", [IndexError, AssertionError, TypeError, struct.error])
+def test_whatever_a_damaged_file_makes_the_reader_raise_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fails(*arguments: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    assert "cannot read the checkpoint" in said(DataError, foreign.unpickled, tmp_path / "a.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def split():
 def several():
     x, y = whole()
     return ({"a": x, "b": x}, y), ({"a": x, "b": x}, y)
+
+def ready(spoilt=False):
+    from influx.problem import Data, Split
+    x, y = whole()
+    x[0, 0] = np.nan if spoilt else 0
+    part = Split(x=x.astype("float32"), y=y.astype("int64"), ids=np.arange(len(y)))
+    return Data(name="d", task="classification", kind="tabular", train=part, test=part, classes=("a", "b"))
 """
 BASE = ["training.epochs=1", "truth=none", "metric=[]", "baselines=[]", "quiet=true", "estimator=loss"]
 
@@ -70,10 +78,13 @@ def overrides(package: str, model: str = "build", data: str = "whole") -> list[s
 def test_a_run_on_a_model_and_data_of_your_own(package: str, tmp_path: Path) -> None:
     found = influx.run([*overrides(package), f"paths.outputs={tmp_path}/out", "+model.arguments.width=4"])
     assert found.influence.shape == (16, 4) and found.model()[0].weight.shape == (4, 2)  # type: ignore[index]
-    again = influx.load(found.folder, trust=[package])
+    again = influx.load(found.folder, trust=[f"{package}.data:whole", f"{package}.models:build"])
     assert again.problem.id == found.problem.id
     with pytest.raises(UserError, match="trust"):
         _ = influx.load(found.folder).problem
+    for trust in ([package], [package, f"{package}.data:split", f"{package}.models:build"]):
+        loaded = influx.load(found.folder, trust=trust)
+        assert f"names the function {package}.data:whole" in said(lambda loaded=loaded: loaded.problem)
 
 
 def test_a_split_that_is_given_is_kept(package: str) -> None:
@@ -84,8 +95,11 @@ def test_a_split_that_is_given_is_kept(package: str) -> None:
 
 def test_other_code_is_another_problem(package: str, tmp_path: Path) -> None:
     first = assemble(compose(overrides(package))).problem.id
-    with (tmp_path / package / "models.py").open("a") as file:
-        file.write("\n# changed\n")
+    with (tmp_path / package / "layers.py").open("w") as file:  # the factory's file may import it
+        file.write("# new\n")
+    assert "have changed since Python imported it" in said(assemble, compose(overrides(package)))
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]  # as in another Python
     assert assemble(compose(overrides(package))).problem.id != first
 
 
@@ -126,10 +140,14 @@ def test_a_factory_that_cannot_serve_is_named(package: str, settings: dict[str, 
 
 
 def test_a_dataset_that_cannot_serve_is_named(package: str) -> None:
-    def load(name: str | None, **arguments: object) -> Any:
-        node = load_choice("dataset", "mine") | {"factory": name, "arguments": arguments}
+    def load(name: str | None, settings: dict[str, object] | None = None, **arguments: object) -> Any:
+        node = load_choice("dataset", "mine") | {"factory": name, "arguments": arguments} | (settings or {})
         return build(node, "dataset", [package]).load(0)
 
     assert "and models read one" in said(load, f"{package}.data:several")
     assert "unexpected keyword argument" in said(load, f"{package}.data:whole", m=3)
     assert "dataset.factory must name a function of yours" in said(load, None)
+    assert len(load(f"{package}.data:ready").train.y) == 20
+    for settings in ({"n_train": 5}, {"n_test": 2}, {"standardize": True}):
+        assert f"dataset.{next(iter(settings))} does not apply" in said(load, f"{package}.data:ready", settings)
+    assert "x of train" in said(load, f"{package}.data:ready", spoilt=True)

@@ -22,6 +22,8 @@ from influx.integrations.torch import Recorder
 from influx.learners.torch.imported import Imported, Loaded
 from tests.own.nets import RATES, Trained, net
 
+LIGHTNING = ("lightning", "pytorch_lightning")  # either name of the package
+
 
 def loaded(folder: Path, model: nn.Module) -> list[tuple[Loaded, dict[str, Tensor]]]:
     return [(one, one.read(model)) for one in Imported(path=str(folder)).loaded()]
@@ -85,15 +87,14 @@ def test_wrappers_leave_no_trace_in_names_and_tied_parameters_are_kept(tmp_path:
     assert one.rate is None and same(held, model.state_dict())  # two rates: nobody says which
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="lightning is not installed")
+@pytest.mark.skipif(not any(map(importlib.util.find_spec, LIGHTNING)), reason="lightning is not installed")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the library, about the machine
 def test_lightning_is_recorded_as_it_went(tmp_path: Path) -> None:
-    import lightning
-
+    lightning = importlib.import_module(next(filter(importlib.util.find_spec, LIGHTNING)))
     from influx.integrations.lightning import InfluxCallback
 
-    class Module(lightning.LightningModule):
+    class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
             self.net = net()

@@ -9,6 +9,7 @@ import numpy as np
 from influx.datasets.corruption.anomalies import need_numbers, with_anomalies
 from influx.datasets.corruption.choose import choose, marked
 from influx.datasets.corruption.pixels import brightness_to_input, white
+from influx.datasets.scale import as_float32
 from influx.datasets.settings import check_share
 from influx.errors import ConfigError
 from influx.problem import Data
@@ -43,13 +44,19 @@ class AnomalyNoise:
         if display:
             shown = display["test"].copy()
             brightest = white(shown)
-            noisy = np.clip(shown[rows] + self.scale * brightest * drawn.reshape(shown[rows].shape), 0, brightest)
+            with np.errstate(over="ignore"):  # what is beyond the range is cut
+                added = self.scale * brightest * drawn.reshape(shown[rows].shape)
+            noisy = np.clip(shown[rows] + added, 0, brightest)
             shown[rows] = np.round(noisy) if np.issubdtype(shown.dtype, np.integer) else noisy
             slope, offset = brightness_to_input(data)
             x[rows] = (offset + slope * shown[rows]).reshape(x[rows].shape)
             display["test"] = shown
         else:
-            x[rows] += self.scale * data.train.x.std(axis=0, dtype=np.float64) * drawn
+            with np.errstate(over="ignore", invalid="ignore"):
+                noisy = x[rows] + self.scale * data.train.x.std(axis=0, dtype=np.float64) * drawn
+            x[rows] = as_float32(noisy)
+            if not np.isfinite(x[rows]).all():
+                raise ConfigError(f"corruption.scale={self.scale:g} makes numbers beyond float32; lower it")
         return replace(
             data,
             test=replace(data.test, x=x),

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from influx.datasets.corruption.duplicates import Duplicates
 from influx.datasets.corruption.label_noise import LabelNoise
 from influx.datasets.corruption.rare import Rare
+from influx.datasets.settings import check_share
+from influx.errors import ConfigError
 from influx.problem import Data, Split
 
 
@@ -30,6 +32,8 @@ class Memorable:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_share("corruption.mislabeled", self.mislabeled)
+        check_share("corruption.duplicates", self.duplicates)
         self._parts()
 
     def apply(self, data: Data, seed: int) -> Data:
@@ -37,9 +41,9 @@ class Memorable:
         rare, noise, copies = self._parts()
         data = rare.apply(data, seed)
         plain = ~np.asarray(data.flags["rare"])
-        data = _among(data, np.flatnonzero(plain), noise, seed)
+        data = _among(data, np.flatnonzero(plain), noise, "mislabeled", seed)
         plain &= ~np.asarray(data.flags["mislabeled"])
-        return _among(data, np.flatnonzero(plain), copies, seed)
+        return _among(data, np.flatnonzero(plain), copies, "duplicates", seed)
 
     def _parts(self) -> tuple[Rare, LabelNoise, Duplicates]:
         return (
@@ -49,8 +53,17 @@ class Memorable:
         )
 
 
-def _among(data: Data, rows: NDArray[np.int64], part: LabelNoise | Duplicates, seed: int) -> Data:
-    """A corruption of these training rows alone."""
+def _among(data: Data, rows: NDArray[np.int64], part: LabelNoise | Duplicates, setting: str, seed: int) -> Data:
+    """A corruption of these training rows alone; ``setting`` is where its fraction is from.
+
+    Raises:
+        ConfigError: the fraction selects no instance.
+    """
+    if not round(part.fraction * len(rows)):
+        raise ConfigError(
+            f"corruption.{setting}={part.fraction} selects none of {len(rows)} training instances; take a larger share "
+            "or more instances"
+        )
     train = data.train
     some = replace(
         data,

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from influx.manifest import PACKAGES
+from influx.own_code import sources
 
 CODE = re.compile(r"[0-9a-f]{12}")  # what ``code_version`` gives
 
@@ -29,20 +28,6 @@ def _code_version(trust: tuple[str, ...]) -> str:
         with suppress(metadata.PackageNotFoundError):
             digest.update(f"{package} {metadata.version(package)}\0".encode())
     for package in ("influx", *trust):
-        for root, path in _sources(package):
+        for root, path in sources(package):
             digest.update(f"{package} {path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _sources(package: str) -> list[tuple[Path, Path]]:
-    """Folders and Python files of a package or module; none where it is not found, which ``build`` reports."""
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):
-        return []
-    if spec is None or (spec.submodule_search_locations is None and not spec.has_location):
-        return []
-    if spec.submodule_search_locations is None:
-        return [(Path(str(spec.origin)).parent, Path(str(spec.origin)))]
-    roots = [Path(place) for place in spec.submodule_search_locations]
-    return [(root, path) for root in roots for path in sorted(root.rglob("*.py"))]

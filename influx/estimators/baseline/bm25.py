@@ -71,7 +71,8 @@ class BM25:
         """Scores of all pairs."""
         train, test = run.train.x, run.test.x
         check_tokens(train, run.who)
-        size, special = vocabulary_size(train, test), special_tokens(run.problem.data.vocabulary)
+        data, size = run.problem.data, vocabulary_size(train, test)
+        special = special_tokens(data.vocabulary, data.tokenizer)
         documents = self._weighted(counts(train, size, special))
         queries = counts(test, size, special).astype(np.float64).T.tocsr()
         values = run.zeros()

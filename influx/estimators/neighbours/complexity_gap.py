@@ -112,16 +112,16 @@ class ComplexityGap:
                 interrupts.check()
         values, gap = run.zeros(), found.mean(axis=0)
         values[:] = -gap[:, None]
-        spread = None
+        spread, report = None, {"repeats": self.repeats, "jitter": self.jitter}
         if self.repeats > 1:
-            spread = run.zeros()
+            spread, report["stderr_degrees"] = run.zeros(), self.repeats - 1
             spread[:] = (found.std(axis=0, ddof=1) / np.sqrt(self.repeats))[:, None]
         return run.influence(
             values,
             scale=self.scale,
             stderr=spread,
             self_influence=gap,
-            report={"repeats": self.repeats, "jitter": self.jitter},
+            report=report,
         )
 
     def _order(self, run: Run, repeat: int) -> NDArray[np.int64]:

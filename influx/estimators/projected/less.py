@@ -10,7 +10,7 @@ from influx.engines.projections import Kind
 from influx.engines.similarity import Checkpointed, similarity_work
 from influx.engines.stored import Projections, at_checkpoint
 from influx.engines.updates import Updates
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -71,7 +71,16 @@ class Less(Checkpointed):
             raise ConfigError(f"estimator.dim must be at least 1, got {self.dim}; set for example estimator.dim=8192")
 
     def plan(self, prospect: Prospect) -> Work:
-        """Gradients, updates, projections and their products at every checkpoint used."""
+        """Gradients, updates, projections and their products at every checkpoint used.
+
+        Raises:
+            IncompatibleError: the checkpoints came without the optimizer's moments.
+        """
+        if getattr(prospect.problem.learner, "lacks_moments", False):
+            raise IncompatibleError(
+                "estimator=less needs the optimizer's moments at every checkpoint, which checkpoints from elsewhere do "
+                "not have; choose estimator=tracinrp, or say optimizer=sgd without momentum if that was it"
+            )
         kind: Kind = self.kind
         work = similarity_work(prospect, self, dim=self.dim, kind=kind)
         written = 12.0 * prospect.net.parameters * len(prospect.train) * work.gradients

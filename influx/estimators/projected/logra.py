@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,7 +12,7 @@ import numpy as np
 from influx.engines.leverage import leverage, leverage_flops
 from influx.engines.low_rank import Init, Layers, low_rank
 from influx.engines.projected import NOT_ASKED
-from influx.engines.stored import Projections, projection_seed
+from influx.engines.stored import Projections, projection_seed, stored_bytes
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -67,8 +68,8 @@ class LoGra:
         """Check ranges."""
         if self.rank < 1:
             raise ConfigError(f"estimator.rank must be at least 1, got {self.rank}; set for example estimator.rank=64")
-        if self.damping is not None and not self.damping > 0:
-            raise ConfigError(f"estimator.damping must be positive or null, got {self.damping}; use null")
+        if self.damping is not None and not 0 < self.damping < math.inf:
+            raise ConfigError(f"estimator.damping must be positive and finite or null, got {self.damping}; use null")
         if self.normalize == "loss_relative" and not self.self_influence:
             raise ConfigError("estimator.normalize=loss_relative needs estimator.self_influence=true; set it")
 
@@ -90,6 +91,7 @@ class LoGra:
             flops=6.0 * net.macs * (passes * n + m) + flops,
             numbers=2.0 * stored * (n + m) + len(sizes) * n * m,
             bytes=8.0 * (2 * min(n, largest) ** 2 + largest * min(n, largest) + n * m + m * stored),
+            disk=stored_bytes(n, stored, net.number_bytes),
             formula=f"{passes} x {n} + {m} gradients to {stored} numbers, {len(sizes)} regressions",
         )
 

@@ -21,8 +21,9 @@ class Trak(Projected):
         for densities minus the risk, with Q = 1. Positive for proponents: how much i raises the margin of j, up to a
         factor. With R the matrix of second derivatives of L in f, ΦᵀRΦ, it is the influence function of a linear
         logistic or linear regression with weight decay λ / n, exactly. Ranks only.
-        Self-influence is the leverage of i times its Q. The standard error is that of the mean over models (of one
-        model, over checkpoints).
+        Self-influence is the leverage of i times its Q (with ``to_loss`` Q²). The standard error is that of the mean
+        over models; of one model over its checkpoints, which are not independent, so that it is not that over
+        trainings.
     Needs: per-instance gradients at the last checkpoints; the training recipe for more than one model.
     Cost: K - 1 trainings, K C (n + m) gradients and projections (p D operations each, see ``kind``), and per regression
         n D² (or n² D) + min(n, D)³ / 3; K C n D numbers on disk, min(n, D)² + m D in memory.
@@ -36,11 +37,13 @@ class Trak(Projected):
             gradients, the fastest); or none.
         models: K, trainings with initialisations and batch orders of their own; the first is the problem's.
         checkpoints: of each, evenly spaced in training, the last among them; they are averaged over like models.
-        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (its trace over the smaller of n and D), the best
-            power of ten on digits by the linear datamodeling score. The paper takes 0, for n far above D.
+        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (its trace over the least of n, D and p). The factor
+            was tuned: it is the best power of ten on digits by the linear datamodeling score (LDS), so that LDS on
+            digits flatters it. The paper takes 0, for n far above D.
         self_influence: also compute each training instance's influence on itself.
         with_r: keep R, which the paper leaves out.
-        to_loss: multiply by the mean Q of test instances, so that values are changes of risk up to a factor.
+        to_loss: multiply by the mean Q of test instances (in self-influence, of i), so that values are changes of risk
+            up to a factor.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from influx.config import load_choice
-from influx.engines.repeats import Repeats
+from influx.engines.repeats import SAME_ROWS, Repeats
 from influx.engines.views import ended_at
-from influx.errors import ConfigError, IncompatibleError
+from influx.errors import ConfigError, IncompatibleError, UserError
 from influx.influence import Influence, Scale
 from influx.instantiate import build
 from influx.needs import Need
 from influx.planning import Planned, Prospect, Work
+from influx.problem import trained_again
 from influx.run import Card, Estimator, Run
 
 THROUGHOUT = frozenset({Need.CHECKPOINTS, Need.TRAJECTORY, Need.RETRAIN, Need.FOREST, Need.LINEAR_MODEL})
@@ -27,9 +30,10 @@ class Averaged:
 
     Estimates: (1/K) Σ_k I_k, where I_k is the other estimator's influence after the training with the k-th
         initialisation, batch order and draws of its own (the first is the problem's), or at the k-th saved checkpoint.
-        Scale and sign are those of the other. The standard error is that of the mean, from the spread of the I_k; over
-        checkpoints, which are not independent, it measures the change along training. The report has the rank
-        correlation of two I_k, and what it makes of that of two such means.
+        Scale and sign are those of the other. The standard error is that of the mean over trainings, from the spread of
+        the I_k; checkpoints of one training are not independent and give none. The table says for each test instance
+        how far the I_k spread and how alike two rank, the report what that makes of two such means. All I_k must have
+        values for the same training instances.
     Needs: what the other estimator needs; over checkpoints, these.
     Cost: K times that of the other, and K - 1 trainings, which are kept beside the problem and shared with
         whatever asks for the same ones. Memory for three matrices (n, m) beside the other's.
@@ -39,7 +43,7 @@ class Averaged:
         beside others and be judged like them.
 
     Attributes:
-        of: the other estimator, by name.
+        of: the other estimator, by the name of a choice that comes with influx; estimators of your own are not taken.
         settings: its settings that differ from its defaults, such as {damping: 0.1}.
         over: seeds (trainings that differ in initialisation and batch order) or checkpoints (for estimators that look
             at the final model alone, evenly spaced in training, the last one included).
@@ -86,7 +90,8 @@ class Averaged:
                 object.__setattr__(self, name, value)
         refuses = getattr(inner, "refuses", None)
         if refuses:
-            object.__setattr__(self, "refuses", refuses)
+            told = {perspective: self._renamed(why) for perspective, why in refuses.items()}
+            object.__setattr__(self, "refuses", told)
 
     @property
     def trains(self) -> bool:
@@ -95,10 +100,22 @@ class Averaged:
 
     @property
     def _inner(self) -> Estimator:
-        made: Estimator = build(
-            load_choice("estimator", self.of, None, "of") | (self.settings or {}), "estimator.of", []
-        )
+        node = load_choice("estimator", self.of, None, "of") | (self.settings or {})
+        with self._explained():
+            made: Estimator = build(node, "estimator.settings", [])
         return made
+
+    def _renamed(self, told: str) -> str:
+        """A sentence of the other estimator, with its settings named as they are set here."""
+        names = "|".join(load_choice("estimator", self.of, None, "of"))
+        return re.sub(rf"\bestimator\.(?=({names})\b)", "estimator.settings.", told)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise type(error)(self._renamed(str(error))) from error
 
     def plan(self, prospect: Prospect) -> Work:
         """The other's work as often, and trainings."""
@@ -108,7 +125,7 @@ class Averaged:
                 f"model=mlp, or estimator={self.of} alone"
             )
         inner = self._inner
-        one = inner.plan(replace(prospect, who=self.of)) if isinstance(inner, Planned) else Work()
+        one = self._once(inner, prospect)
         n, m, count = len(prospect.train), len(prospect.test), self.count
         again = (1 + sum(map(len, one.trainings))) * (count - 1) if self.trains else 0
         return replace(
@@ -122,19 +139,40 @@ class Averaged:
             formula=f"{count} x ({one.formula or self.of})",
         )
 
+    def _once(self, inner: Estimator, prospect: Prospect) -> Work:
+        """The other's work; refuses one that would draw other instances each time."""
+        if not isinstance(inner, Planned):
+            return Work()
+        with self._explained():
+            one = inner.plan(replace(prospect, who=self.of))
+        if self.trains and one.rows is not None:
+            again = inner.plan(replace(prospect, who=self.of, problem=trained_again(prospect.problem, 1)))
+            pairs = zip(one.trainings[:1], again.trainings[:1], strict=True)
+            if any(not np.array_equal(first.weights, other.weights) for first, other in pairs):
+                raise IncompatibleError(
+                    f"estimator.of={self.of} draws {one.rows} training instances anew for each training: {SAME_ROWS}"
+                )
+        return one
+
     def estimate(self, run: Run) -> Influence:
         """Ask again and again, keeping the mean."""
         inner, repeats = self._inner, Repeats(run)
         for view in self._views(run):
-            repeats.add(inner.estimate(replace(view, who=self.of)))
+            with self._explained():
+                found = inner.estimate(replace(view, who=self.of))
+            repeats.add(found)
         report = {"of": self.of, "over": self.over, "count": self.count} | repeats.stability()
+        table, stderr = repeats.table(), None
+        if self.trains:
+            stderr, report["stderr_degrees"] = repeats.stderr(), self.count - 1
         return run.influence(
             repeats.mean,
             scale=self.scale,
-            stderr=repeats.stderr(),
+            stderr=stderr,
             self_influence=repeats.self_influence,
             self_influence_note=repeats.note,
-            report=report | {"stderr_degrees": self.count - 1},
+            tables={"averaged": table},
+            report=report,
         )
 
     def _views(self, run: Run) -> Iterator[Run]:

@@ -21,6 +21,7 @@ from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
 BLOCK_BYTES = 256 << 20  # of losses, unknowns and their like for some test instances at a time
+UNSOLVED = 1e-6  # relative residual of the fit worth a warning
 NO_SELF = "losses of test instances alone are recorded along training"
 Array = NDArray[np.float64]
 
@@ -135,6 +136,19 @@ class Simfluence:
         }
         if self.held_out:
             report |= {name: float(table[name].median()) for name in ("r2_path", "r2_final", "mae_held_out")}
+            if report["r2_final"] < 0:
+                run.warn(
+                    "the simulator says less of the last losses of trainings that were held out than the mean over "
+                    f"those it was fitted to (median r2_final {report['r2_final']:.2g}): small influences are noise; "
+                    "raise estimator.runs"
+                )
+        if residual > UNSOLVED:
+            run.warn(
+                f"{ITERATIONS} passes left the fit with a relative residual of {residual:.1g}, so that "
+                "influence is approximate; raise estimator.ridge"
+            )
+        if self.bootstrap:
+            report["stderr_degrees"] = min(self.bootstrap, fits) - 1
         return run.influence(
             values,
             scale=self.scale,

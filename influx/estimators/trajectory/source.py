@@ -10,11 +10,12 @@ import numpy as np
 
 from influx.engines.factorised import check_size
 from influx.engines.inverses import labels_of
+from influx.engines.layer_plans import layered_work
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.path import check_sgd, recorded
-from influx.engines.segmented import Segment, Segmented
+from influx.engines.segmented import Segment, Segmented, segmented_work
 from influx.engines.segments import Diagonalised, Filter, Shrinkage, Spectral, Stretch, momentum_factor, stretches
-from influx.engines.solver_plans import exact_work
+from influx.engines.solver_plans import matrix_work
 from influx.engines.solvers.ekfac import EKFAC
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
@@ -59,6 +60,7 @@ class Source:
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS, Need.CURVATURE})
     scale: ClassVar[Scale] = "loss"
+    follows: ClassVar[bool] = True  # learning rates decide its matrices, and a net that stands still has none
     card: ClassVar[Card] = Card(
         family="trajectory",
         full="L C n p per output + L layers' d³",
@@ -108,16 +110,16 @@ class Source:
         parts = stretches(saved, np.zeros(recipe.total), self.segments, self.checkpoints)
         points = sum(len(part.checkpoints) for part in parts)
         if self.solver == "exact":
-            one = exact_work(prospect, self.curvature, MAX_P, REMEDY)
+            one = matrix_work(prospect, self.curvature, MAX_P, REMEDY)
+            held = one.bytes + (len(parts) - 1) * 8.0 * prospect.net.parameters**2
         else:
-            one = self._layered.work(prospect, self.curvature, self.self_influence)
-        n, p = len(prospect.train), prospect.net.parameters
-        own = Work(gradients=float(n * (points + 1)), flops=2 * 2.0 * n * points * p) if self.self_influence else Work()
-        work = total([one] * points) + own
+            one = layered_work(prospect, self.curvature, self._layered)
+            held = len(parts) * one.bytes
+        passes = segmented_work(prospect, points, self.self_influence)
         return replace(
-            work,
-            bytes=len(parts) * one.bytes,
-            formula=f"{points} checkpoints x ({one.formula}), {len(parts)} in memory",
+            total([one] * points) + passes,
+            bytes=held + passes.bytes,
+            formula=f"{points} checkpoints x ({one.formula}), {len(parts)} in memory; {passes.formula}",
         )
 
     def estimate(self, run: Run) -> Influence:

@@ -12,6 +12,7 @@ from influx.engines.attribution import doubts
 from influx.engines.gradients import Gradients
 from influx.engines.influence_samples import Array, Rows, Weighted, collect, drawn, means
 from influx.engines.path import Path
+from influx.engines.rounding import constant_columns
 from influx.engines.similarity import Checkpointed, Choose, RateAt, Weight, checkpoints_used, scale_of
 from influx.engines.tails import Tail
 from influx.errors import ConfigError
@@ -34,10 +35,11 @@ class TracInAD:
     """Anomalous test instances by the distribution of training instances' influence on them.
 
     Estimates: A(z_j) = mean over sampled i of Σ_c w_c ⟨∇L(z_i; θ_c), ∇L(z_j; θ_c)⟩, or a quantile over them, in the
-        table ``anomaly``: per test instance the mean, deviation and quantiles of the distribution, the score with its
-        bootstrap interval over sampled instances, its distance from what is usual in robust deviations, and the p-value
-        of its tail. The matrix is TracInCP of the sampled instances, positive for proponents, its other rows are not
-        computed; see TracInCP for scale. On density models with latent draws this is over their mean risk.
+        table ``anomaly``: per test instance the mean, deviation and quantiles of the distribution, the score, for a
+        sample with its bootstrap interval (corrected for the share s/n drawn), its distance from what is usual in
+        robust deviations, and the p-value of its tail. The matrix is TracInCP of the sampled instances, positive for
+        proponents, its other rows are not computed; see TracInCP for scale. On density models with latent draws this
+        is over their mean risk.
     Needs: checkpoints with their learning rates; per-instance gradients.
     Cost: C (s + m + r) gradients and C s (m + r) products for s samples and r instances of reference; the mean alone
         takes a gradient of s and a forward-mode pass over m + r per checkpoint. Memory O(s (m + r)) and n·m numbers.
@@ -51,13 +53,14 @@ class TracInAD:
         lr_at: next, prev or segment_mean.
         weight: paper, calibrated or uniform.
         samples: training instances sampled at a checkpoint; None takes all. The paper takes 64 to 512.
-        fresh: draw anew at every checkpoint, so that a point of the distribution is a sum over other instances.
+        fresh: draw anew at every checkpoint. The sums over checkpoints then belong to no instance, and the more
+            checkpoints the less they spread, so that only their mean is told, without deviation and quantiles.
         distribution: false leaves it at the mean: no matrix, no distribution and no interval.
         aggregate: mean or quantile of the distribution.
         level: which quantile.
         tail: upper (as the released code), lower or two-sided. The mean over all training instances is, to first order
-            and up to a factor, what training lowered the test risk by: a class never seen is in the lower tail,
-            instances whose risk begins far above the others' are in the upper one.
+            and up to a factor, what training lowered the test risk by. That is little for what resembles no training
+            instance, and much where the risk began high; which prevails depends on the data.
         against: what is usual: train (training instances without their influence on themselves) or test (the test
             instances, each counted among them).
         reference: how many training instances, at most.
@@ -106,6 +109,11 @@ class TracInAD:
                 "estimator.aggregate=quantile needs the distribution; set estimator.distribution=true or "
                 "estimator.aggregate=mean"
             )
+        if self.aggregate == "quantile" and self.fresh and self.samples is not None and self.checkpoints != 1:
+            raise ConfigError(
+                "estimator.aggregate=quantile needs the same instances at all checkpoints; set estimator.fresh=false "
+                "or estimator.aggregate=mean"
+            )
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients and products at every checkpoint used."""
@@ -124,17 +132,19 @@ class TracInAD:
         return Work(
             gradients=float(count * (s + right)),
             flops=count * (6.0 * net.macs * (s + right) + 2.0 * net.dot * s * right)
-            + 2.0 * self.n_boot * s * m * (self.aggregate == "mean")
+            + 2.0 * self.n_boot * s * m * (self.aggregate == "mean" and s < n)
             + judged,
             numbers=float(count * 4 * s * right + 8 * s * m),
-            bytes=8.0 * (n * m + s * r + (s * m if self.samples else 0) + self.n_boot * m),
+            bytes=8.0 * (n * m + s * r + (s * m if self.samples else 0) + self.n_boot * m * (s < n)),
             formula=f"{count} checkpoints x ({s} + {m} + {r}) gradients, {count} x {s} x {right} products of "
             f"{net.dot:.3g} multiply-adds per pair",
         )
 
     def estimate(self, run: Run) -> Influence:
         """Influence of sampled training instances, and what its distribution says of each test instance."""
-        n, gradients = len(run.train), self._gradients(run)
+        n = len(run.train)
+        self._size(n)
+        gradients = self._gradients(run)
         weighted = self._path().weighted(run)
         rows = drawn(run.train.ids, self._samples(n), len(weighted), self.fresh, run.rng("samples"))
         usual = subsets.some(run.train.ids, np.arange(n), self._usual(n), run.rng("reference"))
@@ -146,38 +156,51 @@ class TracInAD:
             return self._mean_alone(run, gradients, weighted, rows, usual, report)
         found = collect(gradients, weighted, rows, usual, run.zeros)
         mean, deviation = tails.moments(found.draws)
-        if not deviation.any():
+        if constant_columns(found.draws, np.float32).all():
             run.warn("the sampled training instances have the same influence; there is no distribution of it")
+        parts: dict[str, Any] = {"mean": mean}
+        if all(np.array_equal(row, rows[0]) for row in rows):
+            quantiles = tails.shares(found.draws, tails.QUANTILES)
+            parts["deviation"] = deviation
+            parts |= {f"q{round(100 * q):02d}": row for q, row in zip(tails.QUANTILES, quantiles, strict=True)}
         if self.aggregate == "mean":
             scores, reference = mean, found.usual.mean(axis=0)
-            low, high = tails.mean_interval(found.draws, self.n_boot, run.rng("bootstrap"))
         else:
             scores, reference = (tails.shares(v, (self.level,))[0] for v in (found.draws, found.usual))
-            low, high = tails.quantile_interval(found.draws, self.level)
-        parts: dict[str, Any] = {"mean": mean, "deviation": deviation}
-        quantiles = tails.shares(found.draws, tails.QUANTILES)
-        parts |= {f"q{round(100 * q):02d}": row for q, row in zip(tails.QUANTILES, quantiles, strict=True)}
-        parts |= {"score": scores, "ci_low": low, "ci_high": high}
+        parts["score"] = scores
+        if len(found.draws) < n:
+            low, high = self._interval(found.draws, scores, n, run)
+            parts |= {"ci_low": low, "ci_high": high}
+        tables, least = self._tables(run, parts, reference, usual)
         return run.influence(
             found.values,
             scale=scale_of(self.weight, run.unlike_sgd),
             self_influence=found.own,
             self_influence_note=DRAWN if np.isnan(found.own).any() else "",
-            tables=self._tables(run, parts, reference, usual),
-            report=report,
+            tables=tables,
+            report=report | least,
         )
+
+    def _interval(self, draws: Array, scores: Array, n: int, run: Run) -> tuple[Array, Array]:
+        """Of a score over all n instances, from some."""
+        if self.aggregate == "mean":
+            ends = tails.mean_interval(draws, self.n_boot, run.rng("bootstrap"))
+        else:
+            ends = tails.quantile_interval(draws, self.level)
+        return tails.narrowed(scores, ends, len(draws), n)
 
     def _mean_alone(
         self, run: Run, gradients: Gradients, weighted: Weighted, rows: list[Rows], usual: Rows, report: dict[str, Any]
     ) -> Influence:
         """By directional derivatives; the matrix has no values."""
         scores, reference = means(gradients, weighted, rows, usual)
+        tables, least = self._tables(run, {"mean": scores, "score": scores}, reference, usual)
         return run.influence(
             np.broadcast_to(np.nan, (len(run.train), len(run.test))),
             scale=scale_of(self.weight, run.unlike_sgd),
             self_influence_note=ALONE,
-            tables=self._tables(run, {"mean": scores, "score": scores}, reference, usual),
-            report=report,
+            tables=tables,
+            report=report | least,
         )
 
     def _path(self) -> Checkpointed:
@@ -193,6 +216,10 @@ class TracInAD:
         return self.samples
 
     def _size(self, n: int) -> int:
+        if n < 2:
+            raise ConfigError(
+                f"tracin_ad compares training instances with each other, and there is {n}; raise dataset.n_train"
+            )
         return self._samples(n) or n
 
     def _usual(self, n: int) -> int:
@@ -206,17 +233,23 @@ class TracInAD:
             return known
         return Gradients(known.fitted.with_draws(self.draws, "tracin_ad"), known.train, known.test)
 
-    def _tables(self, run: Run, parts: dict[str, Any], reference: Array, usual: Rows) -> dict[str, pd.DataFrame]:
+    def _tables(
+        self, run: Run, parts: dict[str, Any], reference: Array, usual: Rows
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
+        """The tables, and for the report the smallest p-value that could come out."""
         import pandas as pd
 
         scores = parts["score"]
         among = self.against == "test"
         found = tails.judged(scores, scores if among else reference, self.tail, among)
         parts |= {"standardised": found.standardised, "p_value": found.p_value, "suspicion": found.suspicion}
+        lost = int((~np.isfinite(reference)).sum())
+        if lost and not among:
+            run.warn(f"{lost} of {len(reference)} training instances of reference have no finite score and are dropped")
         tables = {"anomaly": pd.DataFrame({"test_id": run.test.ids} | parts)}
         if not among:
             tables["anomaly_reference"] = pd.DataFrame({"train_id": run.train.ids[usual], "score": reference})
-        return tables
+        return tables, {"least_p_value": found.least}
 
     def _report(self, checkpoints: int, n: int) -> dict[str, Any]:
         return {

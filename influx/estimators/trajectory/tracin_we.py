@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from influx.engines import precision as lower
+from influx.engines.lookups import Embeddings, embeddings
 from influx.engines.similarity import Checkpointed, scale_of, similarity_work
-from influx.engines.tokens import check_tokens, shared_tokens, without_common
-from influx.engines.word_shares import special_share, word_table
-from influx.engines.words import Embeddings, Words, embeddings
+from influx.engines.tokens import check_tokens, shared_tokens, vocabulary_size, without_common
+from influx.engines.word_shares import sampled, special_share, word_table
+from influx.engines.words import Words
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Card, Run
-from influx.vocabulary import special_tokens
+from influx.vocabulary import PADDING, special_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class TracInWE(Checkpointed):
         curve_tests: of how many test instances, the first ones, to keep when their strongest proponents and opponents
             were influential.
         embedding: a regular expression for the names of the embeddings' weights; None takes those that look up the
-            instances' tokens, not their positions.
+            instances' tokens, not their positions. Rows of others have no names, and no tokens to exclude.
         special_tokens: include (texts without a common word are then connected by their beginnings and ends) or
             exclude padding, beginnings, ends and unknown words.
         topk: keep the words of largest gradient norm of each text and checkpoint, so many; None keeps all.
@@ -95,32 +96,48 @@ class TracInWE(Checkpointed):
         count = round(work.gradients / (n + m))
         width = max((columns for rows, columns, _ in net.sides if not rows), default=0)
         shared = shared_tokens(prospect.train.x, prospect.test.x)
+        again = self._again(n, m)
         return dataclasses.replace(
             work,
-            flops=count * (4.0 * net.macs * (n + m) + 2.0 * width * shared),
+            gradients=work.gradients + count * again,
+            flops=count * (4.0 * net.macs * (n + m + again) + 2.0 * width * shared),
             numbers=float(count * (3 * n * m + 2 * width * shared)),
-            formula=f"{count} checkpoints x ({n} + {m}) gradients, {count} x {shared:.3g} shared tokens x {width}",
+            formula=f"{count} checkpoints x ({n} + {m}) gradients and {again} again for words, "
+            f"{count} x {shared:.3g} shared tokens x {width}",
         )
+
+    def _again(self, n: int, m: int) -> int:
+        """Instances whose word gradients the report and the table of words need once more, at most."""
+        tests = min(self.word_tests, m)
+        listed = min(2 * tests * self.word_pairs, n) + tests if self.word_pairs else 0
+        return listed + (sampled(n, m) if self.special_tokens == "include" else 0)
 
     def estimate(self, run: Run) -> Influence:
         """Products of word gradients, weighted and summed over checkpoints; the words of the strongest pairs."""
         check_tokens(run.train.x, run.who)
-        found = embeddings(run.gradients.at(run.final), run.train, self.embedding)
+        data = run.problem.data
+        size = max(len(data.vocabulary), vocabulary_size(run.train.x, run.test.x))
+        found = embeddings(run.gradients.at(run.final), (run.train, run.test), self.embedding, size)
         if found.tied:
             run.warn(
                 f"{', '.join(found.tied)} is the output layer's weight as well: what the output layer adds to its "
                 "gradient is left out"
             )
-        vocabulary = run.problem.data.vocabulary
-        special = special_tokens(vocabulary)
-        words = Words(found.names, special if self.special_tokens == "exclude" else (), self.topk)
+        if self.special_tokens == "exclude" and not found.of_words:
+            raise ConfigError(
+                "estimator.special_tokens=exclude needs embeddings that look up every token in a row of its own, and "
+                f"not all of {', '.join(found.names)} do; set it to include, or estimator.embedding=null"
+            )
+        special = special_tokens(data.vocabulary, data.tokenizer)
+        every = (*special, *found.others)
+        words = Words(found, every if self.special_tokens == "exclude" else (), self.topk)
         scale = scale_of(self.weight, run.unlike_sgd)
         influence = self.influence(run, words, scale=scale, report=self._told(run, found, special))
         weighted, dtype = self.weighted(run), lower.dtype_of(self.precision)
         report = dict(influence.report)
         with lower.computing(self.precision, run.gradients.fitted.device, run.gradients.fitted.recipe.dtype):
-            if self.special_tokens == "include":
-                report["special_share"] = special_share(run.gradients, weighted, words, special, dtype)
+            if self.special_tokens == "include" and found.of_words:
+                report |= special_share(run.gradients, weighted, words, every, dtype)
             table = word_table(
                 run.gradients,
                 weighted,
@@ -128,18 +145,19 @@ class TracInWE(Checkpointed):
                 influence.values,
                 tests=self.word_tests,
                 pairs=self.word_pairs,
-                vocabulary=vocabulary,
+                vocabulary=data.vocabulary if found.of_words else (),
                 dtype=dtype,
             )
         return dataclasses.replace(influence, tables={"words": table, **influence.tables}, report=report)
 
     def _told(self, run: Run, found: Embeddings, special: tuple[int, ...]) -> dict[str, Any]:
-        """Facts for the report."""
-        ignored = special if self.special_tokens == "exclude" else ()
+        """Facts for the report; with ``topk`` a pair may share tokens that were not kept."""
+        ignored = special if self.special_tokens == "exclude" else (PADDING,)
+        all_count = self.topk is None and found.of_words
         return {
             "embedding": ", ".join(found.names),
             "special_tokens": self.special_tokens,
             "topk": self.topk,
-            "pairs_without_common_token": without_common(run.train.x, run.test.x, ignored),
+            "pairs_without_common_token": without_common(run.train.x, run.test.x, ignored) if all_count else None,
             "pairs_without_common_word": without_common(run.train.x, run.test.x, special),
         }

@@ -41,22 +41,23 @@ class Gaussian(DensityLearner):
         """Weighted means, and weighted covariances plus ``added`` to the variances; see ``DensityLearner``."""
         mean = moments.means(shares)
         if self.covariance == "full":
-            return self._full(mean, moments.covariances(shares), added)
+            return self._full(mean, moments.covariances(shares), added, moments.scales)
         if self.covariance == "unit":
             variances = torch.ones_like(mean)
         else:
             variances = moments.variances(shares) + added[:, None]
             if self.covariance == "spherical":
                 variances = variances.mean(1, keepdim=True).expand_as(variances)
-            self.check_variances(variances)
+            self.check_variances(variances, moments.scales)
         root = variances.sqrt()
         return Normals(mean=mean, root=root, inverse=1 / root, log_determinant=variances.log().sum(1))
 
-    def _full(self, mean: Tensor, covariance: Tensor, added: Tensor) -> Normals:
+    def _full(self, mean: Tensor, covariance: Tensor, added: Tensor, scales: Tensor) -> Normals:
         covariance.diagonal(dim1=1, dim2=2).add_(added[:, None])
         factor, info = torch.linalg.cholesky_ex(covariance)
         diagonal = factor.diagonal(dim1=1, dim2=2)
-        self.check_variances(torch.where(info[:, None] == 0, diagonal.square(), 0.0))
+        # what is left of a feature's variance when those before it are known, whatever the units
+        self.check_variances(torch.where(info[:, None] == 0, diagonal.square(), 0.0), scales)
         eye = torch.eye(mean.shape[1], dtype=mean.dtype).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
         return Normals(mean=mean, root=factor, inverse=inverse, log_determinant=2 * diagonal.log().sum(1))

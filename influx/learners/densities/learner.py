@@ -22,7 +22,6 @@ from influx.needs import Need
 from influx.planning import Pace
 from influx.problem import Cost, Data, Design, Outcomes, Problem, Split, TaskName
 from influx.store import Folder
-from influx.streams import stream
 
 CHUNK_BYTES = 16 << 20  # of working memory for models that are solved together
 MOST = 256  # of them, whatever their size
@@ -30,7 +29,7 @@ OUTCOME_BYTES = 64 << 20  # of what one block of models makes of all instances
 BLOCK_FLOPS = 2e10  # of one block: a second or two
 FILE = "density.npz"
 PACED, REPEATS = 64, 3  # models that are timed, and how often: the fastest counts
-SINGULAR = 1e-12  # variance relative to the largest that counts as none
+SINGULAR = 1e-12  # variance relative to that of all instances that counts as none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,7 @@ class DensityLearner(ABC):
 
     deterministic: ClassVar[bool] = True  # seeds have no effect
     task: ClassVar[TaskName] = "density"
+    log_density: ClassVar[str] = "exact"  # minus the risk
     name: ClassVar[str]
 
     penalty: float = 0.01
@@ -134,17 +134,16 @@ class DensityLearner(ABC):
     def _singular(self, what: str) -> NumericalError:
         return NumericalError(
             f"model={self.name} has no density of finite variance on {what}, which do not vary in some direction; set "
-            f"model.penalty above {self.penalty:g}, for example 0.01"
+            f"model.penalty above {self.penalty:g}, for example {10 * self.penalty or 0.01:g}"
         )
 
-    def check_variances(self, variances: Tensor) -> None:
-        """Refuse models one of whose variances (K, ...) is 0 to rounding.
+    def check_variances(self, variances: Tensor, scales: Tensor) -> None:
+        """Refuse models one of whose variances (K, d) is 0 to rounding beside ``scales``, which broadcast to them.
 
         Raises:
             NumericalError: naming the setting.
         """
-        flat = variances.flatten(1)
-        if not bool((flat.amin(1) > SINGULAR * flat.amax(1)).all()):
+        if not bool((variances > SINGULAR * scales).all()):
             raise self._singular("these instances")
 
     def _moments(self, data: Data) -> Moments:
@@ -172,22 +171,22 @@ class DensityLearner(ABC):
         return torch.get_num_threads()
 
     def pace(self, problem: Problem) -> Pace:
-        """Time a chunk of models on random halves."""
+        """Time a chunk of models on all instances: on fewer a density may not exist."""
         data = problem.data
         count = min(self._chunk(data), PACED)
-        halves = (stream(problem.seed, "pace").random((count, len(data.train))) < 0.5).astype(np.uint8)
+        ones = np.ones((count, len(data.train)), np.uint8)
         zeros, best = np.zeros(count, np.int64), math.inf
         threads = torch.get_num_threads()
         try:
             torch.set_num_threads(max(1, threads // self.concurrent_blocks))
             for _ in range(REPEATS):
                 start = time.perf_counter()
-                self.retrain(data, problem.seed, Design(weights=halves, init=zeros, order=zeros, loss_norm="subset"))
+                self.retrain(data, problem.seed, Design(weights=ones, init=zeros, order=zeros, loss_norm="subset"))
                 best = min(best, time.perf_counter() - start)
         finally:
             torch.set_num_threads(threads)
         model = best / count
-        note = f"{1e3 * best:.3g} ms for {count} models on random halves"
+        note = f"{1e3 * best:.3g} ms for {count} models"
         return Pace(training=model, model=model / self.concurrent_blocks, note=note)
 
     def cost(self, data: Data, models: int) -> Cost:

@@ -13,6 +13,7 @@ from influx.learners.linear.system import outer
 
 OUTER_BYTES = 32 << 20  # products of features that are kept
 WHITENED_BYTES = 8 << 20  # of instances under several models at a time: about a core's cache
+ROUNDING = 1e-16  # variance of a constant 1, divided by what counts as none: squared rounding errors are far below
 LOG_TAU = math.log(2 * math.pi)
 
 
@@ -85,6 +86,11 @@ class Moments:
             second = torch.empty(len(shares), d, d, dtype=shares.dtype)
             second[:, i, j] = second[:, j, i] = shares @ self._outer
         return second - means[:, :, None] * means[:, None]
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """``(d,)`` variances of all instances, and at least what rounding makes of a constant."""
+        return self._squares.mean(0) + ROUNDING * self.centre.square()
 
     @cached_property
     def _squares(self) -> Tensor:

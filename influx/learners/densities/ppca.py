@@ -61,7 +61,7 @@ class PPCA(DensityLearner):
         few = variances.shape[1] - self.latent
         noise = variances[:, :few].mean(1, keepdim=True)
         variances = torch.cat([noise.expand(-1, few), variances[:, few:]], 1)
-        self.check_variances(variances)
+        self.check_variances(variances, variances.amax(1, keepdim=True))
         deviations = variances.sqrt()
         return Normals(
             mean=moments.means(shares),

@@ -24,7 +24,7 @@ SPAN = 4096  # instances gathered at a time
 def dense_layers(module: nn.Module) -> tuple[list[nn.Linear], list[Activation]] | None:
     """Linear layers and the activations between them, or None when the module is anything else.
 
-    A module or parameter used twice, and any hook, make it something else.
+    A module or parameter used twice, any hook, and weights that are no parameters (frozen ones) make it something else.
     """
     if _is_hooked(module):
         return None
@@ -34,6 +34,8 @@ def dense_layers(module: nn.Module) -> tuple[list[nn.Linear], list[Activation]] 
     if len(children) % 2 == 0 or not all(type(c) is nn.Linear for c in linears):
         return None
     if not all(type(c) in ACTIVATIONS and getattr(c, "approximate", "none") == "none" for c in activations):
+        return None
+    if any(name in c._buffers for c in linears if c is not None for name in ("weight", "bias")):
         return None
     used = [id(p) for c in linears if c is not None for p in c.parameters()]
     if len(set(used)) < len(used):

@@ -247,7 +247,7 @@ class TorchFitted:
     def outputs(self, module: nn.Module, split: Split) -> Tensor:
         """Outputs ``(n, outputs)`` of a module in eval mode."""
         x, _ = self.tensors(split)
-        return torch.cat([module(chunk) for chunk in chunks(x)])
+        return torch.cat([module(chunk) for chunk in chunks(x, draws=self.recipe.draws)])
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance under the final model."""
@@ -259,8 +259,11 @@ class TorchFitted:
         return self.model()
 
 
-def chunks(x: Tensor, models: int = 1) -> tuple[Tensor, ...]:
-    """Inputs (n, ...) in pieces for forward passes of ``models`` models whose activations fit in memory."""
+def chunks(x: Tensor, models: int = 1, draws: int = 1) -> tuple[Tensor, ...]:
+    """Inputs (n, ...) in pieces for forward passes of ``models`` models whose activations fit in memory.
+
+    An instance with several latent ``draws`` is decoded as often.
+    """
     size = min(EVALUATION_CHUNK, EVALUATION_NUMBERS // max(x[0].numel(), 1))
-    pieces: tuple[Tensor, ...] = x.split(max(size // models, 16))
+    pieces: tuple[Tensor, ...] = x.split(max(size // (models * draws), 16 // draws, 1))
     return pieces

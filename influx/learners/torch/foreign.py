@@ -18,9 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from influx.errors import ConfigError, DataError, did_you_mean
+from influx.learners.torch.fitted import state_name
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 NESTED = ("state_dict", "model_state_dict", "model", "module", "net")  # what a training script puts parameters under
+OPTIMIZERS = ("optimizer", "optimizer_state_dict")
+OWN = re.compile(r"step_(\d{8})\.safetensors")  # beside which influx keeps the state of its optimizer
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # of a checkpoint that is a folder
 
 
@@ -37,7 +40,7 @@ def find(path: str) -> list[Found]:
     """Checkpoints of a file, a folder or a pattern such as ``runs/*.ckpt``, in order of their steps.
 
     A folder holds files or folders ``checkpoint-500`` with ``model.safetensors``. What is not known from the file is
-    read from its name: the last number is the step.
+    read from its name: the number after "step", or the only number.
 
     Raises:
         ConfigError: nothing is there.
@@ -47,7 +50,7 @@ def find(path: str) -> list[Found]:
     if place.is_dir():
         files = _in_folder(place)
     else:
-        files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
+        files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True), key=_natural)]
         files = [found for file in files for found in (_in_folder(file) if file.is_dir() else [file])]
     if not files:
         raise ConfigError(
@@ -67,9 +70,23 @@ def _in_folder(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder} holds a checkpoint in several files, which is not read; save it with a larger max_shard_size"
         )
-    files = sorted(file for file in folder.iterdir() if file.suffix in ENDINGS and not file.name.startswith("state_"))
-    inner = sorted(inner for inner in folder.iterdir() if inner.is_dir() and re.search(r"\d", inner.name))
+    held = sorted(folder.iterdir(), key=_natural)
+    states = {state_name(int(found[1])) for file in held if (found := OWN.fullmatch(file.name))}
+    files = [file for file in held if file.suffix in ENDINGS and file.name not in states]
+    inner = [file for file in held if file.is_dir() and re.search(r"\d", file.name)]
     return files or [file for one in inner for file in _in_folder(one)[:1]]
+
+
+def _natural(path: Path | str) -> list[Any]:
+    """Orders names as people do: 9 before 10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def _step_in(name: str) -> int | None:
+    """The number after "step", or the only one; None where it could be another."""
+    marked, numbers = re.findall(r"step[ =_-]?(\d+)(?![.\d])", name, re.IGNORECASE), re.findall(r"\d+", name)
+    one = marked if len(marked) == 1 else numbers
+    return int(one[0]) if len(one) == 1 else None
 
 
 def described(file: Path) -> Found:
@@ -86,10 +103,8 @@ def described(file: Path) -> Found:
     else:
         held = unpickled(file)
         step, rates = _told(held)
-    if step is None:
-        name = file.parent.name if file.name in WHOLE else file.stem
-        numbers = re.findall(r"\d+", name)
-        step = int(numbers[-1]) if numbers else None
+    if step is None or step < 0:
+        step = _step_in(file.parent.name if file.name in WHOLE else file.stem)
     return Found(file, step, rates)
 
 
@@ -113,17 +128,25 @@ def _logged(file: Path, step: int | None) -> tuple[int | None, tuple[float, ...]
         state = json.loads(file.read_text(encoding="utf-8"))
         rates = [entry["learning_rate"] for entry in state.get("log_history", []) if "learning_rate" in entry]
         return int(state.get("global_step", step or 0)), (float(rates[-1]),) if rates else None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"cannot read {file} ({error}); set training.lr and training.steps") from error
 
 
 def _told(held: Mapping[str, Any]) -> tuple[int | None, tuple[float, ...] | None]:
     """Of what Lightning and training scripts save beside the parameters."""
-    step = next((held[name] for name in ("global_step", "step") if isinstance(held.get(name), int)), None)
-    states = held.get("optimizer_states") or [held.get("optimizer") or held.get("optimizer_state_dict")]
-    groups = states[0].get("param_groups") if isinstance(states[0], Mapping) else None
-    rates = tuple(float(group["lr"]) for group in groups if "lr" in group) if groups else None
-    return step, rates or None
+    step = next((held[name] for name in ("global_step", "step") if type(held.get(name)) is int), None)
+    several = held.get("optimizer_states")
+    states = several if isinstance(several, list) else [held.get(name) for name in OPTIMIZERS]
+    state = next((one for one in states if isinstance(one, Mapping)), {})
+    groups = state.get("param_groups")
+    found = [group["lr"] for group in groups if _is_group(group)] if isinstance(groups, list) else []
+    return step, tuple(float(rate) for rate in found) or None
+
+
+def _is_group(group: Any) -> bool:
+    """Of an optimizer's parameters, with a learning rate that is a number."""
+    rate = group.get("lr") if isinstance(group, Mapping) else None
+    return isinstance(rate, int | float) or (isinstance(rate, Tensor) and rate.numel() == 1)
 
 
 def unpickled(file: Path) -> dict[str, Any]:
@@ -141,7 +164,7 @@ def unpickled(file: Path) -> dict[str, Any]:
             f"{file} holds more than tensors, numbers and text, which could run code and is never loaded; "
             "save model.state_dict() alone, or use safetensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file can make the reader fail in any way
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"cannot read the checkpoint {file} ({first}); save it again") from error
     if not isinstance(held, dict):

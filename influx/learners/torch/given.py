@@ -90,6 +90,10 @@ def own_copy(module: nn.Module) -> nn.Module:
     Raises:
         IncompatibleError: it cannot be copied, or has no trainable parameters.
     """
+    if not isinstance(module, nn.Module):
+        raise IncompatibleError(
+            f"model must be a torch.nn.Module, got {type(module).__name__}; wrap what it computes in one"
+        )
     inner = getattr(module, "_orig_mod", module)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from influx.errors import ConfigError
+from influx.errors import ConfigError, DataError
 from influx.learners.torch import foreign
 from influx.learners.torch.training import Training
 from influx.store import file_hash
@@ -25,12 +25,14 @@ class Loaded:
     """One checkpoint of an imported training: ``read`` gives a full state dict for a module of the model.
 
     ``rate`` is the learning rate of the step that leaves it, None where nobody said; ``digest`` stands for its tensors.
+    ``told`` is whether the file or its name tells the step.
     """
 
     step: int
     rate: float | None
     read: Callable[[nn.Module], dict[str, Tensor]]
     digest: str
+    told: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class Imported:
             )
 
         return [
-            Loaded(step, rate, reader(one), file_hash(one.path))
+            Loaded(step, rate, reader(one), file_hash(one.path), one.step is not None)
             for step, rate, one in zip(steps, rates, found, strict=True)
         ]
 
@@ -106,7 +108,7 @@ class Imported:
         if len(found) > 1 and (len(known) < len(found) or len({*known}) < len(known)):
             raise ConfigError(
                 f"the steps of {found[0].path.name} and {len(found) - 1} more checkpoints are not known from the files "
-                "or their names; set training.steps to a list of them"
+                "or their names (one number each, or step and a number); set training.steps to a list of them"
             )
         return known or [0]
 
@@ -116,6 +118,12 @@ class Imported:
             return list(self.lr)
         if self.lr is not None:
             return [self.lr] * len(found)
+        for one in found:
+            if not all(math.isfinite(rate) and rate >= 0 for rate in one.rates or ()):
+                raise DataError(
+                    f"the checkpoint {one.path} tells the learning rate {one.rates}, which must be finite and not "
+                    "negative; set training.lr"
+                )
         return [one.rates[0] if one.rates and len({*one.rates}) == 1 else None for one in found]
 
 

@@ -62,6 +62,11 @@ class ImportedLearner(TorchLearner):
         return served if not self._lacking else served - {Need.CHECKPOINTS}
 
     @property
+    def lacks_moments(self) -> bool:
+        """Whether the optimizer remembers something from step to step, which parameters alone do not tell."""
+        return bool(self.optimizer.slots([]))
+
+    @property
     def _lacking(self) -> str:
         """What is missing to follow the training, in words, or nothing."""
         if len(self.loaded) < 2:

@@ -91,7 +91,8 @@ class TorchLearner:
         if data.task == "density" and self.task != "density":
             raise IncompatibleError(
                 "the dataset is for density models, whose output is the risk, and the model is none; "
-                "choose model=vae, autoregressive or text_decoder, or a dataset with labels"
+                "choose model=vae, autoregressive, text_decoder, or hf with model.objective=language, or a dataset "
+                "with labels"
             )
         device, steps = self.device(), self.training.steps(len(data.train))
         if self.training.warmup_steps >= steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -39,14 +40,33 @@ def per_instance(loss: LossFunction, outputs: Tensor, y: Tensor) -> Tensor:
     return found
 
 
+@dataclass(frozen=True)
+class AsGiven:
+    """A person's function, called with the shapes and the type that their module and their targets have.
+
+    ``flat`` where the module returns (n,), ``column`` where targets are (n, 1), ``whole`` where they are whole numbers.
+    """
+
+    function: LossFunction
+    flat: bool
+    column: bool
+    whole: bool
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The function's value for outputs (n, k) and targets (n,)."""
+        y = y.long() if self.whole else y
+        return self.function(outputs.squeeze(-1) if self.flat else outputs, y.unsqueeze(-1) if self.column else y)
+
+
 def check_loss(loss: LossFunction, outputs: Tensor, y: Tensor) -> None:
-    """Try a person's function on a few instances.
+    """Try a person's function on a few instances, together and each alone.
 
     Raises:
-        IncompatibleError: it fails, or does not return one number per instance.
+        IncompatibleError: it fails, or does not return one number per instance, which the others do not change.
     """
     try:
-        per_instance(loss, outputs, y)
+        together = per_instance(loss, outputs, y)
+        alone = torch.cat([per_instance(loss, outputs[i : i + 1], y[i : i + 1]) for i in range(len(y))])
     except IncompatibleError:
         raise
     except Exception as error:
@@ -55,6 +75,12 @@ def check_loss(loss: LossFunction, outputs: Tensor, y: Tensor) -> None:
             f"loss(outputs, y) fails on outputs of shape {tuple(outputs.shape)} and y of shape {tuple(y.shape)} "
             f"({type(error).__name__}: {first}); correct the function"
         ) from error
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise IncompatibleError(
+            "loss(outputs, y) must give an instance the same loss alone as among others, got "
+            f"{alone[0].item():.4g} and {together[0].item():.4g}; let it mix no instances, and mind that outputs of "
+            f"shape {tuple(outputs.shape)} and y of shape {tuple(y.shape)} may broadcast"
+        )
 
 
 class OwnLoss:

@@ -25,7 +25,7 @@ def stacked(
     if count < padded:
         weights = torch.cat([weights, weights[-1:].expand(padded - count, -1)])
     forward = program.train(recipe, weights, norm, lambda step: interrupts.check_forced())
-    return [torch.cat([forward(part).cpu() for part in chunks(x, block)], dim=1)[:count] for x in sides]
+    return [torch.cat([forward(part).cpu() for part in chunks(x, block, recipe.draws)], dim=1)[:count] for x in sides]
 
 
 def one_by_one(recipe: Recipe, module: nn.Module, weights: Tensor, norm: LossNorm, sides: list[Tensor]) -> list[Tensor]:
@@ -40,5 +40,5 @@ def one_by_one(recipe: Recipe, module: nn.Module, weights: Tensor, norm: LossNor
         module.eval()
         with torch.no_grad():
             for x, kept in zip(sides, outputs, strict=True):
-                kept.append(torch.cat([module(part).cpu() for part in chunks(x)]))
+                kept.append(torch.cat([module(part).cpu() for part in chunks(x, draws=recipe.draws)]))
     return [torch.stack(kept) for kept in outputs]

@@ -58,6 +58,11 @@ class Recipe:
         return len(self.batches)
 
     @property
+    def draws(self) -> int:
+        """Latent draws of an instance's risk in evaluation; 1 of a model that draws nothing."""
+        return self.attached.evaluation if self.attached is not None and self.attached.numbers else 1
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of parameters and arithmetic; tokens stay whole numbers."""
         dtype: torch.dtype = self.x.dtype if self.x.is_floating_point() else getattr(torch, self.training.dtype)
