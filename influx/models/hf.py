@@ -172,7 +172,7 @@ def _ids(data: Data, size: int, source: Source, known: int) -> Tensor:
     spare = [i for i in range(known) if i not in numbers]
     padding = of.get(vocabulary[PADDING], known)
     found = [padding if padding < known else spare.pop() if spare else known - 1]
-    special = set(special_tokens(vocabulary))
+    special = set(special_tokens(vocabulary, data.tokenizer))
     occurs = np.zeros(size, bool)
     for split in () if data.described else (data.train, data.test):
         occurs[split.x] = True
