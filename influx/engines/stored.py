@@ -7,7 +7,6 @@ computation goes on and a damaged shard is made again.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -117,7 +116,7 @@ class Projections:
         attached = self.fitted.recipe.attached
         drawn = None if attached is None else [attached.name, attached.evaluation]
         numbers = [str(self.fitted.recipe.dtype), self.fitted.device.type]
-        told = [FORMAT, self.told, self.step, self.output, numbers, drawn, digest(self.train)]
+        told = [FORMAT, self.told, self.step, self.output, numbers, drawn, self.train.fingerprint()]
         return Folder(self.fitted.folder.path / "projected" / content_hash(told, 24))
 
     @cached_property
@@ -161,7 +160,7 @@ class Projections:
                 if not all(folder.has(name) for name in names):  # another process may have made them meanwhile
                     folder.sweep_temporaries()
                     for name, values in zip(names, self._compute(self.train.take(rows)), strict=True):
-                        _save(folder, name, values.cpu().numpy())
+                        save_array(folder, name, values.cpu().numpy())
         try:
             found, sides = (torch.from_numpy(_load(folder / name)).to(self.fitted.device) for name in names)
         except FileNotFoundError:  # another process, which computes other numbers, has removed it meanwhile
@@ -213,16 +212,9 @@ def _names(rows: slice) -> list[str]:
     return [f"{name}_{rows.start:09d}_{rows.stop:09d}.npy" for name in ("rows", "sides")]
 
 
-def digest(split: Split) -> str:
-    """Of all that training sees of a split."""
-    found = hashlib.sha256()
-    for array in (split.x, split.y, split.ids):
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+def save_array(folder: Folder, name: str, values: NDArray[Any]) -> None:
+    """Write one array, readable with numpy alone."""
 
-
-def _save(folder: Folder, name: str, values: NDArray[Any]) -> None:
     def write(path: Path) -> None:
         with path.open("wb") as f:
             np.save(f, values, allow_pickle=False)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from influx import interrupts, progress
+from influx.engines.stored import save_array
 from influx.learners.torch.fitted import TorchFitted, chunks
 from influx.learners.torch.sequential import Recipe, State, advance
 from influx.problem import Split
-from influx.store import Folder
+from influx.store import Folder, content_hash
 
 FOLDER = "traces"
 
@@ -51,7 +50,7 @@ class Traces:
             rows.append(found)
             done(len(rows) > 1)
             interrupts.check()
-        folder.write(name, lambda path: _save(path, np.stack(rows)))
+        save_array(folder, name, np.stack(rows))
 
     def recipe(self, order: int) -> Recipe:
         """The training with that order."""
@@ -79,13 +78,4 @@ class Traces:
 
     def _tested(self) -> str:
         """Hash of the test instances and of the draws that their risks are taken with."""
-        digest = hashlib.sha256(repr(self.fitted.recipe.attached).encode())
-        for array in (self.test.x, self.test.y, self.test.ids):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
-
-
-def _save(path: Path, array: NDArray[np.float64]) -> None:
-    with path.open("wb") as f:
-        np.save(f, array, allow_pickle=False)
+        return content_hash([repr(self.fitted.recipe.attached), self.test.fingerprint()], 16)
