@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ TRIED = 10  # batches whose largest eigenvalue is looked at
 MARGIN = 1.1  # of the scale over the largest eigenvalue seen
 LOOKED = 10  # products per batch to find it
 CHECKED = 50  # steps between looks at the size of the iterate
+CACHED = 4 << 20  # bytes of the iterates that take their steps together: a step reads and writes them many times
+FEW = 4  # vectors for which a batch's forward pass is not repeated
 GROWN = 2.0  # times its right-hand side per step: an iterate that grows faster diverges
 
 
@@ -49,8 +51,11 @@ class Series:
         Raises:
             NumericalError: the iteration diverges; names a larger scale.
         """
-        with progress.task("solving with the curvature", self.count * self.depth) as done:
-            found = torch.stack([self._run(rhs, self.orders(number), done) for number in range(self.count)])
+        together = CACHED // (rhs.element_size() * rhs.shape[1])
+        parts = rhs.split(together) if together >= FEW else (rhs,)
+        with progress.task("solving with the curvature", self.count * len(parts) * self.depth) as done:
+            runs = [[self._run(part, self.orders(run), done) for part in parts] for run in range(self.count)]
+        found = torch.stack([torch.cat(run) for run in runs])
         mean = found.mean(0)
         relative = (self.operator.product(mean) - rhs).norm(dim=1) / rhs.norm(dim=1).clamp_min(1e-300)
         self.report["residual"] = max(float(self.report.get("residual", 0.0)), float(relative.max()))
@@ -71,7 +76,8 @@ class Series:
         size = float(rhs.norm())
         for step in range(self.depth):
             rows = None if whole else self._rows(rng, n)
-            found = rhs + found - self.operator.product(found, rows) / self.scale
+            product = self.operator.product(found, rows)
+            found.add_(rhs).sub_(product, alpha=1 / self.scale)
             if step >= first:
                 total += found
             if step % CHECKED == CHECKED - 1 or step == self.depth - 1:
@@ -81,9 +87,11 @@ class Series:
 
     def _rows(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         """A batch without repetition, by instance and not by row."""
-        drawn = rng.choice(n, self.batch_size, replace=False)
-        rows: NDArray[np.int64] = np.argsort(self.operator.train.ids, kind="stable")[drawn]
-        return rows
+        return self._by_id[rng.choice(n, self.batch_size, replace=False)]
+
+    @cached_property
+    def _by_id(self) -> NDArray[np.int64]:
+        return np.argsort(self.operator.train.ids, kind="stable")
 
     def _check(self, size: float, steps: int) -> None:
         """A converging iterate grows by at most its right-hand side in every step, on average over batches."""
