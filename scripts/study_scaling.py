@@ -158,7 +158,7 @@ def checkpoint_series() -> tuple[Series, ...]:
         Series("C", "full", doubled(1), base),
         Series("n", "incremental", doubled(512, 4), tests),
         Series("p", "incremental", WIDTHS[:5], replace(wide, n=4096, m=513), 1.0, LINEAR_PRODUCTS, True),
-        Series("p", "incremental", WIDTHS[:5], replace(wide, m=513, written=True), plain=True, few=65),
+        Series("p", "incremental", (128, *WIDTHS[:4]), replace(wide, m=513, written=True), plain=True, few=65),
         Series("p", "incremental", CHANNELS[:5], replace(images, n=64, m=513), 1.0, IMAGES, True, few=65),
         Series("C", "incremental", doubled(1, 4), tests),
         Series("m", "incremental", doubled(128, 4), tests),

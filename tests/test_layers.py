@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,13 @@ ONLY_IN = {
 LIGHT = ("cli.py", "__init__.py", "__main__.py", "catalogue.py", "config.py", "errors.py", "needs.py", "progress.py")
 
 
-def imports(path: Path, top: bool = False) -> Iterator[str]:
+@cache
+def imports(path: Path, top: bool = False) -> tuple[str, ...]:
     """Full names of what a file imports; ``top`` leaves out functions and ``TYPE_CHECKING`` blocks."""
+    return tuple(_imports(path, top))
+
+
+def _imports(path: Path, top: bool) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing = {id(n) for node in ast.walk(tree) if is_typing(node) for n in ast.walk(node)}
     for node in tree.body if top else ast.walk(tree):

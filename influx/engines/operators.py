@@ -10,6 +10,7 @@ Fisher matrix. A product is a mean over all instances that it is asked for: inve
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Literal, get_args
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from influx.engines.gradients import GradientsAt
 from influx.engines.products import Hessians
-from influx.errors import ConfigError
-from influx.learners.torch.tasks import Classification, Task
+from influx.errors import ConfigError, IncompatibleError
+from influx.learners.torch.tasks import NO_OUTPUT_CURVATURE, Classification, Density, Regression, Task
 from influx.problem import Split
 
 Kind = Literal["ggn", "hessian", "fisher", "sampled_fisher", "empirical_fisher"]
@@ -43,7 +44,13 @@ def check_curvature(kind: str, damping: float | None) -> None:
 
 
 def sampled(task: Task, uniform: NDArray[np.float64], outputs: Tensor, y: Tensor) -> Tensor:
-    """``(b, outputs)`` gradients of the risk of labels drawn from the model, which ``uniform`` (b,) decides."""
+    """``(b, outputs)`` gradients of the risk of labels drawn from the model, which ``uniform`` (b,) decides.
+
+    Raises:
+        IncompatibleError: a density model has no labels.
+    """
+    if isinstance(task, Density):
+        raise IncompatibleError(NO_OUTPUT_CURVATURE)
     drawn = torch.as_tensor(uniform).to(outputs)
     if isinstance(task, Classification):
         cumulated = torch.softmax(outputs, -1).cumsum(-1)
@@ -56,6 +63,11 @@ def sampled(task: Task, uniform: NDArray[np.float64], outputs: Tensor, y: Tensor
 def is_definite(kind: Kind) -> bool:
     """Whether a curvature has no negative eigenvalue whatever the model."""
     return kind != "hessian"
+
+
+def definite_kind(task: Task) -> Kind:
+    """A curvature that has none for risks of this task, to advise and to precondition with in place of a Hessian."""
+    return "ggn" if isinstance(task, Classification | Regression) else "empirical_fisher"
 
 
 @dataclass(frozen=True)
@@ -105,12 +117,32 @@ class Operator:
             for gradients, weight in self.outer(rows):
                 total.addmm_(vectors @ gradients.T, gradients, alpha=weight)
             return total
-        sizes, shapes = [p.numel() for p in self._parameters], [p.shape for p in self._parameters]
         for into, part in zip(total.split(VECTORS), vectors.split(VECTORS), strict=True):
-            pieces = [v.reshape(-1, *shape) for v, shape in zip(part.split(sizes, 1), shapes, strict=True)]
-            for x, y, weight in self._blocks(rows, len(part)):
-                found = self._curved.of(x, y)(pieces)
+            for found, weight in self._products(self.pieces(part), rows):
                 into.add_(torch.cat([v.flatten(1) for v in found], 1), alpha=weight)
+        return total
+
+    def pieces(self, vectors: Tensor) -> list[Tensor]:
+        """``(k, *shape)`` of every parameter, of vectors ``(k, p)``."""
+        parts = vectors.split([p.numel() for p in self._parameters], 1)
+        return [v.reshape(-1, *p.shape) for v, p in zip(parts, self._parameters, strict=True)]
+
+    @torch.no_grad()
+    def undamped(self, vectors: list[Tensor], rows: NDArray[np.int64] | None) -> list[Tensor]:
+        """``product`` without the shift, of and in ``pieces``, computed in their precision."""
+        if self.kind in ("sampled_fisher", "empirical_fisher"):
+            flat = torch.cat([v.flatten(1) for v in vectors], 1).double()
+            bare = replace(self, decay=torch.zeros_like(self.decay), damping=0.0)
+            return self.pieces(bare.product(flat, rows).to(vectors[0]))
+        total: list[Tensor] = []
+        for found, weight in self._products(vectors, rows):
+            if not total and weight == 1:
+                total = found
+            elif not total:
+                total = [v * weight for v in found]
+            else:
+                for v, more in zip(total, found, strict=True):
+                    v.add_(more, alpha=weight)
         return total
 
     @torch.no_grad()
@@ -139,9 +171,19 @@ class Operator:
     def _parameters(self) -> list[Tensor]:
         return list(self.at.parameters.values())
 
+    def _products(self, vectors: list[Tensor], rows: NDArray[np.int64] | None) -> Iterator[tuple[list[Tensor], float]]:
+        """Products with the mean curvatures of blocks of the rows, and each block's weight."""
+        curved = self._curved if vectors[0].dtype == torch.float64 else self._curved_in_single
+        for x, y, weight in self._blocks(rows, len(vectors[0])):
+            yield curved.of(*(t.to(vectors[0].dtype) if t.is_floating_point() else t for t in (x, y)))(vectors), weight
+
     @cached_property
     def _curved(self) -> Hessians:
         return Hessians(self.at.module, self.task, gauss_newton=self.kind != "hessian")
+
+    @cached_property
+    def _curved_in_single(self) -> Hessians:
+        return replace(self._curved, module=deepcopy(self.at.module).float())
 
     def _blocks(self, rows: NDArray[np.int64] | None, vectors: int) -> Iterator[tuple[Tensor, Tensor, float]]:
         chosen = self.train if rows is None else self.train.take(rows)

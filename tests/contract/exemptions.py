@@ -63,7 +63,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 # estimators that train many models one block after the other when blocks are small
-LONG = ("datamodels", "data_oob", "ame", "banzhaf", "c_score", "g_shapley", "beta_shapley", "fast_if", "if_lissa")
+LONG = (
+    *("datamodels", "data_oob", "ame", "banzhaf", "c_score", "g_shapley", "beta_shapley", "fast_if", "if_lissa"),
+    *("shapley", "tmc_shapley", "shapley_taylor", "shapley_interaction"),
+)
 
 # need -> learner of the toy for estimators with that need, which nets do not serve
 LEARNERS: dict[Need, Learner] = {

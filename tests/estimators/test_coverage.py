@@ -79,6 +79,7 @@ CASES: list[tuple[str, Game, Array, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "game", "exact", "settings"), CASES)
 def test_intervals_hold_the_exact_value(name: str, game: Game, exact: Array, settings: dict[str, Any]) -> None:
     assert 0.92 <= coverage(name, game, exact, REPETITIONS, **settings)[0] <= 0.98

@@ -62,6 +62,7 @@ def test_seeds_take_turns(name: str, toy: Toy) -> None:
     assert np.bincount(design.init).tolist() == [80, 80, 80] and (design.init == design.order).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_hold_the_randomness_of_training_only_when_every_model_has_its_own(name: str, toy: Toy) -> None:
     """Models of one seed err together, whatever their number: what other seeds would do is not in the error."""

@@ -54,6 +54,7 @@ def test_a_lock_without_waiting_raises(finished: Program) -> None:
         assert folder.has("influence.npy")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(31, "the same bytes at once as one after the other")
 def test_processes_at_once_end_in_the_same_bytes(fresh: Program, expected: dict[str, str]) -> None:
     """Two of one run, and one of another estimator on the same problem."""

@@ -107,7 +107,9 @@ def test_many_kills_of_one_run_cost_no_result(fresh: Program, expected: dict[str
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.85, 0.93])
+@pytest.mark.parametrize(
+    "share", [0.05, 0.6, 0.93, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.3, 0.85))]
+)
 @pytest.mark.fault(2, "saved, exit code 143, resumable")
 @pytest.mark.fault(3, "once: an orderly stop; twice: at once")
 def test_a_signal_stops_the_run_in_order(
@@ -196,6 +198,7 @@ def kills(count: int) -> None:
     assert f"{count} of {count} ended in the same bytes" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1, "the same command ends in the same bytes")
 def test_three_kills_of_a_real_process_cost_no_result() -> None:
     kills(3)

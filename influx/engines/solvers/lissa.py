@@ -15,7 +15,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.inverses import labels_of
 from influx.engines.lanczos import extremes
-from influx.engines.operators import Kind, Operator, is_definite
+from influx.engines.operators import VECTORS, Kind, Operator, is_definite
 from influx.engines.solver_plans import lissa_work
 from influx.errors import ConfigError, NumericalError
 from influx.planning import Prospect, Work
@@ -51,8 +51,8 @@ class Series:
         Raises:
             NumericalError: the iteration diverges; names a larger scale.
         """
-        together = CACHED // (rhs.element_size() * rhs.shape[1])
-        parts = rhs.split(together) if together >= FEW else (rhs,)
+        together = CACHED // (4 * rhs.shape[1])
+        parts = rhs.split(min(together, VECTORS) if together >= FEW else VECTORS)
         with progress.task("solving with the curvature", self.count * len(parts) * self.depth) as done:
             runs = [[self._run(part, self.orders(run), done) for part in parts] for run in range(self.count)]
         found = torch.stack([torch.cat(run) for run in runs])
@@ -70,20 +70,28 @@ class Series:
         return (rows * self.solve(rows)).sum(1)
 
     def _run(self, rhs: Tensor, rng: np.random.Generator, done: Callable[[int], None]) -> Tensor:
+        """``(k, p)`` solutions of one run; in single precision when batches are drawn, whose noise is far larger."""
         n = len(self.operator.train)
         whole = self.batch_size >= n
-        found, total, first = rhs.clone(), torch.zeros_like(rhs), self.depth // 2 if self.averaged else self.depth - 1
+        given = rhs if whole else rhs.float()
+        start, kept = self.operator.pieces(given), self.operator.pieces((1 - self.operator.shift / self.scale)[None])
+        kept = [v.to(given.dtype) for v in kept]
+        found, total = [v.clone() for v in start], [torch.zeros_like(v) for v in start]
+        first = self.depth // 2 if self.averaged else self.depth - 1
         size = float(rhs.norm())
         for step in range(self.depth):
-            rows = None if whole else self._rows(rng, n)
-            product = self.operator.product(found, rows)
-            found.add_(rhs).sub_(product, alpha=1 / self.scale)
+            products = self.operator.undamped(found, None if whole else self._rows(rng, n))
+            for u, v, keep, product in zip(found, start, kept, products, strict=True):
+                torch.addcmul(v, u, keep, out=u).sub_(product, alpha=1 / self.scale)
             if step >= first:
-                total += found
+                for into, u in zip(total, found, strict=True):
+                    into.add_(u)
             if step % CHECKED == CHECKED - 1 or step == self.depth - 1:
-                self._check(float(found.norm()) / size if size else 0.0, step + 1)
+                now = math.sqrt(sum(float(u.double().square().sum()) for u in found))
+                self._check(now / size if size else 0.0, step + 1)
             done(1)
-        return total / ((self.depth - first) * self.scale)
+        solved = torch.cat([v.flatten(1) for v in total], 1).double()
+        return solved / ((self.depth - first) * self.scale)
 
     def _rows(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         """A batch without repetition, by instance and not by row."""
