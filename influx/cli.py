@@ -218,7 +218,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", default="", metavar="NAME", help="the row that others are compared with (the best)"
     )
-    parser.add_argument("--force", action="store_true", help="show rows of different protocols, marked")
+    parser.add_argument("--force", action="store_true", help="a table for each protocol where they differ")
 
 
 def _verify(arguments: list[str]) -> int:
@@ -235,7 +235,9 @@ def _verify(arguments: list[str]) -> int:
 
 def _bench(arguments: list[str]) -> int:
     parser = _Parser(
-        prog="influx bench", description="Regression benchmark: exit 3 for quality, 4 for speed or memory."
+        prog="influx bench",
+        description="Regression benchmark. Exit codes: 0 all gates passed, 1 something stopped, 2 wrong settings or "
+        "baseline, 3 quality, 4 speed or memory.",
     )
     parser.add_argument("--suite", action="append", default=[], metavar="S", help="only this one; may be repeated")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="baseline or results.json to hold results against")

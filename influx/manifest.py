@@ -80,10 +80,9 @@ class Manifest:
             "made_with": _makers(self.values["versions"]),
         }
 
-    def warn(self, sentence: str) -> None:
-        """Keep a warning for tables and reports, once."""
-        if sentence not in self.values["warnings"]:
-            self.values["warnings"].append(sentence)
+    def warn(self, *sentences: str) -> None:
+        """Keep warnings for tables and reports, each once."""
+        self.values["warnings"] = list(dict.fromkeys([*self.values["warnings"], *sentences]))
 
 
 def _makers(found: dict[str, str]) -> dict[str, str]:

@@ -64,5 +64,7 @@ def work_under_others(job: Job) -> list[Work]:
                 work = total([one] * seeds)
                 trained = sum(map(len, work.trainings)) + work.more_trainings + work.own_trainings + seeds - 1
                 told = f"{name} under model={metric.surrogate}: {one.formula}"
-                found.append(replace(work, trainings=(), more_trainings=0.0, own_trainings=trained, formula=told))
+                alone = work.more_alone + work.own_alone + seeds - 1
+                work = replace(work, trainings=(), more_trainings=0.0, more_alone=0.0, more_new=0.0, formula=told)
+                found.append(replace(work, own_trainings=trained, own_alone=alone))
     return found

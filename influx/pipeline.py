@@ -36,7 +36,7 @@ from influx.run import Estimator
 from influx.shared_truth import Made, shared_truth
 from influx.store import Folder
 from influx.trackers.tracking import track, trackers_of
-from influx.trained import is_trained, trained_problem
+from influx.trained import doubts, is_trained, trained_problem
 
 log = logging.getLogger("influx")
 SIGN = "positive influence: the training instance helps, the test risk would be higher without it"
@@ -151,6 +151,7 @@ class Pipeline:
     def _train(self) -> list[str]:
         """Train, or read the trained problem."""
         self.__dict__["fitted"] = trained_problem(self.job)
+        self.manifest.warn(*doubts(self.job.problem))
         return []
 
     def _make_truth(self) -> list[str]:
@@ -210,8 +211,7 @@ class Pipeline:
             return found, values["cost"]["truth"], [w for w in values["warnings"] if w not in before]
 
         found, values["cost"]["truth"], warnings = shared_truth(self.job, make)
-        for sentence in warnings:
-            self.manifest.warn(sentence)
+        self.manifest.warn(*warnings)
         return found
 
     @property
@@ -249,8 +249,7 @@ class Pipeline:
         if earlier and cost["trainings"] and not cost["trained_now"]:
             cost = earlier  # read from the bank: what it took to fill it stands
         self.manifest.values["cost"][entry or name] = cost
-        for sentence in dict.fromkeys(warnings):
-            self.manifest.warn(f"{name}: {sentence}")
+        self.manifest.warn(*(f"{name}: {sentence}" for sentence in warnings))
         return found
 
     def _judge(self, name: str, influence: Influence) -> Rated:

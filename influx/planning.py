@@ -26,6 +26,10 @@ class Work:
         more_trainings: trainings beside them that are too many to list.
         own_trainings: trainings beside them that follow from what an estimator found, for each estimator that a metric
             judges; they are taken to be missing.
+        more_alone: of ``more_trainings``, those that share no block (recorded ones, the first on other data): each
+            takes as long as the recorded training.
+        own_alone: the same of ``own_trainings``.
+        more_new: of ``more_trainings``, those that are taken to be missing whatever the bank has of the listed ones.
         gradients: per-instance gradients.
         flops: floating-point operations in products of matrices (single precision; double precision counts twice).
         numbers: numbers read or written outside products, pass by pass.
@@ -39,6 +43,9 @@ class Work:
     trainings: tuple[Design, ...] = ()
     more_trainings: float = 0.0
     own_trainings: float = 0.0
+    more_alone: float = 0.0
+    own_alone: float = 0.0
+    more_new: float = 0.0
     gradients: float = 0.0
     flops: float = 0.0
     numbers: float = 0.0
@@ -54,6 +61,9 @@ class Work:
             trainings=(*self.trainings, *other.trainings),
             more_trainings=self.more_trainings + other.more_trainings,
             own_trainings=self.own_trainings + other.own_trainings,
+            more_alone=self.more_alone + other.more_alone,
+            own_alone=self.own_alone + other.own_alone,
+            more_new=self.more_new + other.more_new,
             gradients=self.gradients + other.gradients,
             flops=self.flops + other.flops,
             numbers=self.numbers + other.numbers,
@@ -88,6 +98,7 @@ class NetShape:
         saved: steps whose parameters are saved, from 0 to ``steps``.
         state_bytes: optimizer state saved beside each of them.
         parameter_bytes: parameters and buffers of one checkpoint.
+        kept_bytes: of one instance, what a pass keeps for the way back, and what that adds.
     """
 
     parameters: int
@@ -103,6 +114,18 @@ class NetShape:
     saved: tuple[int, ...]
     state_bytes: int
     parameter_bytes: int
+    kept_bytes: float = 0.0
+
+    @property
+    def step_bytes(self) -> float:
+        """Held by a step of the training: parameters and optimizer state, old and new, a gradient, activations."""
+        batch = self.visits / max(self.steps, 1)
+        return 3.0 * self.parameter_bytes + 2.0 * self.state_bytes + batch * self.kept_bytes
+
+    @property
+    def pass_bytes(self) -> float:
+        """Held by passes for gradients: parameters as read and in use, and no less than one instance takes."""
+        return 2.0 * self.parameter_bytes + 2.0 * self.kept_bytes + self.number_bytes * self.dot
 
     @property
     def recorded_bytes(self) -> int:

@@ -323,7 +323,7 @@ class Run:
 
     @cached_property
     def _forest(self) -> Forest:
-        from influx.engines.forest import read
+        from influx.engines.forest_reading import read
         from influx.learners.trees.fitted import TreesFitted
 
         if not isinstance(self.fitted, TreesFitted):

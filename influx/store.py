@@ -284,8 +284,8 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file to ``*.corrupt`` (numbered when that exists) and return the new path."""
+def set_aside(path: Path, why: str = "is damaged") -> Path:
+    """Rename a file that is of no use to ``*.corrupt`` (numbered when that exists) and return the new path."""
     target, number = path.with_name(path.name + ".corrupt"), 1
     while target.exists():
         target, number = path.with_name(f"{path.name}.corrupt.{number}"), number + 1
@@ -293,7 +293,7 @@ def set_aside(path: Path) -> Path:
         os.replace(path, target)
     except OSError as error:
         raise explain(error, target) from error
-    log.warning("%s is damaged: set aside as %s, will be made again", path, target.name)
+    log.warning("%s %s: set aside as %s, will be made again", path, why, target.name)
     return target
 
 

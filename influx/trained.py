@@ -55,6 +55,12 @@ def trained(problem: Problem, folder: Folder) -> Fitted:
     return fitted
 
 
+def doubts(problem: Problem) -> tuple[str, ...]:
+    """What the model says of itself that readers of a report should know; most say nothing."""
+    say = getattr(getattr(problem.learner, "model", None), "doubts", None)
+    return tuple(say(problem.data)) if say else ()
+
+
 def is_trained(job: Job) -> bool:
     """Whether all that training left is there undamaged. Reads every file once."""
     folder = job.problem_folder

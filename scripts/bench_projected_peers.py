@@ -30,6 +30,7 @@ from influx.estimators.projected.logra import LoGra
 from influx.estimators.projected.trak import Trak
 from influx.estimators.trajectory.tracinrp import TracInRP
 from influx.run import Run
+from influx.trained import trained_problem as trained_problem  # what TRAK imports when it runs
 
 Compute = Callable[[], Any]
 LOGRA_RANK = 32
@@ -269,7 +270,7 @@ def ways(n: int) -> list[Way]:
         Way("influx", "gaussian, read from disk", "trak", _influx(_trak("gaussian"), fresh=False)),
         Way("influx", "gaussian, another seed", "trak", _other_seed, check=True),
         Way("influx", "rademacher", "trak", _influx(_trak("rademacher"))),
-        Way("influx", "sparse", "trak", _influx(_trak("sparse"))),
+        Way("influx", "sparse, the default", "trak", _influx(_trak("sparse"))),
         Way("influx", "two_sided", "trak", _influx(_trak("two_sided"))),
     ]
     for batch in batches:

@@ -17,6 +17,7 @@ from influx.bench.measures import Check, Entry, Results
 from influx.bench.suites import Suite, Trials
 from influx.bench.trial import Problem, Suspect, entry_of, estimators, job_of, timed, tried
 from influx.config import choices_of
+from influx.errors import UserError
 from influx.influence import Influence
 from influx.pipeline import threads
 from influx.verification import verify
@@ -53,12 +54,15 @@ def run(suites: Sequence[Suite], baseline: Results | None = None) -> Results:
 
 def _trial(results: Results, where: str, trials: Trials, kernel: Kernel, suspect: Suspect) -> None:
     with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
-        job = job_of(list(trials.settings), Path(folder))
-        chosen = {name: made for name, made in estimators(trials, job) if not isinstance(made, str)}
-        problem = tried(partial(Problem, job, kernel))
+        job = tried(partial(job_of, list(trials.settings), Path(folder)), UserError)
+        problem = job if isinstance(job, str) else tried(partial(Problem, job, kernel))
         if isinstance(problem, str):
             results.checks.append(_stopped(where, problem))
             return
+        found = dict(estimators(trials, problem.job))
+        stopped = {name: one for name, one in found.items() if isinstance(one, Entry)}
+        results.entries |= {f"{where}/{name}": entry for name, entry in stopped.items()}
+        chosen = {name: one for name, one in found.items() if not isinstance(one, Entry | str)}
         rounds: dict[str, Rounds[Influence]] = {}
         with progress.task(where, len(chosen)) as done:
             for name, estimator in chosen.items():
@@ -68,7 +72,7 @@ def _trial(results: Results, where: str, trials: Trials, kernel: Kernel, suspect
         for key in (key for key in rounds if not results.entries[key].error):  # what was slow may have been disturbed
             error = tried(partial(rounds[key].more, partial(suspect, key)))
             results.entries[key] = Entry(error=error) if error else timed(results.entries[key], rounds[key])
-    measured = {name: results.entries[f"{where}/{name}"] for name in chosen}
+    measured = {name: results.entries.get(f"{where}/{name}", Entry(error=str(one))) for name, one in found.items()}
     results.checks += orders.checks(where, trials, measured)
 
 

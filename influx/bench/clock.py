@@ -54,12 +54,14 @@ class Kernel:
 class Rounds(Generic[T]):
     """Estimates repeated between runs of the kernel; the least of each measure of an estimate is kept.
 
-    ``make`` does one; what the first gave is ``first``, and ``steady`` whether ``same`` holds of it and all others.
+    ``make`` does one, after ``clear``, which is not timed; what the first gave is ``first``, and ``steady`` whether
+    ``same`` holds of it and all others.
     """
 
     make: Callable[[], T]
     same: Callable[[T, T], bool]
     kernel: Kernel
+    clear: Callable[[], None] = lambda: None
     count: int = 0
     spent: float = 0.0
     processor: float = math.inf
@@ -97,6 +99,7 @@ class Rounds(Generic[T]):
         interrupts.check()
         if not self.kernel_times:
             self.kernel_times.append(self._kernels())
+        self.clear()
         growing = Growing()
         clock, start = time.perf_counter(), time.process_time()
         found = self.make()

@@ -20,7 +20,7 @@ from influx.bench.measures import Entry, Value
 from influx.bench.suites import Trials
 from influx.config import choices_of, compose, load_choice, quoted
 from influx.engines.retrain import Bank
-from influx.errors import ConfigError, IncompatibleError, InfluxError, Interrupted, UserError
+from influx.errors import ConfigError, InfluxError, Interrupted, UserError
 from influx.influence import Influence
 from influx.instantiate import build
 from influx.job import Job, assemble
@@ -31,6 +31,8 @@ from influx.run import Estimator, refuse_missing
 from influx.store import Folder
 from influx.trained import trained_problem
 
+COLD = "cold"  # below the problem's folder, where an estimate retrains and keeps what it does not hold
+OF_METRICS = {"retrain", "altered"}  # what metrics have trained stays for the next estimator
 SAME = 1e-6  # of the largest value: rounds that differ by more did not do the same
 Suspect = Callable[[str, Rounds[Influence]], bool]
 OK: Status = "ok"
@@ -49,6 +51,7 @@ class Problem:
     def __init__(self, job: Job, kernel: Kernel) -> None:
         self.job, self.kernel = job, kernel
         self.fitted: Fitted = trained_problem(job)
+        self._own = {path.name for path in job.problem_folder.path.iterdir()} - {COLD} | OF_METRICS
         self.truth: Influence | None = None
         if job.truth is not None:
             run = job.run(self.fitted, job.truth.requires, job.truth_name, job.bank())
@@ -57,15 +60,21 @@ class Problem:
     def rounds(self, name: str, estimator: Estimator) -> tuple[Rounds[Influence], list[Bank]]:
         """Estimates of one estimator, none done yet, each with a bank of its own; the banks as they are opened."""
         opened: list[Bank] = []
+        place = self.job.problem_folder.path / COLD
 
         def estimate() -> Influence:
-            place = self.job.problem_folder.path / "cold"
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
             opened.append(Bank(self.job.problem, Folder(place / "retrain"), self.job.executor))
             return estimator.estimate(self.job.run(self.fitted, estimator.requires, name, opened[-1]))
 
-        return Rounds(make=estimate, same=agree, kernel=self.kernel), opened
+        return Rounds(make=estimate, same=agree, kernel=self.kernel, clear=self._clear), opened
+
+    def _clear(self) -> None:
+        """Leave the trained problem alone: what another estimate stored beside it would be read, and time saved."""
+        folder = self.job.problem_folder.path
+        for path in folder.iterdir():
+            if path.name not in self._own:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (folder / COLD).mkdir()
 
     def judge(
         self, name: str, estimator: Estimator, influence: Influence, wanted: Mapping[str, Any]
@@ -93,8 +102,9 @@ class Problem:
 def arrays(influence: Influence) -> dict[str, NDArray[Any]]:
     """All that an estimate says in numbers, by name."""
     found = {"values": influence.values, "self_influence": influence.self_influence, "stderr": influence.stderr}
+    found |= {f"replicate {number}": values for number, values in enumerate(influence.replicates)}
     for name, table in influence.tables.items():
-        numbers = table.select_dtypes("number")
+        numbers = table.select_dtypes(["number", "bool"])
         found |= {f"{name}.{column}": numbers[column].to_numpy(np.float64, na_value=np.nan) for column in numbers}
     return {name: array for name, array in found.items() if array is not None and array.size}
 
@@ -110,12 +120,11 @@ def _close(left: NDArray[Any], right: NDArray[Any]) -> bool:
     return left.shape == right.shape and np.allclose(left, right, rtol=0.0, atol=SAME * size, equal_nan=True)
 
 
-def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | str]]:
-    """Name and estimator, or why it is left out.
+def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | Entry | str]]:
+    """Name and estimator, or what stops one that should work, or why one that nobody asked for is left out.
 
     Raises:
         ConfigError: an estimator or a setting of one does not exist.
-        IncompatibleError: one that the suite names cannot work on the problem.
     """
     named = dict(trials.estimators)
     every = [name for name in choices_of("estimator") if name not in named] if trials.every else []
@@ -126,15 +135,16 @@ def estimators(trials: Trials, job: Job) -> Iterator[tuple[str, Estimator | str]
         settings = dict(given)
         choice = str(settings.pop("estimator", name))
         estimator = build(load_choice("estimator", choice) | settings, "estimator", [])
-        try:
-            refuse_missing(estimator.requires, job.problem.learner.provides, choice, job.settings.choices["model"])
-            job.work(estimator, choice)
-        except UserError as error:
-            if name in named:
-                raise IncompatibleError(f"{name}: {error}") from error
-            yield name, str(error)
-            continue
-        yield name, estimator
+        yield name, _usable(estimator, choice, job, asked=name in named)
+
+
+def _usable(estimator: Estimator, choice: str, job: Job, asked: bool) -> Estimator | Entry | str:
+    try:
+        refuse_missing(estimator.requires, job.problem.learner.provides, choice, job.settings.choices["model"])
+        planned = tried(partial(job.work, estimator, choice), UserError)
+    except UserError as error:
+        return Entry(error=str(error)) if asked else str(error)
+    return Entry(error=planned) if isinstance(planned, str) else estimator
 
 
 def entry_of(
@@ -162,15 +172,17 @@ def entry_of(
     return timed(Entry(values=values, prints=prints, trainings=banks[0].requested), rounds), rounds
 
 
-def tried(work: Callable[[], T]) -> T | str:
+def tried(work: Callable[[], T], *let: type[Exception]) -> T | str:
     """What it gives, or what stopped it: a bug in one place must not hide what the others do.
 
     Raises:
         Interrupted: a signal asked to stop.
+        Exception: one of those that are ``let`` through.
     """
+    through: tuple[type[Exception], ...] = (Interrupted, *let)
     try:
         return work()
-    except Interrupted:
+    except through:
         raise
     except InfluxError as error:
         return str(error)

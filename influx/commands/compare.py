@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -25,18 +25,18 @@ def compare(
     force: bool = False,
     form: Form = "table",
 ) -> int:
-    """Print the finished runs in ``places`` side by side; the exit code.
+    """Print the finished runs in ``places`` side by side, one table per protocol; the exit code.
 
     Raises:
         DataError: a place holds no finished run.
         ConfigError: protocols differ without ``force``, or a metric or reference is unknown.
     """
-    from influx.commands.comparisons import Asked, comparison_of
+    from influx.commands.comparisons import Asked, comparisons_of
     from influx.commands.finished import finished
 
     records, notes = finished(places)
     asked = Asked(metrics=tuple(metrics), lower_is_better=lower_is_better, against=against, force=force)
-    found = comparison_of(records, asked, notes)
+    found = comparisons_of(records, asked, notes)
     if form == "json":
         print(json.dumps(_plain(as_json(found)), indent=1, ensure_ascii=False))
     elif form == "csv":
@@ -49,23 +49,34 @@ def compare(
     return 0
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
-    """Everything in plain types."""
+def as_json(made: Sequence[Comparison]) -> dict[str, Any]:
+    """Everything in plain types; rows, pairs, references and protocols by number, from 0."""
     return {
-        "metric": found.metric,
-        "lower_is_better": found.lower_is_better,
-        "columns": dict(found.columns),
-        "rows": [asdict(entry) | {"scores": _scores(entry)} for entry in found.entries],
-        "pairs": [
-            {"row": found.entries[i].name, "minus": found.entries[j].name} | asdict(difference)
-            for (i, j), difference in sorted(found.pairs.items())
+        "metric": made[0].metric,
+        "lower_is_better": made[0].lower_is_better,
+        "columns": _joined(c.columns for c in made),
+        "rows": [
+            asdict(entry) | {"scores": _scores(entry), "protocol": n} for n, c in enumerate(made) for entry in c.entries
         ],
-        "reference": None if found.reference is None else found.entries[found.reference].name,
-        "protocols": [dict(protocol) for protocol in found.protocols],
-        "notes": list(found.notes),
-        "footnotes": dict(found.footnotes),
-        "commands": dict(found.commands),
+        "pairs": [
+            {"row": c.entries[i].name, "minus": c.entries[j].name, "protocol": n} | asdict(difference)
+            for n, c in enumerate(made)
+            for (i, j), difference in sorted(c.pairs.items())
+        ],
+        "references": [None if c.reference is None else c.entries[c.reference].name for c in made],
+        "protocols": [dict(c.protocol) for c in made],
+        "notes": list(dict.fromkeys(note for c in made for note in c.notes)),
+        "footnotes": _joined(dict(c.footnotes) for c in made),
+        "commands": _joined(c.commands for c in made),
     }
+
+
+def _joined(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """One mapping of all; what comes first counts."""
+    found: dict[str, str] = {}
+    for part in parts:
+        found |= {key: value for key, value in part.items() if key not in found}
+    return found
 
 
 def _scores(entry: Entry) -> dict[str, dict[str, Any]]:
@@ -84,19 +95,19 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_csv(found: Comparison) -> None:
+def write_csv(made: Sequence[Comparison]) -> None:
     """One line per row, numbers in full."""
     from influx.results import as_text
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    head = ["estimator", "name", "kind", "run", "protocol"]
-    for metric in found.columns:
+    head, columns = ["estimator", "name", "kind", "run", "protocol"], _joined(c.columns for c in made)
+    for metric in columns:
         head += [metric, f"{metric}_ci_low", f"{metric}_ci_high", f"{metric}_status"]
     head += ["difference", "difference_ci_low", "difference_ci_high", "letters", "pareto"]
     writer.writerow([*head, "seconds", "peak_mb", "trainings"])
-    for entry in found.entries:
-        cells: list[Any] = [entry.estimator, entry.name, entry.kind, entry.run, entry.protocol + 1]
-        for metric in found.columns:
+    for number, entry in ((n, entry) for n, c in enumerate(made, start=1) for entry in c.entries):
+        cells: list[Any] = [entry.estimator, entry.name, entry.kind, entry.run, number]
+        for metric in columns:
             score = entry.scores.get(metric)
             cells += [score.value, score.low, score.high, score.word or "ok"] if score else ["", "", "", ""]
         cells += [*_numbers(entry.difference), entry.letters, "yes" if entry.front else ""]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from influx.commands.protocols import settings_that_differ
@@ -27,7 +27,86 @@ SETTINGS = 3  # that tell rows of one estimator apart; the run's name is shorter
 VALUE = 24  # characters of a value
 
 
-def labels(records: Sequence[RunRecord]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What makes rows of runs.
+
+    Attributes:
+        columns: metrics that rows show.
+        marks: of footnotes, by what they say; grows with the rows.
+        prices: seconds of one training by problem.
+    """
+
+    columns: Mapping[str, str]
+    marks: dict[str, str] = field(default_factory=dict)
+    prices: Mapping[str, float]
+
+    def own(self, records: Sequence[RunRecord], runs: Sequence[str], labels: Sequence[str]) -> list[Entry]:
+        """The rows of the runs themselves, in their order; ``runs`` are their names."""
+        return [
+            self._entry(record, record.estimator, label, "run", run)
+            for record, run, label in zip(records, runs, labels, strict=True)
+        ]
+
+    def baselines(self, records: Sequence[RunRecord], own: Sequence[Entry]) -> list[Entry]:
+        """Each once, unless it has a run of its own."""
+        found: dict[str, Entry] = {}
+        for record in records:
+            for name in names_of(record, record.metric_rows, ()):
+                if name == record.estimator or any(entry.name == name for entry in own):
+                    continue
+                made = self._entry(record, name, name, "baseline", record.name)
+                before = found.get(name)
+                if before is not None:  # other runs may have measured more
+                    made = replace(before, scores=dict(made.scores) | dict(before.scores))
+                found[name] = made
+        return list(found.values())
+
+    def _entry(self, record: RunRecord, name: str, label: str, kind: Kind, run: str) -> Entry:
+        rows = [row for row in record.metric_rows if row["estimator"] == name and row["metric"] in self.columns]
+        cost = _mapping(record.section("cost").get(name))
+        seconds, trainings = number(cost.get("seconds")), number(cost.get("trainings"))
+        read = trainings - number(cost.get("trained_now"))
+        unpaid = int(read) if read > 0 else 0
+        return Entry(
+            name=label,
+            estimator=name,
+            kind=kind,
+            run=run,
+            scores={str(row["metric"]): score_of(row, self.marks) for row in rows},
+            seconds=seconds + unpaid * self.prices.get(_problem(record), math.nan) if unpaid else seconds,
+            unpaid=unpaid,
+            peak_mb=number(cost.get("peak_mb")),
+            trainings=trainings,
+        )
+
+    def ceilings(self, records: Sequence[RunRecord]) -> tuple[list[Entry], dict[str, str]]:
+        """How well the truth agrees with itself in the metrics shown, and what this means, by metric.
+
+        A truth that is a mean over seeds has the ceiling of a mean where that is known.
+        """
+        found: dict[str, Score] = {}
+        about: dict[str, str] = {}
+        for record in records:
+            rows = [
+                row for row in record.metric_rows if "ceiling" in words(str(row["metric"])) and row["status"] == "ok"
+            ]
+            one_seed = [row["value"] for row in rows if row["metric"] == "ceiling_spearman"]
+            for row in sorted(rows, key=lambda row: row["metric"] != CEILING_OF_MEAN):
+                name = str(row["metric"])
+                of_mean = name == CEILING_OF_MEAN and row["value"] not in one_seed  # truth may be one of several seeds
+                plain = name.removeprefix("ceiling_").removesuffix("_ceiling")
+                plain = "spearman" if of_mean else plain
+                if plain not in self.columns or plain in found:
+                    continue
+                found[plain] = score_of(row, self.marks)
+                if name.startswith("ceiling_"):  # that of LDS is about subsets
+                    about[plain] = ABOUT_CEILING_OF_MEAN if of_mean else ABOUT_CEILING
+        made = [Entry(name="noise ceiling", estimator="", kind="ceiling", run="", scores=found)] if found else []
+        return made, about
+
+
+def labels(records: Sequence[RunRecord], runs: Sequence[str]) -> list[str]:
     """A name for each run's row: its estimator, with what differs where several runs have the same."""
     made = []
     for record in records:
@@ -37,87 +116,11 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
         told = [f"{name.removeprefix('estimator.')}={values[place][:VALUE]}" for name, values in found.items()]
         told = told if len(told) <= SETTINGS else [record.name]
         made.append(" ".join([record.estimator, *told]))
-    runs = run_names(records)
     pairs = zip(made, runs, strict=True)
     return [label if made.count(label) == 1 else f"{label} {run}" for label, run in pairs]
 
 
-def run_names(records: Sequence[RunRecord]) -> list[str]:
-    """Names of runs, or their folders where two have the same name."""
-    names = [record.name for record in records]
-    return [name if names.count(name) == 1 else str(r.folder) for name, r in zip(names, records, strict=True)]
-
-
-def own(
-    records: Sequence[RunRecord],
-    places: Sequence[int],
-    labels: Sequence[str],
-    columns: Mapping[str, str],
-    marks: dict[str, str],
-) -> list[Entry]:
-    """The rows of the runs themselves, in their order."""
-    prices = _prices(records)
-    return [
-        _entry(record, record.estimator, label, "run", run, place, columns, marks, prices)
-        for record, run, place, label in zip(records, run_names(records), places, labels, strict=True)
-    ]
-
-
-def baselines(
-    records: Sequence[RunRecord],
-    places: Sequence[int],
-    own: Sequence[Entry],
-    columns: Mapping[str, str],
-    marks: dict[str, str],
-) -> list[Entry]:
-    """Each once per protocol, unless it has a run of its own."""
-    found: dict[tuple[int, str], Entry] = {}
-    prices = _prices(records)
-    for record, place in zip(records, places, strict=True):
-        for name in names_of(record, record.metric_rows, ()):
-            if any(entry.name == name and entry.protocol == place for entry in own):
-                continue
-            if name == record.estimator:
-                continue
-            made = _entry(record, name, name, "baseline", record.name, place, columns, marks, prices)
-            before = found.get((place, name))
-            if before is not None:  # other runs may have measured more
-                made = replace(before, scores=dict(made.scores) | dict(before.scores))
-            found[place, name] = made
-    return list(found.values())
-
-
-def _entry(
-    record: RunRecord,
-    name: str,
-    label: str,
-    kind: Kind,
-    run: str,
-    place: int,
-    columns: Mapping[str, str],
-    marks: dict[str, str],
-    prices: Mapping[str, float],
-) -> Entry:
-    rows = [row for row in record.metric_rows if row["estimator"] == name and row["metric"] in columns]
-    cost = _mapping(record.section("cost").get(name))
-    seconds, trainings = number(cost.get("seconds")), number(cost.get("trainings"))
-    read = trainings - number(cost.get("trained_now"))
-    unpaid = int(read) if read > 0 else 0
-    return Entry(
-        name=label,
-        estimator=name,
-        kind=kind,
-        run=run,
-        protocol=place,
-        scores={str(row["metric"]): score_of(row, marks) for row in rows},
-        seconds=seconds + unpaid * prices.get(_problem(record), math.nan) if unpaid else seconds,
-        unpaid=unpaid,
-        peak_mb=number(cost.get("peak_mb")),
-        trainings=trainings,
-    )
-
-
-def _prices(records: Sequence[RunRecord]) -> dict[str, float]:
+def prices_of(records: Sequence[RunRecord]) -> dict[str, float]:
     """Seconds of one training by problem, from the run that made most of them for its truth: others read the bank."""
     found: dict[str, tuple[float, float]] = {}
     for record in records:
@@ -134,32 +137,3 @@ def _problem(record: RunRecord) -> str:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def ceilings(
-    records: Sequence[RunRecord], places: Sequence[int], columns: Mapping[str, str], marks: dict[str, str]
-) -> tuple[list[Entry], dict[str, str]]:
-    """Per protocol, how well the truth agrees with itself in the metrics shown, and what this means, by metric.
-
-    A truth that is a mean over seeds has the ceiling of a mean where that is known.
-    """
-    found: dict[int, dict[str, Score]] = {}
-    about: dict[str, str] = {}
-    for record, place in zip(records, places, strict=True):
-        rows = [row for row in record.metric_rows if "ceiling" in words(str(row["metric"])) and row["status"] == "ok"]
-        one_seed = [row["value"] for row in rows if row["metric"] == "ceiling_spearman"]
-        for row in sorted(rows, key=lambda row: row["metric"] != CEILING_OF_MEAN):
-            name = str(row["metric"])
-            of_mean = name == CEILING_OF_MEAN and row["value"] not in one_seed  # the truth may be one of several seeds
-            plain = name.removeprefix("ceiling_").removesuffix("_ceiling")
-            plain = "spearman" if of_mean else plain
-            if plain not in columns or plain in found.get(place, {}):
-                continue
-            found.setdefault(place, {})[plain] = score_of(row, marks)
-            if name.startswith("ceiling_"):  # that of LDS is about subsets
-                about[plain] = ABOUT_CEILING_OF_MEAN if of_mean else ABOUT_CEILING
-    entries = [
-        Entry(name="noise ceiling", estimator="", kind="ceiling", run="", protocol=place, scores=scores)
-        for place, scores in found.items()
-    ]
-    return entries, about

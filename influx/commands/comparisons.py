@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from influx.commands.comparison_rows import baselines, ceilings, labels, own, run_names
-from influx.commands.protocols import grouped
+from influx.commands.comparison_rows import Rows, labels, prices_of
+from influx.commands.protocols import Group, grouped
 from influx.errors import ConfigError, did_you_mean
-from influx.reporting.comparison import Comparison, Difference, Entry, letter_display, pareto_front
+from influx.reporting.comparison import Comparison, Difference, Entry, letter_display, pareto_front, run_names
 from influx.reporting.verdict import agreement_columns, detection_columns, words
 
 if TYPE_CHECKING:
@@ -30,41 +30,64 @@ class Asked:
     force: bool = False
 
 
-def comparison_of(records: Sequence[RunRecord], asked: Asked, notes: Sequence[str] = ()) -> Comparison:
-    """Put finished runs side by side; ``notes`` are sentences to pass on.
+def comparisons_of(records: Sequence[RunRecord], asked: Asked, notes: Sequence[str] = ()) -> tuple[Comparison, ...]:
+    """Put finished runs side by side, those of one protocol in one comparison; ``notes`` are sentences to pass on.
 
     Raises:
         ConfigError: protocols differ without ``force``, or a metric or reference is unknown.
     """
     _check(records, asked)
+    groups = grouped(records, list(_columns(records, asked.metrics)), asked.force)
+    runs, prices, marks = run_names(records), prices_of(records), dict[str, str]()
+    made = []
+    for group in groups:
+        chosen = [records[i] for i in group.rows]
+        made.append(_comparison(chosen, [runs[i] for i in group.rows], group, asked, prices, marks))
+    _check_reference(made, asked.against)
+    made[0] = replace(made[0], notes=(*notes, *made[0].notes))
+    return tuple(made)
+
+
+def _comparison(
+    records: Sequence[RunRecord],
+    runs: Sequence[str],
+    group: Group,
+    asked: Asked,
+    prices: Mapping[str, float],
+    marks: dict[str, str],
+) -> Comparison:
+    """Those of one protocol; ``runs`` are their names, ``marks`` those of footnotes."""
     columns = _columns(records, asked.metrics)
     metric = next(iter(columns), "")
-    places, protocols = grouped(records, list(columns), asked.force)
-    marks: dict[str, str] = {}
-    names = labels(records)
-    entries = own(records, places, names, columns, marks)
-    entries += baselines(records, places, entries, columns, marks)
-    entries = _ordered(_with_front(entries, metric, asked.lower_is_better), metric, asked.lower_is_better)
-    further = list(notes)
-    pairs, letters = _pairs(records, names, places, entries, metric, further)
+    lower = asked.lower_is_better and metric == asked.metrics[0]
+    names = labels(records, runs)
+    rows = Rows(columns=columns, marks=marks, prices=prices)
+    entries = rows.own(records, runs, names)
+    entries += rows.baselines(records, entries)
+    entries = _ordered(_with_front(entries, metric, lower), metric, lower)
+    further: list[str] = []
+    pairs, letters = _pairs(dict(zip(names, records, strict=True)), entries, metric, further)
     entries = [replace(entry, letters=found) for entry, found in zip(entries, letters, strict=True)]
     reference = _reference(entries, pairs, asked.against)
     if reference is not None:
         entries = [replace(e, difference=_between(pairs, i, reference)) for i, e in enumerate(entries)]
     further += _about_seconds(entries)
-    known, about = ceilings(records, places, columns, marks)
+    known, about = rows.ceilings(records)
     further += [f"noise ceiling of {metric}: {sentence}" for metric, sentence in about.items()]
+    every = (*entries, *known)
+    used = {score.mark for entry in every for score in entry.scores.values()}
     return Comparison(
         columns=columns,
         metric=metric,
-        lower_is_better=asked.lower_is_better,
-        entries=(*entries, *known),
+        lower_is_better=lower,
+        entries=every,
         pairs=pairs,
         reference=reference,
-        protocols=tuple(protocols),
+        title=group.title,
+        protocol=group.protocol,
         notes=tuple(further),
-        footnotes=tuple((mark, reason) for reason, mark in marks.items()),
-        commands=dict(zip(run_names(records), (record.command for record in records), strict=True)),
+        footnotes=tuple((mark, reason) for reason, mark in marks.items() if mark in used),
+        commands=dict(zip(runs, (record.command for record in records), strict=True)),
     )
 
 
@@ -99,7 +122,7 @@ def _about_seconds(entries: Sequence[Entry]) -> list[str]:
 
 
 def _columns(records: Sequence[RunRecord], asked: Sequence[str]) -> dict[str, str]:
-    """Metrics with at least one number, and their headings."""
+    """Metrics with at least one number, those ``asked`` for first, and their headings."""
     headings: dict[str, str] = {}
     measured: dict[str, bool] = {}
     for record in records:
@@ -109,6 +132,7 @@ def _columns(records: Sequence[RunRecord], asked: Sequence[str]) -> dict[str, st
             measured[name] = measured.get(name, False) or row["status"] == "ok"
         headings = agreement_columns(record, table) | headings
         headings |= {k: v for k, v in detection_columns(table).items() if k not in headings}
+    asked = [name for name in asked if name in measured]  # others were measured under another protocol
     usual = [name for name in ("spearman", "lds") if name in headings]
     order = [name for name in dict.fromkeys([*asked, *usual, *headings]) if measured[name] or name in asked]
     if not order:
@@ -131,24 +155,18 @@ def _ordered(entries: Sequence[Entry], metric: str, lower: bool) -> list[Entry]:
 
 
 def _with_front(entries: Sequence[Entry], metric: str, lower: bool) -> list[Entry]:
-    made = list(entries)
-    for place in {entry.protocol for entry in entries}:
-        inside = [i for i, entry in enumerate(entries) if entry.protocol == place]
-        scores = [value_of(entries[i], metric) * (-1 if lower else 1) for i in inside]
-        for i, front in zip(inside, pareto_front(scores, [entries[i].seconds for i in inside]), strict=True):
-            made[i] = replace(entries[i], front=front)
-    return made
+    scores = [value_of(entry, metric) * (-1 if lower else 1) for entry in entries]
+    fronts = pareto_front(scores, [entry.seconds for entry in entries])
+    return [replace(entry, front=front) for entry, front in zip(entries, fronts, strict=True)]
 
 
 def _pairs(
-    records: Sequence[RunRecord],
-    labels: Sequence[str],
-    places: Sequence[int],
-    entries: Sequence[Entry],
-    metric: str,
-    notes: list[str],
+    records: Mapping[str, RunRecord], entries: Sequence[Entry], metric: str, notes: list[str]
 ) -> tuple[dict[tuple[int, int], Difference], list[str]]:
-    """Differences by rows of ``entries``, and letters; adds what must be said about them to ``notes``."""
+    """Differences by rows of ``entries``, and letters; adds what must be said about them to ``notes``.
+
+    ``records`` by the names of their rows.
+    """
     from influx.commands import paired
 
     letters = [""] * len(entries)
@@ -160,23 +178,18 @@ def _pairs(
             f"for {metric} only the intervals of the rows are known"
         )
         return {}, letters
-    by_label = dict(zip(labels, records, strict=True))
-    found: dict[tuple[int, int], Difference] = {}
-    for place in dict.fromkeys(places):
-        inside = [i for i, e in enumerate(entries) if e.kind == "run" and e.protocol == place]
-        inside = [i for i in inside if math.isfinite(value_of(entries[i], metric))]
-        chosen = [by_label[entries[i].name] for i in inside]
-        if len(chosen) < 2:
-            continue
-        pairs = paired.pairs_of(chosen, metric, _k(chosen[0], metric))
-        found |= {(inside[i], inside[j]): difference for (i, j), difference in pairs.differences.items()}
-        taking_part = [i for i, reason in enumerate(pairs.reasons) if not reason]
-        shown = letter_display(pairs.different[[[i] for i in taking_part], taking_part]) if pairs.differences else []
-        for i, told in zip(taking_part, shown, strict=False):
-            letters[inside[i]] = told
-        lacking = [(inside[i], reason) for i, reason in enumerate(pairs.reasons) if reason]
-        notes += [f"{entries[i].name} is not paired: {reason}" for i, reason in lacking]
-        notes += [f"no differences: {pairs.lack}"] if pairs.lack else []
+    inside = [i for i, e in enumerate(entries) if e.kind == "run" and math.isfinite(value_of(e, metric))]
+    if len(inside) < 2:
+        return {}, letters
+    chosen = [records[entries[i].name] for i in inside]
+    pairs = paired.pairs_of(chosen, metric, _k(chosen[0], metric))
+    found = {(inside[i], inside[j]): difference for (i, j), difference in pairs.differences.items()}
+    taking_part = [i for i, reason in enumerate(pairs.reasons) if not reason]
+    shown = letter_display(pairs.different[[[i] for i in taking_part], taking_part]) if pairs.differences else []
+    for i, told in zip(taking_part, shown, strict=False):
+        letters[inside[i]] = told
+    notes += [f"{entries[inside[i]].name} is not paired: {why}" for i, why in enumerate(pairs.reasons) if why]
+    notes += [f"no differences: {pairs.lack}"] if pairs.lack else []
     if found:
         notes.append(
             f"letters: estimators that share one do not differ in {metric} (paired bootstrap over the same test "
@@ -186,7 +199,7 @@ def _pairs(
             notes.append("baselines have no letters: their matrices are not kept; give a baseline a run to pair it")
         fewest = min(difference.n for difference in found.values())
         if fewest < paired.FEW:
-            notes.append(f"with {fewest} test instances letters part estimators a little too readily")
+            notes.append(f"with as few as {fewest} test instances letters part estimators a little too readily")
     return found, letters
 
 
@@ -199,16 +212,26 @@ def _k(record: RunRecord, metric: str) -> int:
 def _reference(entries: Sequence[Entry], pairs: Mapping[tuple[int, int], Difference], against: str) -> int | None:
     """The row that differences are taken to: the one asked for, or the best that was paired."""
     paired = sorted({i for pair in pairs for i in pair})
-    if not against:
-        return paired[0] if paired else None
+    if not paired:
+        return None
     names = {entries[i].name: i for i in paired}
     plain = {entries[i].estimator: i for i in reversed(paired)}
-    if against not in names and against not in plain:
+    return names.get(against, plain.get(against, paired[0]))
+
+
+def _check_reference(made: Sequence[Comparison], against: str) -> None:
+    """Refuse a reference that is in none of the comparisons.
+
+    Raises:
+        ConfigError: no row with differences has that name.
+    """
+    shown = [c.entries[i] for c in made for i in sorted({i for pair in c.pairs for i in pair})]
+    names = list(dict.fromkeys(entry.name for entry in shown))
+    if against and against not in names and against not in {entry.estimator for entry in shown}:
         raise ConfigError(
             f"--against expects a row with paired differences, got {against}{did_you_mean(against, names)}; there are "
             f"{', '.join(names) or 'none'}"
         )
-    return names.get(against, plain.get(against))
 
 
 def _between(pairs: Mapping[tuple[int, int], Difference], row: int, reference: int) -> Difference | None:

@@ -20,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 
 from influx import interrupts
 from influx.commands.alive import Queue, Seen, seen
-from influx.commands.submitted import answered, not_waiting, refuse_running, without_sigint
+from influx.commands.submitted import answered, need_slurm, not_waiting, refuse_running, safe_path, without_sigint
 from influx.commands.sweep import ENDED, Entry, Sweep
 from influx.commands.task import Task, named
 from influx.errors import ConfigError, UserError
@@ -108,10 +108,9 @@ class Guard(Launcher):
         kind = type(self.inner).__module__
         if self.task.place == "here":
             self.inner.launch(list(jobs.values()), initial_job_idx=first)
-        elif "submitit" in kind:
-            self._submit(jobs, first)
-        else:
-            self._feed(jobs, first)
+            return
+        with safe_path():
+            (self._submit if "submitit" in kind else self._feed)(jobs, first)
 
     # a launcher that waits
 
@@ -159,6 +158,7 @@ class Guard(Launcher):
 
     def _submit(self, jobs: dict[str, Sequence[str]], first: int) -> None:
         """Submit all to Slurm, or as many as there are processors here, and watch them."""
+        need_slurm(self.inner)
         params: dict[str, Any] = getattr(self.inner, "params", {})
         local = getattr(self.inner, "_EXECUTOR", "") == "local"
         room = max(1, cores() // int(params.get("cpus_per_task") or 1)) if local else ARRAY

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from influx.commands.alive import LOST, Seen, launched_elsewhere, living
 from influx.commands.foreign import refuse_foreign_parts
 from influx.commands.outputs import LOCK, MANIFEST, read_manifest
 from influx.commands.sweep import LAUNCHER, LOGS, Sweep, this_process
-from influx.commands.sweep_plan import NAMED, OF_LAUNCHERS, Plan, going_on, planned
+from influx.commands.sweep_plan import NAMED, OF_LAUNCHERS, Plan, for_hydra, going_on, planned
 from influx.commands.task import Task, named
 from influx.config import conf_dir, explained, quoted, register_schema
 from influx.errors import Busy, ConfigError, Interrupted
@@ -161,6 +162,7 @@ def _run(hydra: Hydra, plan: Plan, sweep: Sweep, line: Line, head: dict[str, Any
         return sweeper
 
     with tempfile.TemporaryDirectory(prefix="influx-") as scratch:
+        line = replace(line, overrides=for_hydra(line.overrides, plan.swept))
         extra = _places(hydra, line, sweep, scratch)
         plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
         plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign]
@@ -207,13 +209,16 @@ def _refuse_other_places(overrides: list[str], cfg: Any, outputs: Path) -> None:
     """Hydra writes below the outputs.
 
     Raises:
-        ConfigError: it is told to write elsewhere.
+        ConfigError: it is told to write elsewhere, by the command or by a file of the user's.
     """
+    from omegaconf import OmegaConf
+
     given = [o.lstrip("+").partition("=")[0] for o in overrides]
     for key, value in (("hydra.sweep.dir", cfg.hydra.sweep.dir), ("hydra.run.dir", cfg.hydra.run.dir)):
         if key in given and not Path(str(value)).expanduser().resolve().is_relative_to(outputs.resolve()):
             raise ConfigError(f"{key} must be below paths.outputs ({outputs}), got {value}; leave it out")
-    if "hydra.sweep.subdir" in given:
+    kept = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    if not isinstance(kept, dict) or kept.get("subdir") != ".":
         raise ConfigError("hydra.sweep.subdir cannot be set, every job has a folder of its own; leave it out")
 
 

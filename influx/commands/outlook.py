@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from influx.commands.foreseen import peak_mb, stage_row
 from influx.commands.outputs import read_manifest
 from influx.commands.spreading import WORKER_SECONDS, Shared, rounds
 from influx.manifest import kept
@@ -44,12 +43,12 @@ class Outlook:
     def start(self) -> dict[str, Any]:
         """Loading of libraries and data, which planning has just done as well (but for data that it described)."""
         what = "libraries" if self.job.problem.data.described else "libraries and data"
-        return _row("start", "always", what, time.process_time(), self._floor_mb, None, "as measured just now")
+        return stage_row("start", "always", what, time.process_time(), self._floor_mb, None, "as measured just now")
 
     def stages(self) -> list[dict[str, Any]]:
         """One row per stage, in order."""
         done, skipped = self._done(), ("nothing", 0.0, None, 0.0, "")
-        rows = [_row(name, "done", *skipped) if name in done else getattr(self, f"_{name}")() for name in STAGES]
+        rows = [stage_row(name, "done", *skipped) if name in done else getattr(self, f"_{name}")() for name in STAGES]
         for row in rows:
             if self.machine is not None and (row["memory_mb"] or 0.0) > 1000 * self.machine.memory_gb:
                 row["state"] = "exceeds memory"
@@ -123,11 +122,12 @@ class Outlook:
         size = net.recorded_bytes if net else cost.bytes
         work = f"1 training of {net.steps} steps, {len(net.saved)} checkpoints" if net else "1 training"
         seconds = self.pace.training + FILE_SECONDS * (files + 3)
-        return _row("train", "to do", work, seconds, self._floor_mb, size / 1e6, cost.formula)
+        memory = self._floor_mb + (net.step_bytes if net else 0.0) / 1e6
+        return stage_row("train", "to do", work, seconds, memory, size / 1e6, cost.formula)
 
     def _truth(self) -> dict[str, Any]:
         if self.job.truth is None:
-            return _row("truth", "none", "nothing", 0.0, None, 0.0, "")
+            return stage_row("truth", "none", "nothing", 0.0, None, 0.0, "")
         return self._measured("truth", [self._truth_work], self._matrix_mb)
 
     def _estimate(self) -> dict[str, Any]:
@@ -136,7 +136,8 @@ class Outlook:
         others = self.job.perspective.seeds - 1
         if others:  # nothing of theirs is taken to be there
             models = sum(len(design) for design in work.trainings) + work.more_trainings
-            each = self.pace.training + self._seconds(self.job.estimator, work) + models * self._each(work)
+            trained = self.pace.training + self._trained(work, models, work.more_alone)
+            each = self._seconds(self.job.estimator, work) + trained
             row["seconds"] += others * each
             shared = self._shared(self.job.estimator)
             row["disk_mb"] += others * (work.disk + (shared.disk_bytes if shared else 0.0)) / 1e6
@@ -149,7 +150,8 @@ class Outlook:
 
         shown = 1 + len(self.job.baselines)
         metrics = [self._work(name, metric, self._truth_rows) for name, metric in self.job.metrics.items()]
-        metrics = [replace(work, own_trainings=shown * work.own_trainings) for work in metrics]
+        own = ("own_trainings", "own_alone")
+        metrics = [replace(work, **{name: shown * getattr(work, name) for name in own}) for work in metrics]
         baselines = [self._work(name, baseline, self._truth_rows) for name, baseline in self.job.baselines.items()]
         others = work_under_others(self.job)
         row = self._measured("evaluate", [*metrics, *others, *baselines], self._ranking_mb)
@@ -158,7 +160,7 @@ class Outlook:
         return row
 
     def _report(self) -> dict[str, Any]:
-        return _row("report", "to do", "one page", REPORT_SECONDS, None, REPORT_MB, "")
+        return stage_row("report", "to do", "one page", REPORT_SECONDS, None, REPORT_MB, "")
 
     # parts
 
@@ -167,7 +169,7 @@ class Outlook:
         """Libraries and data: what every stage holds."""
         data = self.job.problem.data
         absent = sum(split.x.nbytes for split in (data.train, data.test)) if data.described else 0
-        return _peak_mb() + absent / 1e6
+        return peak_mb() + absent / 1e6
 
     @property
     def _workers(self) -> int:
@@ -222,12 +224,12 @@ class Outlook:
 
         work = total(works)
         counted = [self._missing(each) for each in works]
-        missing, asked = (round(sum(numbers)) for numbers in zip((0, 0), *counted, strict=True))
+        missing, asked, _ = (round(sum(numbers)) for numbers in zip((0, 0, 0), *counted, strict=True))
         problem, first = self.job.problem, FIRST_GRADIENTS if work.gradients and not self.warm else 0.0
         self.warm = self.warm or bool(work.gradients)
         instances = len(problem.train) + len(problem.test)
         trainings = sum(
-            number * self._each(part) for part, (number, _) in zip(works, counted, strict=True) if round(number)
+            self._trained(each, number, alone) for each, (number, _, alone) in zip(works, counted, strict=True)
         )
         block = max(problem.learner.block_size(problem.data), 1)
         trainings += FILE_SECONDS * missing / block
@@ -247,13 +249,21 @@ class Outlook:
         disk_mb += work.disk / 1e6
         disk_mb += missing * (instances * FIELDS_BYTES + len(problem.train) / 8 + 60) / 1e6
         state = "in part" if missing < asked else "to do"
-        memory = self._floor_mb + (work.bytes - self._on_disk(work)) / 1e6
-        return _row(stage, state, ", ".join(parts), seconds, memory, disk_mb, formula)
+        passes = self.shape.pass_bytes if self.shape and work.gradients else 0.0
+        memory = self._floor_mb + (work.bytes + passes - self._on_disk(work)) / 1e6
+        return stage_row(stage, state, ", ".join(parts), seconds, memory, disk_mb, formula)
 
     def _on_disk(self, work: Work) -> float:
         """Bytes of the influence matrix where it is too large to be held (``matrix_mb``)."""
         matrix = 8.0 * len(self.job.problem.train) * len(self.job.problem.test)
         return matrix if work.bytes >= matrix > 1e6 * float(self.job.settings["matrix_mb"]) else 0.0
+
+    def _trained(self, work: Work, number: float, alone: float) -> float:
+        """Seconds of so many trainings, some of them alone."""
+        if not round(number):
+            return 0.0
+        each = self._each(work)
+        return number * each + alone * max(self.pace.training - each, 0.0)
 
     def _each(self, work: Work) -> float:
         """Seconds of one training: of those that the work lists, where they differ from others."""
@@ -264,13 +274,14 @@ class Outlook:
             return self.pace.model
         return learner.seconds_each(self.job.problem, max(work.trainings, key=len))
 
-    def _missing(self, work: Work) -> tuple[float, float]:
-        """Trainings to do and asked for; those that are not listed are taken to be missing as often as the others."""
+    def _missing(self, work: Work) -> tuple[float, float, float]:
+        """Trainings to do, asked for, and to do alone; unlisted ones are taken to be missing as often as the others."""
         listed = sum(len(design) for design in work.trainings)
         missing = sum(self._claim(design) for design in work.trainings)
         share = missing / listed if listed else 1.0
-        own = work.own_trainings
-        return missing + share * work.more_trainings + own, listed + work.more_trainings + own
+        own, new, alone = work.own_trainings, work.more_new, share * work.more_alone + work.own_alone
+        more = share * (work.more_trainings - new) + new
+        return missing + more + own, listed + work.more_trainings + own, alone
 
     def _claim(self, design: Any) -> int:
         """Trainings of a design that neither the bank nor an earlier stage has; they are this stage's now."""
@@ -284,23 +295,3 @@ class Outlook:
 
 def _dtype(learner: object) -> str:
     return str(getattr(getattr(learner, "training", None), "dtype", "float64"))
-
-
-def _row(
-    stage: str, state: str, work: str, seconds: float, memory_mb: float | None, disk_mb: float | None, formula: str
-) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "state": state,
-        "work": work,
-        "seconds": seconds,
-        "memory_mb": memory_mb,
-        "disk_mb": disk_mb,
-        "formula": formula,
-    }
-
-
-def _peak_mb() -> float:
-    """Largest memory of this process so far: libraries and data are the floor of every stage."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -67,6 +67,7 @@ def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
         return nothing()
     shared = np.logical_and.reduce([_computed(records[i]) for i in usable])
     rows = np.flatnonzero(shared)
+    rows = rows[np.argsort(records[usable[0]].train["id"].to_numpy()[rows], kind="stable")]  # ties go by id
     if len(rows) < MIN_ROWS:
         return nothing(f"{len(rows)} training instances have a truth and every score, {MIN_ROWS} are needed")
     if metric in ranking.NAMES and k >= len(rows):

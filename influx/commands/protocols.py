@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from influx.errors import ConfigError
@@ -11,8 +12,35 @@ if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
 PROBLEM, TRUTH = "problem", "ground truth"
-PARTS = ("dataset", "corruption", "model", "optimizer", "training", "seed", "truth")  # of a config
+CHOSEN = ("dataset", "corruption", "model", "optimizer", "training", "truth")  # groups of a config
+PARTS = (*CHOSEN, "seed")
+NAMED = ("dataset", "model")  # in the title of a protocol, whatever the others are about
+TOLD = 3  # settings in that title
 SHOWN = 60  # characters of a value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of one protocol.
+
+    Attributes:
+        rows: their places among all runs.
+        protocol: in words, by what it is about: the problem, the ground truth, every metric.
+        title: what tells the problem from those of other groups; empty when there are none.
+    """
+
+    rows: tuple[int, ...]
+    protocol: Mapping[str, str]
+    title: str = ""
+
+
+@dataclass
+class _Found:
+    """A protocol that is being put together: its first run, what is known of it, and the places of its runs."""
+
+    first: RunRecord
+    protocol: dict[str, str]
+    rows: list[int]
 
 
 def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
@@ -27,35 +55,36 @@ def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def grouped(
-    records: Sequence[RunRecord], metrics: Sequence[str], force: bool
-) -> tuple[list[int], list[dict[str, str]]]:
-    """The protocol of each record, as an index, and every protocol in words by what it is about.
+def grouped(records: Sequence[RunRecord], metrics: Sequence[str], force: bool) -> list[Group]:
+    """The records by protocol, in the order in which protocols come first.
 
     Raises:
         ConfigError: there are several and ``force`` is not set.
     """
-    groups: list[tuple[RunRecord, dict[str, str]]] = []
-    chosen = []
-    for record in records:
+    found: list[_Found] = []
+    for place, record in enumerate(records):
         own = protocol_of(record, metrics)
-        fitting = (i for i, (_, known) in enumerate(groups) if not _conflicts(known, own))
-        place = next(fitting, len(groups))
-        if place == len(groups):
-            groups.append((record, {}))
-        groups[place][1].update({name: told for name, told in own.items() if name not in groups[place][1]})
-        chosen.append(place)
-    if len(groups) > 1 and not force:
-        _refuse(groups)
-    return chosen, [_in_words(record, protocol) for record, protocol in groups]
+        fitting = next((group for group in found if not _conflicts(group.protocol, own)), None)
+        if fitting is None:
+            fitting = _Found(record, {}, [])
+            found.append(fitting)
+        fitting.protocol |= {name: told for name, told in own.items() if name not in fitting.protocol}
+        fitting.rows.append(place)
+    if len(found) > 1 and not force:
+        _refuse(found)
+    titles = _titles([group.first for group in found])
+    return [
+        Group(rows=tuple(group.rows), protocol=_in_words(group.first, group.protocol), title=title)
+        for group, title in zip(found, titles, strict=True)
+    ]
 
 
 def _conflicts(known: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
     return [name for name in known if name in own and known[name] != own[name]]
 
 
-def _refuse(groups: Sequence[tuple[RunRecord, dict[str, str]]]) -> None:
-    (left, known), (right, own) = groups[:2]
+def _refuse(groups: Sequence[_Found]) -> None:
+    (left, known), (right, own) = ((group.first, group.protocol) for group in groups[:2])
     names = _conflicts(known, own)
     differing = settings_that_differ([left, right])
     if names[0] == PROBLEM:
@@ -70,7 +99,7 @@ def _refuse(groups: Sequence[tuple[RunRecord, dict[str, str]]]) -> None:
     others = f"; {len(groups)} protocols in all" if len(groups) > 2 else ""
     raise ConfigError(
         f"rows to compare need one protocol, these have several: {told[0]}{more}{others}; give runs of one, or add "
-        "--force to see them with their protocols marked"
+        "--force for a table of each protocol"
     )
 
 
@@ -81,9 +110,33 @@ def _apart(told: str, other: str) -> str:
 
 
 def _in_words(record: RunRecord, protocol: Mapping[str, str]) -> dict[str, str]:
-    chosen = [f"{group} {name}" for group in ("dataset", "model") if (name := record.choice(group))]
+    chosen = [f"{group} {name}" for group in NAMED if (name := record.choice(group))]
     problem = ", ".join([*chosen, f"seed {record.manifest.get('seed', '?')}", f"id {protocol[PROBLEM]}"])
     return {**protocol, PROBLEM: problem}
+
+
+def _titles(records: Sequence[RunRecord]) -> list[str]:
+    """Dataset and model of each; where these do not tell them apart, other choices, then settings that do."""
+    if len(records) < 2:
+        return [""] * len(records)
+    told = [[f"{group} {name}" for group in NAMED if (name := record.choice(group))] for record in records]
+    for alike in _alike(told):
+        chosen = {group: [records[i].choice(group) for i in alike] for group in CHOSEN}
+        _tell(told, alike, [(k, found) for k, found in chosen.items() if k not in NAMED and len(set(found)) > 1])
+    for alike in _alike(told):
+        _tell(told, alike, list(settings_that_differ([records[i] for i in alike]).items())[:TOLD])
+    return [", ".join(parts) for parts in told]
+
+
+def _alike(told: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Places of those that are told alike, where there are several."""
+    found = [[i for i, other in enumerate(told) if other == one] for one in told]
+    return [places for i, places in enumerate(found) if len(places) > 1 and places[0] == i]
+
+
+def _tell(told: list[list[str]], places: Sequence[int], found: Sequence[tuple[str, Sequence[str]]]) -> None:
+    for n, i in enumerate(places):
+        told[i] = told[i] + [f"{name} {values[n]}" for name, values in found if values[n]]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -27,15 +27,15 @@ def report(
         ConfigError: protocols differ without ``force``, or a metric or reference is unknown.
         UserError: the file cannot be written, or is not one that may be replaced.
     """
-    from influx.commands.comparisons import Asked, comparison_of
+    from influx.commands.comparisons import Asked, comparisons_of
     from influx.commands.finished import finished
     from influx.reporting import html, progress
 
     _may_write(output)
     records, notes = finished(places)
     asked = Asked(metrics=tuple(metrics), lower_is_better=lower_is_better, against=against, force=force)
-    comparison = comparison_of(records, asked, notes)  # of one run too, which finds what is asked for and is not there
-    html.write(records, output, comparison if len(records) > 1 else None)
+    found = comparisons_of(records, asked, notes)  # of one run too, which finds what is asked for and is not there
+    html.write(records, output, found if len(records) > 1 else ())
     for sentence in notes:
         progress.warn(sentence)
     progress.console().print(f"report: {output}", soft_wrap=True, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -14,12 +15,13 @@ from influx import interrupts
 from influx.commands.alive import Queue, Seen, seen
 from influx.commands.sweep import Sweep
 from influx.commands.sweep_plan import NAMED
-from influx.errors import Busy
+from influx.errors import Busy, UserError
 
 if TYPE_CHECKING:
     from types import FrameType
 
 ATTEMPTS, PAUSE = 3, 2.0  # questions to a Slurm that does not answer, and seconds between them
+SAFE = "PYTHONSAFEPATH"
 
 
 @dataclass
@@ -79,20 +81,34 @@ def answered(sweep: Sweep, queue: Queue, jobs: list[str]) -> dict[str, Seen]:
     Raises:
         Busy: it does not say.
     """
-    for attempt in range(ATTEMPTS):
+    here = shutil.which("squeue") is not None
+    for attempt in range(ATTEMPTS if here else 1):
         states = seen(sweep, queue)
         entries = [states[job].entry for job in jobs if job in states]
         asked = [e.slurm for e in entries if e.slurm and e.status in ("pending", "interrupted")]
         if all(queue.state(slurm) is not None for slurm in asked):
             return states
-        if attempt < ATTEMPTS - 1:
+        if here and attempt < ATTEMPTS - 1:
             interrupts.check()
             time.sleep(PAUSE)
             queue.forget()
-    raise Busy(
-        f"jobs of the sweep may wait in Slurm ({', '.join(asked[:NAMED])}), and squeue does not answer; "
-        "try again when it does"
-    )
+    why = "squeue does not answer; try again when it does"
+    if not here:
+        why = "squeue is not on PATH; run the command on a machine of the cluster"
+    raise Busy(f"jobs of the sweep may wait in Slurm ({', '.join(asked[:NAMED])}), and {why}")
+
+
+def need_slurm(launcher: Any) -> None:
+    """Refuse to hand jobs over to a Slurm that is not there.
+
+    Raises:
+        UserError: so it is.
+    """
+    if getattr(launcher, "_EXECUTOR", "") == "slurm" and shutil.which("sbatch") is None:
+        raise UserError(
+            "hydra/launcher=submitit_slurm needs the command sbatch, which is not on PATH; run on a machine of the "
+            "cluster or use hydra/launcher=submitit_local"
+        )
 
 
 def refuse_running(states: Mapping[str, Seen], jobs: list[str]) -> None:
@@ -117,6 +133,23 @@ def without_sigint() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let Python processes that are started inside import nothing from the current folder, as workers of runs do.
+
+    Launchers start them by ``python -m``, which would look there first.
+    """
+    before = os.environ.get(SAFE)
+    os.environ[SAFE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE]
+        else:
+            os.environ[SAFE] = before
 
 
 @contextmanager

@@ -71,6 +71,21 @@ def in_order(overrides: Iterable[str]) -> list[str]:
     return sorted(overrides, key=_key)
 
 
+def for_hydra(overrides: Iterable[str], swept: Iterable[str]) -> list[str]:
+    """Settings of swept groups as sweeps over their one value, the others as they are.
+
+    Hydra composes the whole command without what is swept, with the default choice, which may have no such setting.
+    """
+    known = set(swept)
+    groups = tuple(f"{group}." for group in GROUPS if group in known or "experiment" in known)
+    made = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        alone = key.startswith(groups) and key not in known
+        made.append(f"{key}=choice({value or repr('')})" if alone else override)
+    return made
+
+
 def planned(overrides: list[str], config_dir: Path | None, hydra: Hydra) -> Plan:
     """What holds for all jobs, and what differs.
 

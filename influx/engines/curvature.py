@@ -6,7 +6,7 @@ parameters; for other nets it is its positive semi-definite part (Martens 2020).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -24,6 +24,7 @@ from influx.engines.products import Hessians
 from influx.learners.torch.fitted import TorchFitted
 from influx.learners.torch.optimizers import AdamW
 from influx.learners.torch.sequential import decays
+from influx.learners.torch.tasks import Density
 from influx.problem import Checkpoint, Split
 
 WRITTEN_BYTES = 64 << 20  # of gradients multiplied at a time
@@ -66,8 +67,13 @@ class Curvature:
         return bare.damped(damping)
 
     def trace(self, operator: Operator) -> float:
-        """Trace of H_r; of the Hessian that of its Gauss-Newton part, which is never negative."""
+        """Trace of H_r; of the Hessian that of its Gauss-Newton part, which is never negative.
+
+        Risks of densities have no such part: theirs is that of the empirical Fisher matrix.
+        """
         decay, n = float(self.decay.sum()), len(self.train)
+        if operator.kind == "hessian" and isinstance(self.fitted.task, Density):
+            operator = replace(operator, kind="empirical_fisher")
         if operator.kind in ("sampled_fisher", "empirical_fisher"):
             return decay + sum(float(rows.square().sum()) * weight for rows, weight in operator.outer())
         total, size = 0.0, self.at.block_size(self.train)

@@ -56,11 +56,12 @@ def check_size(p: int, max_p: int, remedy: str = RAISE) -> None:
         )
 
 
-def factorise(h: Tensor, damping: float | None, kind: str = "hessian") -> Factorised:
+def factorise(h: Tensor, damping: float | None, kind: str = "hessian", instead: str = "ggn") -> Factorised:
     """Factorise H_r + δI.
 
     ``damping`` None means δ = 0 when H_r is well conditioned (λ_min > 1e-8 λ_max) and otherwise a tenth of its
     mean eigenvalue, a common heuristic without theory behind it.
+    ``kind`` and ``instead``, a curvature to advise, are for messages.
 
     The report's extreme eigenvalues and effective dimension tr(H_r (H_r + δI)⁻¹) are estimates for large p.
 
@@ -79,7 +80,7 @@ def factorise(h: Tensor, damping: float | None, kind: str = "hessian") -> Factor
         raise NumericalError(
             f"the curvature matrix plus estimator.damping={chosen:.3g} must be positive definite, its smallest "
             f"eigenvalue is {smallest + chosen:.3g}; set estimator.damping={enough:.2g}"
-            + (" or estimator.curvature=ggn" if kind == "hessian" else "")
+            + (f" or estimator.curvature={instead}" if kind == "hessian" else "")
         )
     effective = len(h) - chosen * _trace_of_inverse(factor)
     report = {"damping": chosen, "lambda_min": smallest, "lambda_max": largest, "effective_dimension": effective}

@@ -1,8 +1,8 @@
 """Tree ensembles as arrays: which leaf every instance falls into, and what the leaves add.
 
-Nothing here knows a library. Learners fill a ``Forest`` from the trees they trained; ``check`` recomputes the values
-of all leaves from the data before anything is attributed, so that an ensemble whose leaves follow another rule is
-refused. Margins are ``(..., C, n)``: outputs before instances. C is 1 for regression and for two classes, whose
+Nothing here knows a library. ``forest_reading`` fills a ``Forest`` from the trees that a learner grew and recomputes
+the values of all leaves from the data before anything is attributed, so that an ensemble whose leaves follow another
+rule is refused. Margins are ``(..., C, n)``: outputs before instances. C is 1 for regression and for two classes, whose
 margin is that of class 1, and otherwise the number of classes.
 """
 
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from influx.errors import IncompatibleError
-from influx.learners.trees.fitted import TreesFitted
-from influx.problem import Data
+from influx.learners.trees.branches import Branches
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64] | NDArray[np.float32] | Array
 Leaves = NDArray[np.int32]
 Name = Literal["squared_error", "logistic", "softmax", "share"]
+STRETCH_BYTES = 32 << 20  # of rounds, and of terms of leaves, that are held at once
+TOGETHER = 256  # test instances compared at once
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Forest:
         factor: multiplies the Newton step.
         newton: whether h or 1 is summed in the denominator.
         in_bag: ``(T, n)`` how often averaged trees drew each training instance; None for boosted ones.
+        branches: the nodes of averaged trees, and what goes down them; None for boosted ones.
         tolerance: relative error of leaf values and margins that the library's own rounding explains.
     """
 
@@ -134,6 +136,7 @@ class Forest:
     factor: float = 1.0
     newton: bool = True
     in_bag: NDArray[np.int64] | None = None
+    branches: Branches | None = None
     tolerance: float = 1e-5
 
     @property
@@ -156,31 +159,33 @@ class Forest:
         start = self.first[t, c]
         return self.values[start : start + self.sizes[t, c]]
 
-    def added(self, t: int, leaves: Leaves) -> Array:
-        """``(C, n)`` what round t adds to instances in these leaves (T, C, n)."""
-        return np.asarray(self.values[self.first[t][:, None] + leaves[t]])
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """First round and end of each stretch of rounds that are computed together."""
+        instances = len(self.train_y) + len(self.test_y)
+        each = 64 * self.outputs * instances + 8 * int(self.sizes.sum(axis=1).max()) * TOGETHER
+        k = max(1, STRETCH_BYTES // each)
+        return [(start, min(start + k, self.rounds)) for start in range(0, self.rounds, k)]
 
-    def walk(self) -> Iterator[tuple[int, Array, Array]]:
-        """Rounds with the margins before each: t, ``(C, n)`` of training and ``(C, m)`` of test instances.
-
-        The two arrays are updated in place from one round to the next; copy what is kept.
-        """
-        train, test = (
-            np.tile(self.base[:, None], leaves.shape[-1]) for leaves in (self.train_leaves, self.test_leaves)
-        )
-        for t in range(self.rounds):
-            yield t, train, test
-            train += self.added(t, self.train_leaves)
-            test += self.added(t, self.test_leaves)
+    def stretches(self, leaves: Leaves) -> Iterator[Stretch]:
+        """All rounds, as instances in ``leaves`` (T, C, n) go through them."""
+        margins = np.tile(self.base[:, None], leaves.shape[-1])
+        for start, stop in self.spans:
+            rounds = slice(start, stop)
+            place = slice(int(self.first[start, 0]), int(self.first[start, 0] + self.sizes[rounds].sum()))
+            numbers = leaves[rounds].astype(np.int64) + self.first[rounds, :, None]
+            after = margins + np.cumsum(self.values[numbers], 0)
+            yield Stretch(rounds, place, numbers - place.start, np.concatenate([margins[None], after[:-1]]))
+            margins = after[-1]
 
     def margins(self, upto: int | None = None) -> tuple[Array, Array]:
         """Margins ``(C, n)`` and ``(C, m)`` after ``upto`` rounds (all by default) of training and test instances."""
-        upto = self.rounds if upto is None else upto
         found = []
         for leaves in (self.train_leaves, self.test_leaves):
             total = np.tile(self.base[:, None], leaves.shape[-1])
-            for t in range(upto):
-                total += self.added(t, leaves)
+            for start, stop in self.spans:
+                rounds = slice(start, stop if upto is None else min(stop, upto))
+                total = total + self.values[leaves[rounds] + self.first[rounds, :, None]].sum(0)
             found.append(total)
         return found[0], found[1]
 
@@ -190,94 +195,51 @@ class Forest:
         some = below > 0
         return np.where(some, -self.rate * self.factor * first / np.where(some, below, 1.0), 0.0)
 
+    @cached_property
+    def targets(self) -> Array:
+        """``(C, n)`` whose in-bag means averaged trees hold: targets, or whether an instance is of a class."""
+        y = self.train_y[None]
+        return np.asarray(y if self.outputs == 1 else y == np.arange(self.outputs)[:, None], np.float64)
+
     def recomputed(self) -> Array:
         """``(leaves,)`` values from the data by the rule of the class; those of ``fixed`` trees as they are."""
         found = self.values.copy()
-        for t, train, _ in self.walk():
-            if self.boosted:
-                g = self.objective.first(train, self.train_y)
-                h = self.objective.second(train) if self.newton else np.ones_like(train)
-            for c in range(self.outputs):
-                if self.fixed[t, c]:
-                    continue
-                start, size, leaf = self.first[t, c], self.sizes[t, c], self.train_leaves[t, c]
-                if self.boosted:
-                    sums = (np.bincount(leaf, part[c], size).astype(np.float64) for part in (g, h))
-                    found[start : start + size] = self.newton_step(*sums)
-                else:
-                    found[start : start + size] = self._averaged(t, c, leaf, size)
-        return found
-
-    def _averaged(self, t: int, c: int, leaf: Leaves, size: np.int64) -> Array:
-        drawn = np.ones(len(leaf)) if self.in_bag is None else self.in_bag[t].astype(np.float64)
-        target = self.train_y if self.outputs == 1 else self.train_y == c
-        sums, counts = np.bincount(leaf, drawn * target, size), np.bincount(leaf, drawn, size)
-        return np.asarray(sums / np.maximum(counts, 1e-300) / self.rounds)
-
-
-def check(forest: Forest, train: Array, test: Array, name: str) -> Forest:
-    """The forest itself, if it is what the library trained.
-
-    Args:
-        forest: as read from the library.
-        train: ``(C, n)`` the library's own margins of the training instances (of averaged trees: their means).
-        test: ``(C, m)`` the same of the test instances.
-        name: of the model, for the message.
-
-    Raises:
-        IncompatibleError: leaf values recomputed from the data, or margins, differ by more than its rounding.
-    """
-    ours = forest.margins()
-    pairs = {
-        "leaf values recomputed from the data": (forest.recomputed(), forest.values),
-        "margins of training instances": (ours[0], train),
-        "margins of test instances": (ours[1], test),
-    }
-    for what, (mine, its) in pairs.items():
-        allowed = forest.tolerance * max(1e-3, float(np.abs(its).max(initial=0.0)))
-        gap = float(np.abs(mine - its).max(initial=0.0)) if mine.shape == its.shape else np.inf
-        if not gap <= allowed:
-            raise IncompatibleError(
-                f"{what} must equal those of model={name} for attribution, they differ by up to {gap:.3g} where "
-                f"{allowed:.1g} is allowed; use the default settings of model={name} or a retraining estimator"
+        for s in self.stretches(self.train_leaves):
+            over, under = (
+                np.bincount(s.numbers.ravel(), part.ravel(), s.leaves).astype(np.float64) for part in self._terms(s)
             )
-    return forest
+            found[s.place] = (
+                self.newton_step(over, under) if self.boosted else over / np.maximum(under, 1e-300) / self.rounds
+            )
+        return np.where(np.repeat(self.fixed.ravel(), self.sizes.ravel()), self.values, found)
+
+    def _terms(self, s: Stretch) -> tuple[Array, Array]:
+        """``(k, C, n)`` of instances, whose sums over leaves are divided."""
+        if self.boosted:
+            first = self.objective.first(s.before, self.train_y)
+            return first, self.objective.second(s.before) if self.newton else np.ones_like(first)
+        drawn = np.ones((1, 1, 1)) if self.in_bag is None else self.in_bag[s.rounds, None].astype(np.float64)
+        drawn = np.broadcast_to(drawn, s.numbers.shape)
+        return drawn * self.targets, drawn
 
 
-def read(fitted: TreesFitted, data: Data) -> Forest:
-    """The trained trees as they see ``data``, checked against the library.
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive rounds, k of them.
 
-    Raises:
-        IncompatibleError: the leaves follow another rule than that of ``Forest``, or a class has no training instance.
+    Attributes:
+        rounds: first and end.
+        place: where their leaves are among all.
+        numbers: ``(k, C, n)`` leaf of each instance, numbered through the stretch.
+        before: ``(k, C, n)`` margins before each round.
     """
-    rule, leaves = fitted.rule, fitted.ensemble.values()
-    if data.task == "classification" and len(fitted.predictor.present) < len(data.classes):
-        raise IncompatibleError(
-            f"tree methods need training instances of every class, dataset={data.name} has only "
-            f"{len(fitted.predictor.present)} of {len(data.classes)} in its training split; raise dataset.n_train"
-        )
-    forest = Forest(
-        boosted=rule.boosted,
-        objective=Objective(_name(data) if rule.boosted else "share"),
-        train_y=data.train.y,
-        test_y=data.test.y,
-        base=leaves.base,
-        train_leaves=fitted.leaves(data.train),
-        test_leaves=fitted.leaves(data.test),
-        values=leaves.values,
-        sizes=leaves.sizes,
-        fixed=leaves.fixed,
-        rate=rule.rate,
-        l2=rule.l2,
-        factor=rule.factor,
-        newton=rule.newton,
-        in_bag=leaves.in_bag,
-        tolerance=rule.tolerance,
-    )
-    return check(forest, fitted.margins(data.train), fitted.margins(data.test), fitted.learner.name)
 
+    rounds: slice
+    place: slice
+    numbers: NDArray[np.int64]
+    before: Array
 
-def _name(data: Data) -> Name:
-    if data.task == "regression":
-        return "squared_error"
-    return "logistic" if len(data.classes) == 2 else "softmax"
+    @property
+    def leaves(self) -> int:
+        """In all trees of the stretch."""
+        return int(self.place.stop - self.place.start)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -38,9 +39,12 @@ class LeafFeatures:
 
     @classmethod
     def of(cls, forest: Forest, power: float) -> LeafFeatures:
-        """From the leaves of a forest, boosted or averaged."""
-        train, test = (_numbered(forest, leaves) for leaves in (forest.train_leaves, forest.test_leaves))
-        counts = torch.bincount(train.ravel(), minlength=len(forest.values)).double()
+        """From the leaves of a forest; averaged trees are the same for all classes and count once."""
+        outputs = forest.outputs if forest.boosted else 1
+        sizes = forest.sizes[:, :outputs].ravel()
+        first = (np.cumsum(sizes) - sizes)[:, None]
+        train, test = (_numbered(leaves[:, :outputs], first) for leaves in (forest.train_leaves, forest.test_leaves))
+        counts = torch.bincount(train.ravel(), minlength=int(sizes.sum())).double()
         return cls(train, test, counts.clamp_min(1.0) ** -power)
 
     def outputs(self, theta: Tensor, test: bool = False) -> Tensor:
@@ -73,9 +77,9 @@ class LeafFeatures:
         return [slice(start, min(start + KERNEL_CHUNK, m)) for start in range(0, m, KERNEL_CHUNK)]
 
 
-def _numbered(forest: Forest, leaves: Leaves) -> Tensor:
-    numbers = leaves.astype(np.int64) + forest.first[:, :, None]
-    return torch.from_numpy(np.ascontiguousarray(numbers.reshape(-1, leaves.shape[-1]).T))
+def _numbered(leaves: Leaves, first: NDArray[np.int64]) -> Tensor:
+    numbers = leaves.reshape(-1, leaves.shape[-1]).astype(np.int64) + first
+    return torch.from_numpy(np.ascontiguousarray(numbers.T))
 
 
 @dataclass(frozen=True)

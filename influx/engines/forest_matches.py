@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from influx.engines.forest import Forest, Leaves
+from influx.engines.forest import STRETCH_BYTES, TOGETHER, Forest, Leaves
 from influx.engines.forest_losses import Losses, Slopes
-
-MATCH_BYTES = 32 << 20  # of rounds, and of terms of leaves, that are held at once
-MATCH_CHUNK = 256  # test instances compared at once
 
 
 @dataclass(frozen=True)
@@ -45,43 +42,28 @@ class Block:
 
 
 def blocks(forest: Forest) -> Iterator[Block]:
-    """All rounds, as many at once as fit in ``MATCH_BYTES``."""
+    """All rounds, a stretch of them at once."""
     losses = [Losses.of(forest.objective, y, forest.outputs, forest.newton) for y in (forest.train_y, forest.test_y)]
-    margins = [np.tile(forest.base[:, None], len(y)) for y in (forest.train_y, forest.test_y)]
-    for start, stop in spans(forest):
-        trees, first = slice(start, stop), int(forest.first[start, 0])
-        last = first + int(forest.sizes[trees].sum())
-        ids, befores = [], []
-        for side, leaves in enumerate((forest.train_leaves[trees], forest.test_leaves[trees])):
-            numbers = leaves.astype(np.int64) + forest.first[trees, :, None]
-            after = margins[side] + np.cumsum(forest.values[numbers], 0)  # (k, C, n)
-            befores.append(torch.from_numpy(np.concatenate([margins[side][None], after[:-1]])).permute(1, 2, 0))
-            margins[side] = after[-1]
-            ids.append(torch.from_numpy(numbers - first))
-        slopes = losses[0].at(befores[0])
+    for train, test in zip(forest.stretches(forest.train_leaves), forest.stretches(forest.test_leaves), strict=True):
+        slopes, slope = (
+            loss.at(torch.from_numpy(s.before).permute(1, 2, 0)) for loss, s in zip(losses, (train, test), strict=True)
+        )
+        numbers = torch.from_numpy(train.numbers)
         sums = [
-            torch.zeros(last - first, dtype=torch.float64).index_add_(0, ids[0].ravel(), part.permute(2, 0, 1).ravel())
+            torch.zeros(train.leaves, dtype=torch.float64).index_add_(0, numbers.ravel(), part.permute(2, 0, 1).ravel())
             for part in (slopes.g, slopes.h)
         ]
         below = sums[1] + forest.l2
-        some = below > 0
-        follows = some & ~torch.from_numpy(np.repeat(forest.fixed[trees].ravel(), forest.sizes[trees].ravel()))
+        some, rounds = below > 0, train.rounds
+        fixed = np.repeat(forest.fixed[rounds].ravel(), forest.sizes[rounds].ravel())
         yield Block(
-            train=ids[0],
-            test=ids[1],
+            train=numbers,
+            test=torch.from_numpy(test.numbers),
             slopes=slopes,
-            slope=losses[1].at(befores[1]).g.permute(2, 0, 1),
+            slope=slope.g.permute(2, 0, 1),
             unshrunk=torch.where(some, -sums[0] / below, 0.0),
-            pull=torch.where(follows, -forest.rate * forest.factor / below, 0.0),
+            pull=torch.where(some & ~torch.from_numpy(fixed), -forest.rate * forest.factor / below, 0.0),
         )
-
-
-def spans(forest: Forest) -> list[tuple[int, int]]:
-    """First round and end of each block."""
-    instances = len(forest.train_y) + len(forest.test_y)
-    each = 64 * forest.outputs * instances + 8 * int(forest.sizes.sum(axis=1).max()) * MATCH_CHUNK
-    k = max(1, MATCH_BYTES // each)
-    return [(start, min(start + k, forest.rounds)) for start in range(0, forest.rounds, k)]
 
 
 def add_matches(values: NDArray[np.float64], ids: tuple[Tensor, Tensor], terms: tuple[Tensor, Tensor]) -> None:
@@ -92,7 +74,7 @@ def add_matches(values: NDArray[np.float64], ids: tuple[Tensor, Tensor], terms: 
     (mine, theirs), (a, b), n = ids, terms, len(values)
     mine, a = mine.T.contiguous(), a.T.contiguous()
     leaves = int(max(mine.max(), theirs.max())) + 1
-    width = min(MATCH_CHUNK, max(16, MATCH_BYTES // (8 * n)))
+    width = min(TOGETHER, max(16, STRETCH_BYTES // (8 * n)))
     for start in range(0, values.shape[1], width):
         part = slice(start, start + width)
         table = torch.zeros(leaves, theirs[:, part].shape[1], dtype=torch.float64)
@@ -111,7 +93,7 @@ class Matches:
     def add(self, t: int, mine: Tensor, theirs: Tensor) -> None:
         """Terms a ``(C, n)`` and b ``(C, m)`` of round t; the last round adds what is left."""
         self.waiting.append((t, mine, theirs))
-        if t + 1 in {stop for _, stop in spans(self.forest)}:
+        if t + 1 in {stop for _, stop in self.forest.spans}:
             rounds = [t for t, _, _ in self.waiting]
             f, first = self.forest, int(self.forest.first[rounds[0], 0])
             ids = tuple(_numbered(f, leaves, rounds, first) for leaves in (f.train_leaves, f.test_leaves))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from influx.errors import IncompatibleError
 from influx.planning import Prospect, Work
 
 REFIT_PASSES = 2.5  # over the margins of a round, which stay in the cache: derivatives, sums and values
@@ -35,14 +36,23 @@ def size_of(prospect: Prospect) -> Size:
     learner: Any = prospect.problem.learner
     n, m = len(prospect.train), len(prospect.test)
     outputs = prospect.problem.data.n_outputs
-    outputs = outputs if outputs > 2 else 1
+    outputs = outputs if outputs > 2 and not averages(learner) else 1
     depth = float(getattr(learner, "levels", 5.0))
     return Size(n, m, float(getattr(learner, "rounds", 100)) * outputs, float(min(2.0**depth, n)))
 
 
-def refit_work(prospect: Prospect, refits: int) -> Work:
-    """All leaves from ``refits`` rows of weights."""
+def refit_work(prospect: Prospect, groups: int) -> Work:
+    """All leaves without each instance and each group."""
     s = size_of(prospect)
+    if averages(prospect.problem.learner):
+        outputs = max(1, len(prospect.problem.data.classes))
+        each = ONE_PASSES * (s.n * outputs + s.m)
+        return Work(
+            numbers=s.trees * ((2 + groups) * each + 2 * MATCHED * s.n * s.m),
+            bytes=8.0 * (2.0 * s.n * s.m + 8.0 * s.trees * (s.n + s.m)),
+            formula=f"n m for each tree, {groups} groups x n, {s.told}",
+        )
+    refits = s.n + groups
     return Work(
         numbers=s.trees * refits * (REFIT_PASSES * s.n + 0.5 * s.m),
         bytes=8.0 * (3.0 * s.n * s.m + 2.0 * s.trees * (s.n + s.m)),
@@ -52,6 +62,7 @@ def refit_work(prospect: Prospect, refits: int) -> Work:
 
 def influence_work(prospect: Prospect, update_set: str, itself: bool) -> Work:
     """Leaf influence."""
+    refuse_averaged(prospect.who, averages(prospect.problem.learner))
     s = size_of(prospect)
     if update_set == "single":
         return match_work(prospect)
@@ -65,7 +76,8 @@ def influence_work(prospect: Prospect, update_set: str, itself: bool) -> Work:
 
 
 def match_work(prospect: Prospect) -> Work:
-    """Sums over shared leaves."""
+    """Sums over shared leaves of boosted trees."""
+    refuse_averaged(prospect.who, averages(prospect.problem.learner))
     s = size_of(prospect)
     return Work(
         numbers=s.trees * (ONE_PASSES * (s.n + s.m) + MATCHED * s.n * s.m),
@@ -94,3 +106,21 @@ def surrogate_work(prospect: Prospect) -> Work:
         bytes=8.0 * (3.0 * s.n * s.m * classes + 4.0 * s.trees * s.leaves * classes),
         formula=f"{NEWTON_PRODUCTS:.0f} products of {s.n} x {s.trees:.0f} leaf features",
     )
+
+
+def averages(learner: Any) -> bool:
+    """Whether its trees are averaged, and then the same for all classes."""
+    return hasattr(learner, "rule") and not learner.rule(1).boosted
+
+
+def refuse_averaged(who: str, averaged: bool) -> None:
+    """Stop an estimator that goes from round to round.
+
+    Raises:
+        IncompatibleError: its trees are averaged, so that no leaf depends on another tree.
+    """
+    if averaged:
+        raise IncompatibleError(
+            f"estimator={who} needs boosted trees, whose leaves follow from the trees before them, and this "
+            "model averages independent ones; choose model=lightgbm or another boosted one, or estimator=leaf_refit"
+        )

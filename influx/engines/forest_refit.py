@@ -19,6 +19,7 @@ from torch import Tensor
 
 from influx.engines.forest import Forest, Leaves
 from influx.engines.forest_losses import Losses
+from influx.engines.forest_plans import refuse_averaged
 from influx.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -37,11 +38,7 @@ def boosted(run: Run) -> Forest:
     Raises:
         IncompatibleError: its trees are averaged, so that no leaf depends on another tree.
     """
-    if not run.forest.boosted:
-        raise IncompatibleError(
-            f"estimator={run.who} needs boosted trees, whose leaves follow from the trees before them, and this "
-            "model averages independent ones; choose model=lightgbm or another boosted one, or estimator=trex"
-        )
+    refuse_averaged(run.who, not run.forest.boosted)
     return run.forest
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from influx.engines.autograd import Free, FreePart, gradients, one_by_one
+from influx.engines.columns import spared
 from influx.engines.features import head_of
 from influx.engines.passes import TOGETHER, Collected
 from influx.engines.probes import agree, check_own_memory, drawing_nothing, in_float64, mix, noise_like
@@ -27,6 +28,7 @@ from influx.engines.rows import factored, layers
 from influx.engines.uses import HANDLERS
 from influx.errors import IncompatibleError, NumericalError
 from influx.learners.torch.fitted import TorchFitted
+from influx.learners.torch.loading import loaded
 from influx.learners.torch.tasks import Task
 from influx.problem import Checkpoint, Split
 
@@ -59,7 +61,7 @@ class GradientsAt:
         self.parameters = {name: p for name, p in module.named_parameters() if id(p) in selected}
         self._settled, self._mapped = False, True
         self._free: frozenset[str] = frozenset()  # parameters whose gradients only autograd knows
-        self._measured: tuple[int, int] | None = None
+        self._measured: tuple[int, int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -191,7 +193,7 @@ class GradientsAt:
         block, element = self.block_size(split), next(iter(self.parameters.values())).element_size()
         if not self._on_processor:
             return block
-        fitting = min(TOGETHER, CACHED_BYTES // max(element * self._numbers(split)[1], 1))
+        fitting = min(TOGETHER, CACHED_BYTES // max(element * self.numbers(split)[1], 1))
         return max(fitting // block, 1) * block
 
     @property
@@ -201,33 +203,30 @@ class GradientsAt:
     def _fitting(self, split: Split, limit: int) -> int:
         self._settle(self.tensors(split.take(slice(0, 3)))[0])
         element = next(iter(self.parameters.values())).element_size()
-        return int(min(max(limit // (element * sum(self._numbers(split))), 1), 4096))
+        return int(min(max(limit // (element * sum(self.numbers(split)[:2])), 1), 4096))
 
     def activations(self, split: Split) -> int:
         """Numbers per instance that a forward and backward pass keeps."""
-        return self._numbers(split)[0]
+        return self.numbers(split)[0]
 
-    def _numbers(self, split: Split) -> tuple[int, int]:
-        """Per instance: what passes keep, and gradients written out when there are many on both sides."""
+    def numbers(self, split: Split) -> tuple[int, int, int]:
+        """Per instance: what passes keep; gradients written out when many are on both sides, and for ``columns``."""
         if self._measured is None:
             x, _ = self.tensors(split.take(slice(0, 1)))
             recorder = Recorder(self._wanted, 1, HANDLERS, count=True)
             with torch.enable_grad(), recorder:
                 result = self._forward(x)
-            uses = recorder.uses
-            terms = [use.term(result.new_zeros(use.shape)) for use in uses]
-            kept = 2 * recorder.numbers + sum(use.shape.numel() for use in uses) + recorder.inputs
+            terms = [use.term(result.new_zeros(use.shape)) for use in recorder.uses]
+            kept = 2 * recorder.numbers + sum(use.shape.numel() for use in recorder.uses) + recorder.inputs
             names = [n for n, p in self.parameters.items() if n in self._free or id(p) in recorder.free]
-            made = layers(self.parameters, uses, terms, Free(self.module, names, x, result, self._mapped))
-            self._measured = max(kept, 1), self.size - factored(made)
+            made = layers(self.parameters, recorder.uses, terms, Free(self.module, names, x, result, self._mapped))
+            self._measured = max(kept, 1), self.size - factored(made), self.size - spared(made)
         return self._measured
 
     def blocks(self, split: Split, size: int | None = None) -> Iterator[tuple[slice, Rows]]:
         """Gradients of a split, block by block."""
-        step = size or self.block_size(split)
-        for start in range(0, len(split), step):
-            part = slice(start, min(start + step, len(split)))
-            yield part, self.rows(*self.tensors(split.take(part)))
+        for part, (x, y) in loaded(split, size or self.block_size(split), self.tensors):
+            yield part, self.rows(x, y)
 
     def written(self, split: Split, beside: int = 0) -> Iterator[tuple[slice, Rows]]:
         """The same in blocks that also fit when written out in float64 with ``beside`` numbers more per instance."""
@@ -245,11 +244,9 @@ class GradientsAt:
         """
         for columns, theirs in self.blocks(right, self.held_size(right)):
             right_squares = theirs.squares()
-            size = self.together(left)
-            collected = Collected(theirs, len(right_squares), size)
-            for start in range(0, len(left), size):
-                part = slice(start, min(start + size, len(left)))
-                yield part, columns, *collected.compare(self.blocks(left.take(part)), part.stop - start), right_squares
+            collected, block = Collected(theirs, len(right_squares), self.together(left)), self.block_size(left)
+            for part, products, squares in collected.across(self.blocks(left), len(left), block):
+                yield part, columns, products, squares, right_squares
 
     def products(self, left: Split, right: Split) -> Iterator[tuple[slice, slice, Tensor]]:
         """Dot products block by block, without norms: row slice, column slice, ``(b, m)`` products.

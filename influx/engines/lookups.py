@@ -73,7 +73,7 @@ def embeddings(at: GradientsAt, splits: Sequence[Split], pattern: str | None, si
     if not chosen:
         raise IncompatibleError(
             "word gradients need a model that looks its tokens up in an embedding, this one does not; choose "
-            "model=text_encoder or text_decoder, or an estimator such as tracin_last"
+            "model=text_encoder, bag_of_words or text_decoder, or an estimator such as tracin_last"
         )
     parameters = at.parameters
     at.block_size(splits[0])  # holds the ways to compute gradients against plain autograd

@@ -6,8 +6,9 @@ out are therefore collected over several passes, in memory that is used again an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -27,11 +28,24 @@ class Collected:
     size: int
     _kept: dict[int, list[Tensor]] = field(default_factory=dict)  # by layer: gradients written out, in blocks
 
-    def compare(self, blocks: Iterable[tuple[slice, Rows]], count: int) -> tuple[Tensor, Tensor]:
-        """Products ``(count, m)`` and squares ``(count,)`` of instances that come block by block."""
+    def across(
+        self, blocks: Iterator[tuple[slice, Rows]], n: int, block: int
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their products ``(b, m)`` and squares ``(b,)``, of ``n`` instances in ``blocks`` of ``block`` each.
+
+        ``size`` is a multiple of ``block``.
+        """
+        for start in range(0, n, self.size):
+            part = slice(start, min(start + self.size, n))
+            count = part.stop - start
+            yield part, *self._compare(islice(blocks, -(-count // block)), start, count)
+
+    def _compare(self, blocks: Iterable[tuple[slice, Rows]], start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Products ``(count, m)`` and squares ``(count,)`` of instances from ``start`` on."""
         products, squares = [], []
         together: list[int] | None = None
-        for part, mine in blocks:
+        for rows_of, mine in blocks:
+            part = slice(rows_of.start - start, rows_of.stop - start)
             others = self.theirs
             written = self._written(mine) if part.stop - part.start < count else []
             together = written if together is None else together

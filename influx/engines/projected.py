@@ -13,7 +13,7 @@ import torch
 from influx.engines.leverage import Leverage, leverage, leverage_flops
 from influx.engines.members import Means, Member
 from influx.engines.outputs import Output, curvatures
-from influx.engines.projections import HELD_BYTES, Kind, projection_flops
+from influx.engines.projections import Kind, projection_bytes, projection_flops
 from influx.engines.stored import at_checkpoint, stored_bytes
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence, Scale
@@ -21,7 +21,7 @@ from influx.planning import Prospect, Work
 from influx.problem import Checkpoint
 from influx.run import Run
 
-RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: tuned, the best power of ten on digits by LDS
+RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: see scripts/study_trak.py
 FEW = 2  # training instances per number of a projection, below which the matrix is nearly singular
 MODELS = "the spread over models"
 CHECKPOINTS = "the spread over checkpoints of one training, which are not independent: not that over trainings"
@@ -80,16 +80,18 @@ class Projected:
         dim = min(dim, net.parameters) if self.kind == "sparse" else dim
         each = 6.0 * net.macs + projection_flops(self.kind, dim, net.parameters, net.sides)
         solving = leverage_flops(n, dim, m, weighted, self.self_influence)
+        written = 0.0 if self.kind == "two_sided" else 2.0 * net.parameters  # and read again
         members, matrices = self.models * self.checkpoints, 3.0 if self.models * self.checkpoints > 1 else 1.0
         smaller = dim if weighted else min(n, dim)
         held = float(smaller * dim + m * dim) * (self.checkpoints if self.trains else 1)  # regressions of one unit
         solved = held + 2.0 * smaller**2 + smaller * dim + m * dim
         return Work(
             more_trainings=float(self.models - 1),
+            more_alone=float(self.models - 1),
             gradients=float(members * (n + m)),
             flops=members * (each * (n + m) + solving),
-            numbers=float(members) * (2 * dim * (n + m) + matrices * n * m),
-            bytes=8.0 * (solved + matrices * n * m) + min(HELD_BYTES, 4.0 * dim * net.parameters),
+            numbers=float(members) * ((2 * dim + written) * (n + m) + matrices * n * m),
+            bytes=8.0 * (solved + matrices * n * m) + projection_bytes(self.kind, dim, net.parameters),
             disk=(self.models - 1.0) * net.recorded_bytes + stored_bytes(members * n, dim, net.number_bytes),
             formula=f"{self.models} models x {self.checkpoints} checkpoints x ({n} + {m}) gradients to {dim} numbers, "
             f"a regression with {smaller} unknowns",

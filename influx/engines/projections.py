@@ -9,23 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from influx import interrupts
+from influx.engines.columns import columns, gathered
+from influx.engines.entries import entries
 from influx.engines.gradients import GradientsAt, OutputGradient
 from influx.engines.rows import Rows
 from influx.engines.sketches import Sparse, TwoSided
+from influx.learners.torch.loading import loaded
 from influx.problem import Split
 from influx.streams import stream_seed
 
 Kind = Literal["gaussian", "rademacher", "sparse", "two_sided", "none"]
-PIECE = 1 << 20  # entries drawn with one seed: part of what P is
-HELD_BYTES = 512 << 20  # of P that is kept; the rest is drawn anew for every block of instances
+PIECE = 1 << 21  # entries drawn with one seed: part of what P is
+HELD = 1 << 23  # entries: P is kept if it has no more; otherwise it is drawn anew for every block of instances
 WRITTEN_BYTES = 32 << 20  # gradients of one block of instances, written out
-DRAWN_BYTES = 512 << 20  # the same where P is drawn anew for every block
-COPIES = 6  # of them while they are changed
+DRAWN_BYTES = 256 << 20  # the same where P is drawn anew for every block
+MOST = 4096  # instances in a block
+COPIES = 6  # of gradients while they are changed
 
 
 class Projection(Protocol):
@@ -77,7 +83,11 @@ class Projector:
     @property
     def writes(self) -> int:
         """More where drawing P costs as much as multiplying by it."""
-        return WRITTEN_BYTES if 4 * self.dim * self.size <= HELD_BYTES else DRAWN_BYTES
+        return WRITTEN_BYTES if self._keeps else DRAWN_BYTES
+
+    @property
+    def _keeps(self) -> bool:
+        return self.dim * self.size <= HELD
 
     @property
     def _width(self) -> int:
@@ -87,15 +97,19 @@ class Projector:
     def project(self, rows: Rows) -> Tensor:
         """``(b, D)`` projections, at least in float32."""
         total, offset = None, 0
-        for layer in rows.layers:
-            written = layer.flat()  # (b, p of the layer)
+        for _, _, written in columns(rows):
+            if total is None:
+                wide = torch.promote_types(written.dtype, torch.float32)
+                total = written.new_zeros(len(written), self.dim, dtype=wide)
             while written.shape[1]:
                 number, start = divmod(offset, self._width)
                 piece = self._piece(number, written)[start:][: written.shape[1]]  # (columns, D)
-                product = written[:, : len(piece)] @ piece
-                wide = product.float() if product.itemsize < 4 else product
-                total = wide if total is None else total.add_(wide)
-                offset, written = offset + len(piece), written[:, len(piece) :]
+                own, written = written[:, : len(piece)], written[:, len(piece) :]
+                if own.dtype == total.dtype:
+                    total.addmm_(own, piece)
+                else:
+                    total += own @ piece
+                offset += len(piece)
         assert total is not None and offset == self.size
         return total.mul_(self.dim**-0.5)
 
@@ -104,19 +118,15 @@ class Projector:
         if number in self._held:
             return self._held[number]
         if self._last is None or self._last[0] != number:
+            interrupts.check()
             self._last = number, self._draw(number, like)
-        piece = self._last[1]
-        if (len(self._held) + 1) * piece.nbytes <= HELD_BYTES:
-            self._held[number] = piece
-        return piece
+        if self._keeps:
+            self._held[number] = self._last[1]
+        return self._last[1]
 
     def _draw(self, number: int, like: Tensor) -> Tensor:
-        own = torch.Generator(like.device).manual_seed(stream_seed(self.seed, str(number)))
-        columns = min(self._width, self.size - number * self._width)
-        drawn = torch.empty(columns, self.dim, dtype=torch.float32, device=like.device)
-        if self.kind == "gaussian":
-            return drawn.normal_(generator=own).to(like.dtype)
-        return drawn.random_(2, generator=own).mul_(2).sub_(1).to(like.dtype)
+        count = min(self._width, self.size - number * self._width)
+        return entries(self.kind, stream_seed(self.seed, str(number)), count, self.dim, like.device).to(like.dtype)
 
 
 @dataclass(frozen=True)
@@ -159,20 +169,33 @@ def projected(
     Of gradients of the risk, or of another function of the outputs, or of what ``change`` makes of them.
     """
     size = block_of(at, split, projection, change)
+    step = min(at.block_size(split), size)  # that are computed together
+    blocks = (at.rows(x, y, output_gradient) for _, (x, y) in loaded(split, step, at.tensors))
     for start in range(0, len(split), size):
         part = slice(start, min(start + size, len(split)))
-        rows = at.rows(*at.tensors(split.take(part)), output_gradient)
-        rows = rows if change is None else change(rows)
-        yield part, projection.project(rows), rows.squares()
+        count = part.stop - start
+        rows, squares = gathered(islice(blocks, -(-count // step)), count)
+        if change is not None:
+            rows = change(rows)
+            squares = rows.squares()
+        found = projection.project(rows)
+        del rows  # before the next block is made
+        yield part, found, squares
 
 
 def block_of(at: GradientsAt, split: Split, projection: Projection, change: Change | None = None) -> int:
-    """Instances per block of ``projected``."""
-    if change is None and not projection.writes:
-        return at.block_size(split)
-    element = next(iter(at.parameters.values())).element_size()
-    copies = 1 if change is None else COPIES
-    return max(min(at.block_size(split), (projection.writes or WRITTEN_BYTES) // (copies * element * at.size)), 1)
+    """Instances per block of ``projected``; with dense P several of ``at``'s blocks."""
+    block, element = at.block_size(split), next(iter(at.parameters.values())).element_size()
+    if change is not None:
+        return max(min(block, WRITTEN_BYTES // (COPIES * element * at.size)), 1)
+    if not projection.writes:
+        return block
+    kept = at.size if isinstance(projection, Whole) else at.numbers(split)[2]
+    fitting = max(projection.writes // (element * max(kept, 1)), 1)
+    if not isinstance(projection, Projector):
+        return min(block, fitting)
+    most = min(fitting, MOST)
+    return most // min(block, most) * min(block, most)
 
 
 def projection_flops(kind: Kind, dim: int, parameters: int, sides: tuple[tuple[int, int, int], ...]) -> float:
@@ -182,3 +205,10 @@ def projection_flops(kind: Kind, dim: int, parameters: int, sides: tuple[tuple[i
     if kind == "two_sided":
         return sum(2.0 * math.sqrt(dim) * (rows + columns) + 2.0 * dim for rows, columns, _ in sides)
     return 0.0
+
+
+def projection_bytes(kind: Kind, dim: int, parameters: int) -> float:
+    """Memory for P where it is kept, or for gradients that are gathered before it is drawn, in single precision."""
+    if kind in ("gaussian", "rademacher"):
+        return 4.0 * dim * parameters if dim * parameters <= HELD else float(DRAWN_BYTES)
+    return 4.0 * parameters if kind == "sparse" else 0.0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from influx.engines.gradients import GradientsAt, OutputGradient
 from influx.engines.operators import Kind, sampled
 from influx.engines.rows import Rows
+from influx.learners.torch.loading import loaded
 from influx.learners.torch.tasks import Task
 from influx.problem import Split
 
@@ -47,9 +48,7 @@ class PseudoGradients:
         """Gradients, the weight of their outer products, whether the instances are those of the block before."""
         each = self.repeats
         weight = 1 / len(self.split) / (each if self.kind == "sampled_fisher" else 1)
-        for start in range(0, len(self.split), self.size):
-            part = slice(start, min(start + self.size, len(self.split)))
-            x, y = self.at.tensors(self.split.take(part))
+        for part, (x, y) in loaded(self.split, self.size, self.at.tensors):
             for number in range(each):
                 yield self.at.rows(x, y, self._gradient(part, number)), weight, number > 0
 

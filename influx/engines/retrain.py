@@ -156,15 +156,18 @@ class Bank:
                     self._register(name, block["keys"].tolist())
 
     def _load(self, name: str, fields: Iterable[str]) -> dict[str, NDArray[Any]] | None:
-        """Arrays of one block; None when they are not what ``_save`` writes, and the block is set aside."""
+        """Arrays of one block; None when they are not what ``_save`` writes for this problem: it is set aside."""
+        why = "is damaged"
         try:
             with np.load(self.folder / name, allow_pickle=False) as arrays:
-                if "problem" in arrays.files and str(arrays["problem"]) != self._id:
-                    raise ValueError("of another problem")
+                if "problem" not in arrays.files or str(arrays["problem"]) != self._id:
+                    why = "is not of this problem"
+                    raise ValueError(why)
                 return {field: arrays[field] for field in fields}
         except (ValueError, KeyError, EOFError, BadZipFile):  # ValueError: pickled, or another problem's
-            set_aside(self.folder / name)
-            self.folder.forget(name)
+            if not self.folder.read_only:
+                set_aside(self.folder / name, why)
+                self.folder.forget(name)
             self._indexed.discard(name)
             self._where = {key: place for key, place in self._where.items() if place[0] != name}
             return None

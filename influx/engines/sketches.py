@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from influx.engines.columns import columns, length
 from influx.engines.factors import OneHot, Side
 from influx.engines.layers import Flat, LayerRows, Weighted
 from influx.engines.rows import Rows
@@ -40,14 +41,13 @@ class Sparse:
 
     def project(self, rows: Rows) -> Tensor:
         """``(b, D)`` sums, at least in float32."""
-        total, offset = None, 0
-        for layer in rows.layers:
-            written = layer.flat()
+        total, done = None, 0
+        for part, first, written in columns(rows, self.dim):
             written = written.float() if written.itemsize < 4 else written
-            total = written.new_zeros(len(written), self.dim) if total is None else total
-            self._add(total, written, offset)
-            offset += written.shape[1]
-        assert total is not None and offset == self.size
+            total = written.new_zeros(length(rows), self.dim) if total is None else total
+            self._add(total[part], written, first)
+            done = first + written.shape[1]
+        assert total is not None and done == self.size
         return total
 
     def _add(self, total: Tensor, written: Tensor, offset: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.gradients import GradientsAt
 from influx.engines.inverses import Inverse, Layered, Repeated, Solver, solutions
-from influx.engines.operators import Kind, check_curvature
+from influx.engines.operators import Kind, check_curvature, definite_kind
 from influx.engines.rows import Rows
 from influx.engines.solver_plans import together
 from influx.errors import NumericalError
@@ -167,7 +167,7 @@ class Passes:
             if bool((divisors[~zero] <= 0).any()):
                 raise NumericalError(
                     "an instance's own quadratic form must be positive to divide by; set a larger estimator.damping or "
-                    "estimator.curvature=ggn"
+                    f"estimator.curvature={definite_kind(self.run.curvature.fitted.task)}"
                 )
             divisors = torch.where(zero, torch.ones_like(divisors), divisors)
         self.norms[part], self.divisors[part] = norms.cpu(), divisors.cpu()

@@ -29,7 +29,7 @@ from influx.store import Folder, content_hash
 if TYPE_CHECKING:
     from influx.run import Run
 
-FORMAT = 1  # raise when a projection comes to mean another matrix
+FORMAT = 2  # raise when a projection comes to mean another matrix
 ALIKE = 1e-3  # relative difference of an instance's projection, stored and computed, that rounding may make
 SHARD_BYTES = 64 << 20  # projections of one shard
 
@@ -170,14 +170,22 @@ class Projections:
         return Part(rows, found, *sides.unbind(1))
 
     def _compute(self, split: Split) -> tuple[Tensor, Tensor]:
-        of = OutputGradients(self.fitted.task, self.output)
-        projections, sides = [], []
+        own = OutputGradients(self.fitted.task, self.output)
+        projections, beside, lengths = [], [], []
+
+        def of(outputs: Tensor, y: Tensor) -> Tensor:
+            found = own(outputs, y)
+            if self.change is None:
+                beside.append(own.slopes)
+            return found
+
         for _, found, squares in projected(self._at, split, self.projection, of, self.change):
             projections.append(found)
-            beside = of.slopes if self.change is None else self.change.numbers.double()
-            sides.append(torch.stack([beside, squares.double()], 1))
+            lengths.append(squares.double())
+            if self.change is not None:
+                beside.append(self.change.numbers.double())
             interrupts.check()
-        return torch.cat(projections), torch.cat(sides)
+        return torch.cat(projections), torch.stack([torch.cat(beside), torch.cat(lengths)], 1)
 
 
 def at_checkpoint(

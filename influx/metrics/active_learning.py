@@ -109,6 +109,7 @@ class ActiveLearning:
         return Work(
             trainings=(judge.design(sets.values()),),
             more_trainings=float(each + self.seeds if classes else 0),
+            more_alone=float(classes),
             own_trainings=float(len(self.rules) * each),
             numbers=self.n_boot * (6.0 * len(self.rules) * each * len(judge.y) + 60.0 * len(judge.y) + self.sample),
             bytes=25.0 * len(sets) * self.seeds * (n + len(prospect.test)) + 16.0 * self.n_boot * len(judge.y),

@@ -112,6 +112,8 @@ class Augmentation:
             trainings=(judge.design([np.ones(n, np.uint8)]),),
             more_trainings=each + self.seeds * (1.0 + self.copies),
             own_trainings=len(self.rules) * each,
+            more_alone=each + 1.0 + self.copies,  # at random for each seed
+            own_alone=len(self.rules) * float(longer.sum()),
             numbers=4.0 * self.n_boot * len(self.rules) * len(self.shares) * self.seeds * len(judge.y),
             bytes=4.0 * (1 + self.copies) * prospect.train.x.size + 8.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.rules)} rules of each estimator + "

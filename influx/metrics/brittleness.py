@@ -14,9 +14,9 @@ from influx.engines import subsets
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics.aligned import unscored
-from influx.metrics.banks import BankName, check_bank, distinct_seeds, named, queries, retrained, stated
+from influx.metrics.banks import BankName, check_bank, distinct_seeds, named, paired, queries, retrained, stated
+from influx.metrics.ranking import top
 from influx.metrics.refit import Rows, check_seeds, weights_of
-from influx.metrics.scores import descending
 from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, counts_of, interval, resample
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
@@ -84,15 +84,16 @@ class Brittleness:
         check_resamples("metric.brittleness.n_boot", self.n_boot)
 
     def plan(self, prospect: Prospect) -> Work:
-        """What it takes when nothing flips; none is listed, as the bank may have some without the others."""
+        """Trainings on everything, and what it takes when nothing flips: a bank may have the former without these."""
         if prospect.problem.data.task != "classification":
             return Work()
         n, asked = len(prospect.train), len(queries(prospect, self.bank, self.tests))
         self._check_sizes(n)
-        seeds = distinct_seeds(prospect, self.seeds)
-        most = asked * len(self.counts) * seeds
+        most = asked * len(self.counts) * distinct_seeds(prospect, self.seeds)
         return Work(
-            more_trainings=float(seeds + most),
+            trainings=(paired(np.ones((1, n), np.uint8), self.bank, self.seeds),),
+            more_trainings=float(most),
+            more_new=float(most),
             own_trainings=float(most),
             numbers=2.0 * self.n_boot * len(self.counts) * asked,
             bytes=16.0 * self.seeds * asked * n + 8.0 * asked * self.counts[-1],
@@ -121,7 +122,7 @@ class Brittleness:
         note, protocol = note if unusable.any() else "", self._protocol(run, len(chosen))
         if not len(chosen):
             return tidy(unavailable(NAMES, "degenerate", note, protocol))
-        ranked = np.stack([descending(column)[: self.counts[-1]] for column in values[:, ~unusable].T])
+        ranked = top(values[:, ~unusable], self.counts[-1], run.train.ids).T
         own = self._smallest(run, chosen, ranked)
         random = self._smallest(run, chosen, self._random(run, chosen))
         found = _Found(self.counts, own, random, counts_of(resample(run.rng("test instances"), len(own), self.n_boot)))
@@ -159,7 +160,7 @@ class Brittleness:
         tests = "test instances" if asked is None else f"{asked} test instances"
         return sentences(
             f"k in {', '.join(map(str, self.counts))}; {tests} that all seeds predict rightly",
-            f"flipped: wrong under more than half of {self.seeds} seeds; ties by row index; loss_norm=subset",
+            f"flipped: wrong under more than half of {self.seeds} seeds; ties by id; loss_norm=subset",
             stated(run, self.bank),
         )
 

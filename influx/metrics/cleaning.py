@@ -117,6 +117,8 @@ class Cleaning:
             trainings=tuple(designs),
             more_trainings=float(each * altered),
             own_trainings=float(len(self.rules) * each * len(possible)),
+            more_alone=float(each * altered),  # at random for each seed
+            own_alone=float(len(self.rules) * len(self.shares) * altered),
             numbers=2.0 * self.n_boot * self.seeds * len(judge.judging) * (len(self.rules) + 1) * each,
             bytes=24.0 * len(self.shares) * self.seeds * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
             formula=(

@@ -119,10 +119,12 @@ class PoisonDefence:
         if isinstance(attack, str):
             names = [name for rule in self.rules for name in self._names(rule)]
             return tidy(unavailable(names, "not applicable", attack))
-        heavy = self._identified(influence, attack)
+        heavy = self._identified(influence, attack, run)
         found = {rule: self._scores(rule, influence, attack, run, heavy) for rule in self.rules}
         orders: dict[str, Rows] = {
-            rule: scores.descending(score) for rule, score in found.items() if not isinstance(score, Unavailable)
+            rule: scores.descending(score, run.train.ids)
+            for rule, score in found.items()
+            if not isinstance(score, Unavailable)
         }
         sets = self._sets(attack, {**orders, "random": self._random(run)}, len(run.train))
         success, accuracy = (
@@ -151,8 +153,7 @@ class PoisonDefence:
             how = f"tail: {len(heavy)} test instances identified{fewer}, k={self.k}"
         return sentences(
             how,
-            f"{self.seeds} seeds, each with its own random draw; loss_norm=subset, steps as on everything; ties by row "
-            "index",
+            f"{self.seeds} seeds, each with its own random draw; loss_norm=subset, steps as on everything; ties by id",
             f"95% CI: bootstrap over seeds and test instances x{self.n_boot}, widened for {self.seeds} seeds",
         )
 
@@ -168,9 +169,10 @@ class PoisonDefence:
         total = scores.by_sum(influence, columns)
         return total if isinstance(total, Unavailable) else attack.sign * total
 
-    def _identified(self, influence: Influence, attack: Attack) -> Rows | Unavailable:
+    def _identified(self, influence: Influence, attack: Attack, run: Run) -> Rows | Unavailable:
         """Watched test rows with the heaviest tails towards the attack, those without a finite tail left out."""
-        values = attack.sign * np.asarray(influence.values[:, attack.watched], dtype=np.float64)
+        values = np.asarray(influence.values[:, attack.watched])  # their rounding counts, so their dtype stays
+        values = values if attack.sign > 0 else -values
         if self.k > len(values):
             note = f"metric.poison_defence.k={self.k} is more than {len(values)} training instances; lower it"
             return Unavailable(status="not applicable", note=note)
@@ -178,7 +180,8 @@ class PoisonDefence:
         known = np.flatnonzero(np.isfinite(tail))
         if not len(known):
             return Unavailable(status="degenerate", note="no test instance has a spread of influence")
-        return attack.watched[known[scores.descending(tail[known])[: self.identified]]]
+        rows = attack.watched[known]
+        return rows[scores.descending(tail[known], run.test.ids[rows])[: self.identified]]
 
     def _random(self, run: Run | Prospect) -> Rows:
         """``(seeds, n)`` a random order of removal for every seed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -54,8 +55,8 @@ class QueryLossDifference:
         trained without as many random instances, averaged over seeds and queries; 0 by chance, positive when the
         removed ones helped. ``qld_removed`` and ``qld_random`` are both losses minus that of models trained on
         everything.
-    Intervals: 95% percentile bootstrap over queries, seeds and random sets together, not widened
-        for few sets or seeds; missing for a single query.
+    Intervals: 95% percentile bootstrap over queries, seeds and random sets together, widened for the number of seeds
+        and of sets; missing for a single query. A single seed or set has no luck of its own in it.
     Degenerate: queries whose scores are constant or not finite; they are counted in the note.
     Not applicable: training instances whose scores were not computed.
     Needs: retraining.
@@ -117,7 +118,7 @@ class QueryLossDifference:
         note = left_out(broken, constant)
         if not usable.any():
             return tidy(unavailable(NAMES, "degenerate", note, protocol))
-        chosen, kept, sets = asked[usable], self._weights(values[:, usable]), self._controls(run)
+        chosen, kept, sets = asked[usable], self._weights(values[:, usable], run), self._controls(run)
         own = self._losses(run, kept, chosen[:, None], "retraining without proponents")[:, :, 0]
         everywhere = np.tile(chosen, (len(sets), 1))
         shared = self._losses(run, sets, everywhere, "retraining without random sets")
@@ -134,9 +135,9 @@ class QueryLossDifference:
     def _count(self, n: int) -> int:
         return removed([self.share], n, SHARE)[0]
 
-    def _weights(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    def _weights(self, values: NDArray[np.floating], run: Run) -> NDArray[np.uint8]:
         """``(queries, n)`` without each query's own proponents."""
-        best: Rows = top(np.asarray(values, dtype=np.float64), self._count(len(values)))  # (k, queries)
+        best: Rows = top(np.asarray(values, np.float64), self._count(len(values)), run.train.ids)  # (k, queries)
         return weights_of(len(values), best.T, 0)
 
     def _controls(self, run: Run | Prospect) -> NDArray[np.uint8]:
@@ -153,10 +154,11 @@ class QueryLossDifference:
     def _protocol(self, run: Run) -> str:
         n = len(run.train)
         return sentences(
-            f"each query without its own {self._count(n)} of {n} training instances, ties by row index",
+            f"each query without its own {self._count(n)} of {n} training instances, ties by id",
             f"{self.controls} random sets of as many; seeds={self.seeds}, paired; loss_norm=subset",
             stated(run, self.bank),
-            f"95% CI: bootstrap over queries, seeds and random sets x{self.n_boot}",
+            f"95% CI: bootstrap over queries, seeds and random sets x{self.n_boot}, widened for {self.seeds} seeds and "
+            f"{self.controls} sets",
         )
 
 
@@ -173,8 +175,8 @@ class _Samples:
             return counts_of(resample(run.rng(what), size, metric.n_boot)) / size
 
         self.queries = shares("queries", asked)
-        self.seeds = shares("training seeds", metric.seeds)
-        self.sets = shares("random sets", metric.controls)
+        self.seeds = widened(shares("training seeds", metric.seeds))
+        self.sets = widened(shares("random sets", metric.controls))
 
     def measured(self, name: str, own: FloatArray, other: FloatArray, protocol: str, note: str) -> Measured:
         """Mean of ``own`` minus mean of ``other``, each (seeds, sets, queries), with a single set where it has none."""
@@ -194,3 +196,13 @@ class _Samples:
     def _means(self, values: FloatArray) -> FloatArray:
         sets = self.sets if values.shape[1] > 1 else np.ones((len(self.queries), 1))
         return np.asarray(np.einsum("bs,bc,bq,scq->b", self.seeds, sets, self.queries, values, optimize=True))
+
+
+def widened(shares: FloatArray) -> FloatArray:
+    """Shares (n_boot, size) of resamples, further from equal ones by √(size / (size - 1)).
+
+    Means weighted by them vary as those of ``size`` draws from the whole they stand for do, whose variance is that of
+    the values at hand over size - 1; resamples vary by the same over size.
+    """
+    size = shares.shape[1]
+    return np.asarray(1 / size + (shares - 1 / size) * math.sqrt(size / max(size - 1, 1)))

@@ -33,7 +33,7 @@ class Ranking:
     Measures: per test instance, then averaged over test instances: ``topk_proponents``, the share of the k
         largest true influences among the k largest scores; ``topk_opponents``, the same for the k smallest;
         ``ndcg``, Σ_{r≤k} gain(r) / log2(r + 1) down the ranking by score, over its largest possible value, with
-        gain max(truth, 0). Equal values rank by row index. The note gives what a random ranking expects.
+        gain max(truth, 0). Equal values rank by id. The note gives what a random ranking expects.
     Intervals: 95% percentile bootstrap over test instances; if only some training instances are compared, over
         these too. They are then about k of as many other training instances, not about k of all.
     Degenerate: test instances with constant or non-finite scores or truth; for ``ndcg`` also those without a
@@ -74,10 +74,14 @@ class Ranking:
         if self.k >= rows:
             note = f"metric.ranking.k={self.k} covers all {rows} training instances with score and truth; lower it"
             return tidy(unavailable(NAMES, "not applicable", note, aligned.protocol))
-        return tidy(self._rows(aligned, run))
+        assert run.truth is not None  # nothing could be aligned without
+        order = np.argsort(run.train.ids[run.truth.computed & influence.computed], kind="stable")
+        return tidy(self._rows(aligned, order, run))
 
-    def _rows(self, aligned: Aligned, run: Run) -> Iterator[Measured]:
-        scores, truth = aligned.scores[:, aligned.usable], aligned.truth[:, aligned.usable]
+    def _rows(self, aligned: Aligned, order: NDArray[np.intp], run: Run) -> Iterator[Measured]:
+        """``order``: of the rows by their ids, so that ties go by these everywhere below."""
+        cells = np.ix_(order, aligned.usable)
+        scores, truth = aligned.scores[cells], aligned.truth[cells]
         by_score, by_truth = top(scores, self.k), top(truth, self.k)
         worst_by_score, worst_by_truth = top(-scores, self.k), top(-truth, self.k)
         gained, chance = ndcg(truth, by_score, by_truth)
@@ -100,14 +104,17 @@ class Ranking:
                 n_boot=self.n_boot,
                 samples=samples,
                 lowest=0.0,
-                protocol=sentences(f"k={self.k}, ties by row index", aligned.protocol),
+                protocol=sentences(f"k={self.k}, ties by id", aligned.protocol),
                 note=sentences(f"random ranking: {random:.4f}", aligned.note, aligned.degenerate, remark),
             )
 
 
-def top(values: FloatArray, k: int) -> NDArray[np.intp]:
-    """``(k, m)`` rows of the k largest values of each column, largest first; equal values by row index."""
-    return np.argsort(-values, axis=0, kind="stable")[:k]
+def top(values: FloatArray, k: int, ids: NDArray[np.int64] | None = None) -> NDArray[np.intp]:
+    """``(k, m)`` rows of the k largest values of each column, largest first; equal values by id or, without, by row."""
+    if ids is None:
+        return np.argsort(-values, axis=0, kind="stable")[:k]
+    by_id = np.argsort(ids, kind="stable")
+    return np.asarray(by_id[np.argsort(-values[by_id], axis=0, kind="stable")[:k]])
 
 
 def overlap(left: NDArray[np.intp], right: NDArray[np.intp], n: int) -> FloatArray:

@@ -89,6 +89,9 @@ def usable(scores: NDArray[Any]) -> FloatArray | Unavailable:
     return np.asarray(scores, dtype=np.float64)
 
 
-def descending(scores: NDArray[Any]) -> Rows:
-    """Rows from the highest score to the lowest; equal ones by row index."""
-    return np.argsort(-scores, kind="stable")
+def descending(scores: NDArray[Any], ids: NDArray[np.int64] | None = None) -> Rows:
+    """Rows from the highest score to the lowest; equal ones by their ids where given, by row index otherwise."""
+    if ids is None:
+        return np.argsort(-scores, kind="stable")
+    by_id = np.argsort(ids, kind="stable")
+    return np.asarray(by_id[np.argsort(-scores[by_id], kind="stable")])

@@ -99,6 +99,7 @@ class Stability:
         n, m = len(prospect.train), len(prospect.test)
         return Work(
             more_trainings=float(self.seeds - 1),
+            more_alone=float(self.seeds - 1),
             compared=3.0 * self.seeds * n * m * float(np.log2(max(n, 2))),
             numbers=(30.0 * self.seeds + 20.0) * n * m,
             bytes=8.0 * (3.0 * self.seeds + 4.0) * n * m,

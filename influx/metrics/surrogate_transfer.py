@@ -75,6 +75,7 @@ class SurrogateTransfer:
         boot = 2.0 * len(NAMES) * self.n_boot * m
         work = Work(
             more_trainings=1.0,
+            more_alone=1.0,
             compared=6.0 * n * m * float(np.log2(max(n, 2))),
             numbers=40.0 * n * m + boot,
             bytes=8.0 * 8.0 * n * m,

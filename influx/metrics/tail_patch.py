@@ -90,7 +90,7 @@ class TailPatch:
         values = influence.values[computed]
         broken, constant = ~np.isfinite(values).all(axis=0), constant_columns(values)
         usable = np.flatnonzero(~(broken | constant))
-        best = computed[top(np.asarray(values[:, usable], dtype=np.float64), self.k)]  # (k, q)
+        best = computed[top(np.asarray(values[:, usable], dtype=np.float64), self.k, run.train.ids[computed])]  # (k, q)
         control = self._control(influence.computed, run)[:, usable]
         wanted = np.zeros((len(run.train), len(run.test)), bool)
         for rows in (best, control):
@@ -101,7 +101,7 @@ class TailPatch:
             fall[row, columns] = before[columns] - losses
         gained, chance = fall[best, usable], fall[control, usable]  # (k, q)
         protocol = sentences(
-            f"k={self.k}, ties by row index; one step of {step.optimizer} on one instance, lr={lr:g}",
+            f"k={self.k}, ties by id; one step of {step.optimizer} on one instance, lr={lr:g}",
             "gradient in eval mode; fall of the risk, for classes the rise of log p(label)",
             f"{len(usable)} of {len(run.test)} test instances, {len(computed)} of {len(run.train)} training instances",
         )
@@ -114,7 +114,10 @@ class TailPatch:
         return summarise(name, found, rng=run.rng("test instances"), n_boot=self.n_boot, protocol=protocol, note=note)
 
     def _control(self, computed: NDArray[np.bool_], run: Run) -> NDArray[np.int64]:
-        """``(k, m)`` training instances with scores, drawn for each test instance, the same for all estimators."""
-        rng, n = run.drawn("tail patch"), len(run.train)
-        orders = (rng.permutation(n) for _ in range(len(run.test)))
-        return np.stack([order[computed[order]][: self.k] for order in orders], axis=1)
+        """``(k, m)`` training instances with scores, drawn by id for each test instance, alike for all estimators."""
+        rng, by_id = run.drawn("tail patch"), np.argsort(run.train.ids, kind="stable")
+        found = np.empty((self.k, len(run.test)), np.int64)
+        for column in np.argsort(run.test.ids, kind="stable"):
+            order = by_id[rng.permutation(len(by_id))]
+            found[:, column] = order[computed[order]][: self.k]
+        return found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from influx.errors import ConfigError, DataError, IncompatibleError
-from influx.models.hf_files import INSTALL, TOKENIZER, Source, digest, is_folder, located
+from influx.models.hf_files import CONFIG, INSTALL, TOKENIZER, Source, digest, is_folder, located
 from influx.models.inputs import text_size
 from influx.models.settings import check_choice, check_flag
 from influx.models.text_decoder import LOGITS, next_token_risk
@@ -109,6 +109,17 @@ class HuggingFace:
     def identity(self) -> Mapping[str, str]:
         """What the files hold, whatever they are called."""
         return {"model": self._source(1).digest} if self.name else {}
+
+    def doubts(self, data: Data) -> tuple[str, ...]:
+        """That the files have more than the model takes: a configuration with too few layers drops the others."""
+        source = self._source(data.n_outputs)
+        unused = source.unused()
+        if not unused:
+            return ()
+        return (
+            f"model.name={source.name} has {len(unused)} weights below the head that its {CONFIG} has no place for "
+            f"(such as {unused[0]}): they are left out; correct {CONFIG} if the model should have them",
+        )
 
     def _source(self, outputs: int) -> Source:
         name = "" if self.name is None else str(self.name)

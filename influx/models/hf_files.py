@@ -40,7 +40,7 @@ class Source:
         config = copy.deepcopy(_configured(self))
         if not self.pretrained:
             return self._fresh(config)
-        read, missing = _read(self)
+        read, missing, _ = _read(self)
         made = copy.deepcopy(read)
         if missing:
             fresh = dict(self._fresh(config).named_parameters())
@@ -48,6 +48,10 @@ class Source:
                 for name in missing:
                     made.get_parameter(name).copy_(fresh[name])
         return made
+
+    def unused(self) -> tuple[str, ...]:
+        """Names of weights in the files that the model has no place for, those of a head apart."""
+        return _read(self)[2] if self.pretrained else ()
 
     def _fresh(self, config: Any) -> Any:
         with failing(self.name, self.download, self.pretrained):
@@ -168,8 +172,8 @@ def _configured(source: Source) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _read(source: Source) -> tuple[Any, tuple[str, ...]]:
-    """The model with what the files have, in float32, and the names of the head's parameters that they do not have.
+def _read(source: Source) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """The model in float32; parameters of its head that the files lack; weights of theirs below the head that it lacks.
 
     Raises:
         DataError: the files are damaged, or have no weights of this shape for a part that is not the head.
@@ -195,4 +199,6 @@ def _read(source: Source) -> tuple[Any, tuple[str, ...]]:
             f"head are missing or of another shape (such as {damaged[0]}); name a folder whose files belong together, "
             "or set model.pretrained=false"
         )
-    return read, tuple(name for name, _ in missing)
+    parts, prefix = {name for name, _ in read.base_model.named_children()}, f"{read.base_model_prefix}."
+    unused = [key for key in told["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in parts]
+    return read, tuple(name for name, _ in missing), tuple(sorted(unused))

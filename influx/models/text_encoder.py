@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from influx.models.bag_of_words import mean_of_words
 from influx.models.inputs import text_size
 from influx.models.settings import check_choice
 from influx.models.transformer import Masks, Sizes, Transformer, check_sizes
 from influx.problem import Data
-from influx.vocabulary import PADDING
 
 POOLINGS = ("mean", "first")
 
@@ -31,14 +30,8 @@ class PooledEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, or the predicted value."""
         found = self.transformer(x, Masks.of_padding(x))
-        output: Tensor = self.head(found[:, 0] if self.pooling == "first" else self._mean(found, x))
+        output: Tensor = self.head(found[:, 0] if self.pooling == "first" else mean_of_words(found, x))
         return output
-
-    @staticmethod
-    def _mean(found: Tensor, x: Tensor) -> Tensor:
-        words = (x != PADDING).to(found)
-        weights = words / words.sum(1, keepdim=True).clamp_min(1)
-        return torch.einsum("bld,bl->bd", found, weights)
 
 
 @dataclass(frozen=True, kw_only=True)

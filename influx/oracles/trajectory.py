@@ -208,10 +208,13 @@ def gas_layerwise(below: Path) -> Iterator[Comparison]:
 def projection(toy: Toy, step: int, dim: int, kind: str, share: bool) -> Array:
     """P (D, p), drawn as documented; p D must fit in one piece."""
     seed = int(stream(toy.problem.seed, f"draws/projection{'' if share else f'/{step}'}").integers(1 << 63))
-    own = torch.Generator().manual_seed(stream_seed(seed, "0"))
-    drawn = torch.empty(sum(p.numel() for p in toy.module().parameters()), dim)
-    drawn = drawn.normal_(generator=own) if kind == "gaussian" else 2 * drawn.random_(2, generator=own) - 1
-    return np.asarray(drawn.double().numpy().T / np.sqrt(dim))
+    seed, shape = stream_seed(seed, "0"), (sum(p.numel() for p in toy.module().parameters()), dim)
+    if kind == "gaussian":
+        drawn = torch.empty(shape).normal_(generator=torch.Generator().manual_seed(seed)).numpy()
+    else:
+        octets = np.frombuffer(np.random.Generator(np.random.PCG64(seed)).bytes(-(-shape[0] * dim // 8)), np.uint8)
+        drawn = (2.0 * np.unpackbits(octets)[: shape[0] * dim] - 1).reshape(shape)
+    return np.asarray(drawn.astype(float).T / np.sqrt(dim))
 
 
 def tracinrp(below: Path) -> Iterator[Comparison]:

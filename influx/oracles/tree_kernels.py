@@ -19,7 +19,7 @@ def _leaf_features(forest: Forest, power: float) -> tuple[Array, Array]:
     made = [np.zeros((len(y), len(forest.values))) for y in (forest.train_y, forest.test_y)]
     for features, leaves in zip(made, (forest.train_leaves, forest.test_leaves), strict=True):
         for t in range(forest.rounds):
-            for c in range(forest.outputs if forest.boosted else forest.train_leaves.shape[1]):
+            for c in range(forest.outputs if forest.boosted else 1):
                 for i, leaf in enumerate(leaves[t, c]):
                     size = (forest.train_leaves[t, c] == leaf).sum()
                     features[i, forest.first[t, c] + leaf] = size ** -float(power) if size else 1.0

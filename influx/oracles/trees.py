@@ -1,4 +1,4 @@
-"""Boosted trees with fixed splits, leaf by leaf and instance by instance, for every installed library."""
+"""Trees with fixed splits, leaf by leaf and instance by instance, for every installed library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from influx.oracles.groups_if import effects, written
 from influx.oracles.plain import Array
 from influx.oracles.tree_kernels import tree_similarity, trex
 from influx.oracles.tree_loops import Trees, toys
+from influx.oracles.tree_means import refitted as averaged
 
 EXACT, DIFFERENCES = 1e-10, 1e-6
 STEP = 1e-5
 
 
 def leaf_refit(below: Path) -> Iterator[Comparison]:
-    """Every leaf refitted by a loop, without each instance and without each group."""
+    """Every leaf refitted by a loop, without each instance and without each group; averaged trees likewise."""
     for kind, toy, trees in toys(below):
         n = len(toy.train)
         found, (mine, theirs) = toy.estimate("leaf_refit"), trees.risks(np.ones(n))
@@ -37,6 +38,7 @@ def leaf_refit(below: Path) -> Iterator[Comparison]:
             values = np.array([trees.risks(1 - unit, True)[1] - start for unit in np.eye(n)])
             refitted = toy.estimate("leaf_refit", refit_base=True).values
             yield compare(f"base value refitted too, {kind}", refitted, values, 1e-8)
+    yield from averaged(below)
 
 
 def leaf_influence(below: Path) -> Iterator[Comparison]:

@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from influx.reporting.verdict import Score
+
+if TYPE_CHECKING:
+    from influx.reporting.record import RunRecord
 
 Kind = Literal["run", "baseline", "ceiling"]
 
@@ -36,14 +39,13 @@ class Entry:
         estimator: its plain name.
         kind: an estimator's own run, a baseline measured beside it, or the noise ceiling.
         run: name of the run that it comes from; empty for ceilings.
-        protocol: which of the comparison's protocols it follows, from 0.
         scores: by metric; a missing one was not measured.
         seconds: what it took, with what the trainings that it read from the bank would have taken; NaN if unknown.
         unpaid: trainings that it read and did not make.
         peak_mb: largest memory of the process meanwhile; NaN if unknown.
         trainings: models that it asked for; NaN if unknown.
-        front: no other row of its protocol is at least as good and as fast, and better in one.
-        letters: rows of a protocol that share a letter do not differ; empty where nothing was paired.
+        front: no other row is at least as good and as fast, and better in one.
+        letters: rows that share a letter do not differ; empty where nothing was paired.
         difference: to the comparison's reference.
     """
 
@@ -51,7 +53,6 @@ class Entry:
     estimator: str
     kind: Kind
     run: str
-    protocol: int
     scores: Mapping[str, Score]
     seconds: float = math.nan
     unpaid: int = 0
@@ -64,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that ``influx compare`` says.
+    """Everything that ``influx compare`` says about the runs of one protocol.
 
     Attributes:
         columns: metrics and their headings, the one that rows are sorted by first.
@@ -73,7 +74,8 @@ class Comparison:
         entries: best first, baselines among them, ceilings last.
         pairs: differences of rows ``(i, j)`` of ``entries``, i before j.
         reference: the row that ``Entry.difference`` is taken to; None without pairs.
-        protocols: each in words, by what it is about: the problem, the ground truth, every metric.
+        title: what tells the problem from those of other comparisons beside it; empty when there are none.
+        protocol: in words, by what it is about: the problem, the ground truth, every metric.
         notes: sentences about what was left out and what the columns mean.
         footnotes: marks of cells and their reasons.
         commands: how each run is made again, by its name.
@@ -85,10 +87,17 @@ class Comparison:
     entries: tuple[Entry, ...]
     pairs: Mapping[tuple[int, int], Difference]
     reference: int | None
-    protocols: tuple[Mapping[str, str], ...]
+    title: str
+    protocol: Mapping[str, str]
     notes: tuple[str, ...]
     footnotes: tuple[tuple[str, str], ...]
     commands: Mapping[str, str]
+
+
+def run_names(records: Sequence[RunRecord]) -> list[str]:
+    """Names of runs, or their folders where two have the same name."""
+    names = [record.name for record in records]
+    return [name if names.count(name) == 1 else str(r.folder) for name, r in zip(names, records, strict=True)]
 
 
 def pareto_front(scores: Sequence[float], seconds: Sequence[float]) -> list[bool]:

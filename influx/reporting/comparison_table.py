@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -17,13 +17,19 @@ from influx.reporting.tables import natural_width, stack
 FRONT = "*"
 FEW = 15  # pairs that are all printed
 SECONDS, MEMORY, TRAININGS = "seconds", "peak MB", "trainings"
+CAREFUL = "rows of different protocols do not answer the same question"
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The widest layout that fits: every interval, the sorted metric's alone, or scores and costs apart."""
+    """The widest layout that fits: every interval, the sorted metric's alone, or scores and costs apart.
+
+    One ``of_several`` leaves out the differences of all pairs, and ``said`` is said elsewhere.
+    """
 
     comparison: Comparison
+    of_several: bool = False
+    said: Sequence[tuple[str, str]] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         c, every = self.comparison, list(self.comparison.columns)
@@ -40,7 +46,12 @@ class ComparisonTable:
         else:
             yield from _apart(c, fits)
         yield Text()
-        yield from _below(c)
+        if not self.of_several and 1 < len(c.pairs) <= FEW:  # one pair is in the table already
+            yield from _differences(c)
+        if c.footnotes:
+            yield definitions([(f"({mark})", reason) for mark, reason in c.footnotes])
+            yield Text()
+        yield definitions([line for line in _lines(c) if line not in self.said])
 
 
 def _apart(c: Comparison, fits: Callable[[Grid], bool]) -> Iterator[Grid | Text]:
@@ -59,16 +70,26 @@ def _apart(c: Comparison, fits: Callable[[Grid], bool]) -> Iterator[Grid | Text]
         left, cost = left[count:], False
 
 
-def comparison_table(c: Comparison) -> RenderableType:
-    """Rows, differences, and what to read them with."""
-    return Group(ComparisonTable(c))
+def comparison_table(made: Sequence[Comparison]) -> RenderableType:
+    """Rows, differences, and what to read them with; one table after another where protocols differ."""
+    if len(made) == 1:
+        return Group(ComparisonTable(made[0]))
+    every = [_lines(c) for c in made]
+    said = [line for line in every[0] if all(line in lines for lines in every)]
+    parts: list[RenderableType] = []
+    for number, c in enumerate(made, start=1):
+        parts += [Text(heading(c, number), style="bold"), Text(), ComparisonTable(c, True, said), Text()]
+    return Group(*parts, definitions([*said, ("careful", CAREFUL)]))
+
+
+def heading(c: Comparison, number: int) -> str:
+    """What stands above one of several comparisons."""
+    return text.clean(f"Protocol {number}: {c.title}" if c.title else f"Protocol {number}")
 
 
 def _grid(c: Comparison, columns: Sequence[str], *, spread: bool, cost: bool, stacked: bool) -> Grid:
     """One table. Differences stand beside the sorted metric, ``spread`` gives all metrics an interval."""
     headings = ["estimator"]
-    several = len(c.protocols) > 1
-    headings += ["protocol"] if several else []
     for metric in columns:
         headings.append(stack(c.columns[metric], stacked))
         if metric == c.metric and c.reference is not None:
@@ -81,7 +102,6 @@ def _grid(c: Comparison, columns: Sequence[str], *, spread: bool, cost: bool, st
         if entry.kind == "ceiling" and not any(metric in entry.scores for metric in columns):
             continue
         cells = [_name(entry)]
-        cells += [Text(str(entry.protocol + 1))] if several else []
         for metric in columns:
             cells.append(_score(entry, metric, spread or metric == c.metric, stacked))
             if metric == c.metric and c.reference is not None:
@@ -128,33 +148,23 @@ def _costs(entry: Entry) -> list[Text]:
     ]
 
 
-def _below(c: Comparison) -> RenderResult:
-    if 1 < len(c.pairs) <= FEW:  # one pair is in the table already
-        rows = [
-            [Text(text.clean(c.entries[i].name)), Text(text.clean(c.entries[j].name)), Text(told(found))]
-            for (i, j), found in sorted(c.pairs.items())
-        ]
-        yield Grid(["this", "minus this", f"difference in {c.metric}"], rows)
-        yield Text()
-    if c.footnotes:
-        yield definitions([(f"({mark})", reason) for mark, reason in c.footnotes])
-        yield Text()
+def _differences(c: Comparison) -> RenderResult:
+    rows = [
+        [Text(text.clean(c.entries[i].name)), Text(text.clean(c.entries[j].name)), Text(told(found))]
+        for (i, j), found in sorted(c.pairs.items())
+    ]
+    yield Grid(["this", "minus this", f"difference in {c.metric}"], rows)
+    yield Text()
+
+
+def _lines(c: Comparison) -> list[tuple[str, str]]:
+    """What the table is to be read with. Protocols of the other metrics are in the report and with --json."""
     lines = [(FRONT, front_note(c))] if any(entry.front for entry in c.entries) else []
-    if len(c.protocols) > 1:
-        lines += [(f"protocol {n}", in_words(protocol)) for n, protocol in enumerate(c.protocols, start=1)]
-        lines.append(("careful", "rows of different protocols do not answer the same question"))
-    elif c.protocols:  # of the other metrics in the report and with --json
-        shown = {name: found for name, found in c.protocols[0].items() if name not in c.columns or name == c.metric}
-        lines += list(shown.items())
-    yield definitions([*lines, *(("note", sentence) for sentence in c.notes)])
+    lines += [(name, found) for name, found in c.protocol.items() if name not in c.columns or name == c.metric]
+    return [*lines, *(("note", sentence) for sentence in c.notes)]
 
 
 def front_note(c: Comparison) -> str:
     """What the mark of the Pareto front means."""
     better = "low" if c.lower_is_better else "high"
     return f"Pareto front: no other row has {c.metric} as {better} in as little time"
-
-
-def in_words(protocol: Mapping[str, str]) -> str:
-    """A protocol in one line."""
-    return " | ".join(f"{name}: {told}" for name, told in protocol.items())

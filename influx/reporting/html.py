@@ -18,7 +18,7 @@ from influx.reporting import (
     svg,
     word_shares,
 )
-from influx.reporting.comparison import Comparison
+from influx.reporting.comparison import Comparison, run_names
 from influx.reporting.markup import Markup, join, tag, text
 from influx.reporting.record import RunRecord
 from influx.reporting.script import HASH, SCRIPT
@@ -37,14 +37,14 @@ FOLDED = 4  # runs of a page that are still shown in full; more are to be opened
 MANY = 8  # runs of a page about which less is shown
 
 
-def write(records: Sequence[RunRecord], path: Path, comparison: Comparison | None = None) -> str:
-    """Write the page about ``records`` and their ``comparison``, whole or not at all; return its SHA-256.
+def write(records: Sequence[RunRecord], path: Path, compared: Sequence[Comparison] = ()) -> str:
+    """Write the page about ``records``, ``compared`` by protocol, whole or not at all; return its SHA-256.
 
     Raises:
         DataError: a run's images are damaged.
         UserError: the file cannot be written.
     """
-    content = page(records, comparison)
+    content = page(records, compared)
     return write_atomically(path, lambda temporary: _write(temporary, content))
 
 
@@ -52,7 +52,7 @@ def _write(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8", newline="\n")
 
 
-def page(records: Sequence[RunRecord], comparison: Comparison | None = None) -> str:
+def page(records: Sequence[RunRecord], compared: Sequence[Comparison] = ()) -> str:
     """The page as text; the same for the same records."""
     title = clean(records[0].name) if len(records) == 1 else f"{len(records)} runs"
     head = (
@@ -65,20 +65,20 @@ def page(records: Sequence[RunRecord], comparison: Comparison | None = None) -> 
     )
     several = len(records) > 1
     articles = [_article(record, f"run-{i}", len(records)) for i, record in enumerate(records, start=1)]
-    top = _top(records, comparison) if several else Markup("")
-    end = comparison_page.commands(comparison) if comparison else Markup("")
+    top = _top(records, compared) if several else Markup("")
+    end = comparison_page.commands(compared) if compared else Markup("")
     skip = text("a", "Skip to the content", href="#content", class_="skip")
     body = (skip, tag("main", join(top, *articles, end), id="content"))
     document = tag("html", tag("head", join(*head)), tag("body", *body, tag("script", Markup(SCRIPT))), lang="en")
     return f"<!DOCTYPE html>\n{document}\n"
 
 
-def _top(records: Sequence[RunRecord], comparison: Comparison | None) -> Markup:
+def _top(records: Sequence[RunRecord], compared: Sequence[Comparison]) -> Markup:
     """What is said about all runs together."""
-    if comparison is None:
+    if not compared:
         return _overview(records)
-    links = {run: f"run-{i}" for i, run in enumerate(comparison.commands, start=1)}
-    found = comparison_page.comparison(comparison, links)
+    links = {run: f"run-{i}" for i, run in enumerate(run_names(records), start=1)}
+    found = comparison_page.comparisons(compared, links)
     return join(tag("header", text("h1", f"influx report: {len(records)} runs")), found, text("h2", "Runs"))
 
 

@@ -54,8 +54,10 @@ thead button::after { content: "\\00a0\\2195"; color: var(--line); } thead butto
 th[aria-sort] button { color: var(--ink); } th[aria-sort] button::after { color: var(--accent); }
 th[aria-sort="ascending"] button::after { content: "\\00a0\\2191"; }
 th[aria-sort="descending"] button::after { content: "\\00a0\\2193"; }
-.dense { position: relative; left: 50%; transform: translateX(-50%); width: max(100%, min(1500px, 100vw - 64px)); }
+.dense { position: relative; left: 50%; transform: translateX(-50%); width: max-content; min-width: 100%;
+  max-width: max(100%, min(1500px, 100vw - 64px)); }
 .dense table { font-size: 13px; } .dense th, .dense td { padding-right: 12px; } .dense .ci { font-size: 12px; }
+.dense .number + :not(.number) { padding-left: 14px; } section section { margin-top: 28px; }
 tr.baseline th, tr.baseline td { color: var(--soft); }
 tr.ceiling th, tr.ceiling td { font-style: italic; color: var(--soft); } td.front, .letters { white-space: nowrap; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 12.5px;
@@ -115,7 +117,7 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; }
   --c0: #1f5fbf; --c1: #b8500a; --c2: #17775b; --c3: #a3307f; --c4: #6b6f76; --c5: #7a5ac7;
   --c6: #8a6d00; --c7: #0c7c99; }
   body { font-size: 11pt; } table { font-size: 9pt; } th, td { padding-right: 10px; }
-  .dense { width: auto; left: 0; transform: none; }
+  .dense { width: auto; max-width: none; left: 0; transform: none; }
   .dense table { font-size: 7pt; } .dense th, .dense td { padding-right: 5px; } .dense .ci { font-size: 6.5pt; }
   main { max-width: none; padding: 0; } .scroll { overflow: visible; }
   h2, h3, caption { break-after: avoid; } .controls, .skip { display: none; }

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from influx import cli
+from influx.config import Settings
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -73,6 +74,23 @@ def spawn(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         timeout=60,
     )
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Seeds of the jobs of sweeps that were run; their runs are empty folders."""
+    seeds: list[int] = []
+
+    def execute(settings: Settings) -> Path:
+        seeds.append(settings["seed"])
+        folder = tmp_path / "outputs" / "runs" / str(settings["seed"])
+        folder.mkdir(parents=True, exist_ok=True)
+        if settings["optimizer"]["lr"] > 1:
+            raise ValueError("no such row")
+        return folder
+
+    monkeypatch.setattr("influx.pipeline.execute", execute)
+    return seeds
 
 
 @contextmanager

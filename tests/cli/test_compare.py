@@ -162,7 +162,43 @@ def test_other_problems_are_refused_by_the_setting_that_differs(influx: Influx, 
     found = rows_of(influx("compare", *places, "--json", "--force"))
     assert (found["a"]["protocol"], found["b"]["protocol"]) == (0, 1) and found["a"]["difference"] is None
     shown = influx("compare", *places, "--force").out
-    assert "protocol 2" in shown and "do not answer the same question" in shown
+    assert "dataset.n_train 40\n" in shown and "dataset.n_train 80\n" in shown
+    assert "Protocol 2: " in shown and "do not answer the same question" in shown
+
+
+def test_each_protocol_has_its_own_order_front_and_reference(influx: Influx, make: Maker) -> None:
+    other = {"n_train": 80, "problem": {"id": "other"}}
+    places = [make("a", 2.0), make("b", 1.0), make("c", 0.5, **other), make("d", 0.1, **other)]
+    alone = json.loads(influx("compare", *places[2:], "--json").out)
+    done = json.loads(influx("compare", *places, "--json", "--force").out)
+    assert [row["name"] for row in done["rows"] if row["kind"] == "run"] == ["b", "a", "d", "c"]
+    assert done["references"] == ["b", "d"] and alone["references"] == ["d"]
+    assert [row for row in done["rows"] if row["protocol"] == 1] == [r | {"protocol": 1} for r in alone["rows"]]
+    asked = json.loads(influx("compare", *places, "--json", "--force", "--against", "a").out)
+    assert asked["references"] == ["a", "d"]
+    unknown = influx("compare", *places, "--force", "--against", "e")
+    assert unknown.code == 2 and "there are b, a, d, c" in unknown.err
+
+
+def test_a_protocol_without_the_metric_asked_for_is_sorted_by_its_own(influx: Influx, make: Maker) -> None:
+    places = [make("a", 1.0), make("b", 0.1), make("c", 0.1, n_train=80, problem={"id": "other"})]
+    rows = pd.read_csv(places[2] / "metrics.csv")
+    rows[rows["metric"] != "lds"].to_csv(places[2] / "metrics.csv", index=False)
+    asked = influx("compare", *places, "--json", "--force", "--metric", "lds", "--lower-is-better")
+    found = json.loads(asked.out)
+    assert [row["name"] for row in found["rows"] if row["kind"] == "run"] == ["a", "b", "c"]
+    assert "lds" not in found["rows"][-3]["scores"] and found["metric"] == "lds"
+
+
+def test_titles_say_what_tells_protocols_apart_and_no_more(influx: Influx, make: Maker) -> None:
+    places = [
+        make("a", 0.1, choices={"model": "mlp", "optimizer": "sgd"}),
+        make("b", 0.1, choices={"model": "mlp", "optimizer": "adam"}, problem={"id": "b"}),
+        make("c", 0.1, choices={"model": "trees", "optimizer": "adam"}, problem={"id": "c"}, n_train=80),
+    ]
+    shown = influx("compare", *places, "--force").out.splitlines()
+    titles = [line.partition(": ")[2].strip() for line in shown if line.startswith("Protocol ")]
+    assert titles == ["model mlp, optimizer sgd", "model mlp, optimizer adam", "model trees"]
 
 
 def test_other_protocols_of_a_metric_are_refused(influx: Influx, make: Maker) -> None:

@@ -14,7 +14,7 @@ from influx.commands.plan import foresee
 from influx.config import compose
 from influx.engines import game_plans
 from influx.job import Job, assemble
-from influx.planning import Planned, Prospect, Work
+from influx.planning import Pace, Planned, Prospect, Work
 from influx.rates import Rates
 from tests.cli.conftest import TINY, Influx
 
@@ -127,6 +127,23 @@ def test_planned_work_grows_with_the_data(estimator: str) -> None:
 def test_work_adds_up_and_memory_is_the_largest() -> None:
     one, two = Work(flops=1, bytes=5, formula="a"), Work(flops=2, bytes=3, formula="b")
     assert one + two == Work(flops=3, bytes=5, formula="a; b")
+
+
+def test_trainings_that_share_no_block_take_as_long_as_the_recorded_one(tmp_path: Path) -> None:
+    outlook = Outlook(assemble(compose([*TINY, f"paths.outputs={tmp_path}"])))
+    outlook.__dict__ |= {
+        "pace": Pace(training=20.0, model=5.0, note=""),
+        "rates": Rates(flops=1, numbers=1, compared=1),
+    }
+    seconds = [
+        outlook._measured("evaluate", [work], 0.0)["seconds"]
+        for work in (
+            Work(more_trainings=10),
+            Work(more_trainings=10, more_alone=4),
+            Work(own_trainings=10, own_alone=4) + Work(more_trainings=3, more_alone=2),
+        )
+    ]
+    assert seconds == pytest.approx([50, 50 + 4 * 15, 65 + 6 * 15], abs=1)  # and a block to write
 
 
 def test_time_is_the_sum_over_kinds_of_operations() -> None:

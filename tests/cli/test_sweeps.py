@@ -2,72 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from influx.commands.alive import Queue, living
+from influx.commands.alive import living
 from influx.commands.status import states
-from influx.commands.submitted import Submitted, answered, without_sigint
 from influx.commands.sweep import LAUNCHER, Entry, Stamp, Sweep
 from influx.commands.sweep_plan import going_on
-from influx.config import Settings, conf_dir, load_choice
+from influx.config import conf_dir
 from influx.errors import Busy, ConfigError
-from tests.cli.conftest import ROOT, Holder, Influx, spawn
+from tests.cli.conftest import Holder, Influx, spawn
+from tests.cli.sweeps import SMALL, squeue, sweep_of, told
 
 HERE = socket.gethostname()
-SMALL = ("dataset=iris", "dataset.n_train=30", "training.epochs=2", "truth=none", "metric=[]", "baselines=[]")
-
-
-def sweep_of(folder: Path, **entries: Entry) -> Sweep:
-    """A sweep with one job for each entry, as their processes left them."""
-    sweep = Sweep(folder)
-    sweep.begin({}, entries, [])
-    for job, entry in entries.items():
-        if entry.status != "pending":
-            sweep.record(job, entry)
-        elif entry.slurm:
-            sweep.submitted({}, {job: entry.slurm})
-    return Sweep(folder)
-
-
-def told(folder: Path) -> dict[str, str]:
-    return {str(vars(state)["overrides"]): state.status for state in states(folder)}
-
-
-def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """A Slurm whose ``squeue`` answers this, and counts how often it was asked."""
-    program = tmp_path / "bin" / "squeue"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n{answer}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """Seeds of the jobs that were run; their runs are empty folders."""
-    seeds: list[int] = []
-
-    def execute(settings: Settings) -> Path:
-        seeds.append(settings["seed"])
-        folder = tmp_path / "outputs" / "runs" / str(settings["seed"])
-        folder.mkdir(parents=True, exist_ok=True)
-        if settings["optimizer"]["lr"] > 1:
-            raise ValueError("no such row")
-        return folder
-
-    monkeypatch.setattr("influx.pipeline.execute", execute)
-    return seeds
 
 
 @pytest.mark.fault(9, "status tells the truth without the launcher")
@@ -166,27 +123,10 @@ def test_what_a_damaged_entry_says_is_unknown() -> None:
     assert Entry.read({"status": "gone", "pid": float("nan")}) == Entry(status="unknown")
 
 
-def test_slurm_that_does_not_answer_stops_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    squeue(tmp_path, monkeypatch, "exit 1")
-    monkeypatch.setattr("influx.commands.submitted.PAUSE", 0.0)
-    sweep = sweep_of(tmp_path / "s", a=Entry(slurm="7_1"), b=Entry())
-    with pytest.raises(Busy, match=r"7_1.*squeue does not answer"):
-        answered(sweep, Queue(every=60.0), ["a", "b"])
-    assert (tmp_path / "asked").read_text() == "asked\n" * 3
-    assert set(answered(sweep, Queue(), ["b"])) == {"a", "b"}
-
-
 def test_a_requeued_job_that_starts_here_again_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squeue(tmp_path, monkeypatch, "echo '7 0 8 RUNNING'")
     sweep_of(tmp_path / "s", a=Entry(status="running", host=HERE, slurm="7_0"))
     assert told(tmp_path / "s") == {"a": "running"}
-
-
-def test_processes_handed_over_do_not_see_ctrl_c() -> None:
-    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    with without_sigint():
-        inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert inside.stdout == "True\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_running_jobs_are_not_run_afresh(influx: Influx, ran: list[int], tmp_path: Path) -> None:
@@ -253,6 +193,43 @@ def test_done_jobs_are_not_launched_and_failed_ones_run_again(influx: Influx, ra
     assert influx(*command, "overwrite=true").code == 5 and ran == [0, 0, 1, 1]
 
 
+def test_jobs_that_are_done_are_not_composed_again(
+    influx: Influx, ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    original, composed = ConfigLoaderImpl.load_sweep_config, set()
+
+    def load(loader: Any, master_config: Any, sweep_overrides: list[str]) -> Any:
+        composed.update(o for o in sweep_overrides if o.startswith("seed="))
+        return original(loader, master_config, sweep_overrides)
+
+    command = ("run", "-m", *SMALL, "sweep.name=mine", "quiet=true")
+    assert influx(*command, "seed=0,1").code == 0
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load)
+    assert influx(*command, "seed=0,1,2").code == 0
+    assert composed == {"seed=2"} and ran == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(18, "states in order")
+def test_a_clock_that_runs_backwards_keeps_states_in_order(
+    influx: Influx, ran: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(2_000_000_000, 0, -3600))
+    backwards = SimpleNamespace(now=lambda zone: datetime.fromtimestamp(next(now), zone))
+    monkeypatch.setattr("influx.commands.sweep.datetime", backwards)
+    command = ("run", "-m", *SMALL, "seed=0,1,2", "optimizer.lr=0.1", "quiet=true", "sweep.name=mine")
+    assert influx(*command).code == 0
+    folder = tmp_path / "outputs" / "sweeps" / "mine"
+    assert list(told(folder).values()) == ["done"] * 3
+    assert influx(*command).code == 0 and ran == [0, 1, 2]
+    then = time.time() + 7200  # the other machine's clock is ahead
+    sweep_of(tmp_path / "s", a=Entry(status="running", host="elsewhere"))
+    os.utime(Sweep(tmp_path / "s").file("a"), (then, then))
+    assert told(tmp_path / "s") == {"a": "running"}
+
+
 def test_a_job_whose_run_was_removed_runs_again(influx: Influx, ran: list[int], tmp_path: Path) -> None:
     assert influx("run", "-m", *SMALL, "seed=0,1", "quiet=true").code == 0
     (tmp_path / "outputs" / "runs" / "1").rmdir()
@@ -301,108 +278,3 @@ def test_a_sweep_has_one_launcher(influx: Influx, ran: list[int], tmp_path: Path
     (folder / LAUNCHER).write_text("elsewhere\n")
     os.utime(folder / LAUNCHER, (time.time() - 299.5,) * 2)
     assert influx(*command[:-1], "on_busy=wait").code == 0 and ran == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["hydra/launcher=submitit_slurm", "seed=1"], "write influx run -m hydra/launcher=submitit_slurm seed=1"),
-        (["-m", "hydra/launcher=ray", "seed=1,2"], "pip install hydra-ray-launcher"),
-        (["-m", "sweep.name=../x", "seed=1,2"], "sweep.name must be letters"),
-        (["-m", "sweep.on_error=go", "seed=1,2"], "continue or stop"),
-        (["-m", "name=x", "seed=1,2"], "sweep.name names the sweep"),
-        (["-m", "seed=1,1"], "let each value occur once"),
-    ],
-    ids=lambda value: value[1] if isinstance(value, list) else "",
-)
-def test_what_a_sweep_cannot_do_is_refused(influx: Influx, arguments: Sequence[str], said: str, tmp_path: Path) -> None:
-    done = influx("run", *arguments)
-    assert done.code == 2 and said in done.err and done.err.count("\n") == 1
-    assert not (tmp_path / "outputs").exists()
-
-
-@pytest.mark.fault(38, "one line with the package to install")
-def test_a_launcher_that_is_not_installed_is_named(influx: Influx, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("influx.commands.multirun._installed", lambda module: False)
-    done = influx("run", "-m", "hydra/launcher=joblib", "seed=0,1")
-    assert done.code == 2 and "pip install hydra-joblib-launcher" in done.err
-
-
-@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm"])
-def test_ready_launchers_have_the_settings_of_their_plug_ins(name: str) -> None:
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()
-    schema = ConfigStore.instance().load(f"hydra/launcher/{name}.yaml").node
-    ours = load_choice("hydra/launcher", name)
-    assert set(ours) == set(schema) and ours["_target_"] == schema["_target_"]
-
-
-@pytest.mark.parametrize("how", ["in order", "too late"])
-@pytest.mark.fault(4, "saved and put back into the queue")
-@pytest.mark.fault(5, "saved and put back into the queue")
-def test_a_time_limit_stops_a_submitted_job_and_puts_it_back(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    from influx import interrupts
-
-    said: list[str] = []
-
-    def launcher() -> SimpleNamespace:
-        os.kill(os.getpid(), signal.SIGUSR2)
-        for _ in range(200):
-            time.sleep(0.01)
-            if how == "in order":
-                try:
-                    interrupts.check()
-                except Exception:
-                    said.append("left in order")
-                    sys.exit(143)
-        return SimpleNamespace(return_value=None)
-
-    def requeue(signum: int, frame: object) -> None:
-        said.append("put back")
-        sys.exit(-1)
-
-    before = {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGALRM)}
-    signal.signal(signal.SIGUSR2, requeue)
-    try:
-        with pytest.raises(SystemExit) as left:
-            Submitted(launcher, grace=0.1 if how == "too late" else 60.0)()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    assert left.value.code == -1 and said == (["left in order"] if how == "in order" else []) + ["put back"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-@pytest.mark.fault(31, "the same bytes at once as one after the other")
-def test_a_sweep_in_other_processes_ends_like_one_here(tmp_path: Path, launcher: str) -> None:
-    jobs = ("estimator=tracincp,loss", "optimizer.lr=0.1,1e38", "threads=1", "quiet=true")
-    small = [o for o in SMALL if not o.startswith("truth")]
-
-    def run(outputs: str, *more: str) -> subprocess.CompletedProcess[str]:
-        arguments = [*small, "truth.budget=6", *jobs, f"paths.outputs={outputs}", *more]
-        return subprocess.run(
-            [sys.executable, "-m", "influx", "run", "-m", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    here, there = run("here"), run("there", f"hydra/launcher={launcher}")
-    assert here.returncode == there.returncode == 5
-    assert there.stderr.count("lower optimizer.lr") == 2 and "2 jobs failed" in there.stderr
-    arrays = sorted((tmp_path / "here").rglob("*.npy"))
-    assert len(arrays) >= 4
-    for path in arrays:
-        assert path.read_bytes() == (tmp_path / "there" / path.relative_to(tmp_path / "here")).read_bytes()
-    [sweep] = (tmp_path / "there" / "sweeps").iterdir()
-    assert sorted(told(sweep).values()) == ["done", "done", "failed", "failed"]
-    jobs_now = json.loads((sweep / "manifest.json").read_text())["jobs"].values()
-    assert [bool(job.get("run")) for job in jobs_now] == [job["status"] == "done" for job in jobs_now]
-    if launcher == "submitit_local":
-        logs = [path.read_text() for path in sweep.rglob("*.err")]
-        assert sum("NumericalError" in log and "Traceback" in log for log in logs) == 2

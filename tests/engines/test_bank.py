@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.engines.executors.exchange import save_arrays
 from influx.engines.retrain import Bank, row_keys
 from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD
@@ -70,3 +71,19 @@ def test_a_training_asked_for_twice_is_trained_once(tmp_path: Path) -> None:
     assert (opened.requested, opened.trained) == (2, 2)
     assert np.array_equal(test.loss, test.loss[[0, 1, 0, 0, 1]])
     assert not np.array_equal(test.loss[0], test.loss[1])
+
+
+def test_only_blocks_that_name_the_problem_count_and_looking_changes_nothing(tmp_path: Path) -> None:
+    opened, whole = bank(tmp_path), design((1 - np.eye(9))[:2].astype(np.uint8))
+    opened.outcomes(whole)
+    (block,) = tmp_path.glob("block_*.npz")
+    with np.load(block) as arrays:
+        kept = {name: arrays[name] for name in arrays.files}
+    for problem in ({"problem": np.array("another")}, {}):
+        nameless = {name: array for name, array in kept.items() if name != "problem"}
+        opened.folder.write(block.name, lambda path, a=nameless | problem: save_arrays(path, a))
+        looked = Bank(opened.problem, Folder(tmp_path, read_only=True))
+        assert looked.missing(whole).tolist() == [0, 1] and block.exists()
+    again = bank(tmp_path)
+    again.outcomes(whole)
+    assert again.trained == 2 and len(list(tmp_path.glob("*.corrupt"))) == 1

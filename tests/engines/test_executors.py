@@ -14,19 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from influx import api
 from influx.engines import shares
 from influx.engines.executor import Arrays, Finished, Place, Task
-from influx.engines.executors.exchange import Exchange, raised, save_arrays, told_error
+from influx.engines.executors.exchange import Exchange
 from influx.engines.executors.processes import Crew, Processes
-from influx.engines.executors.queue import Queue
-from influx.engines.executors.slurm import Slurm, Watch
-from influx.errors import ConfigError, DataError, NumericalError, UserError
-from influx.store import Folder
+from influx.errors import DataError, UserError
 from influx.worker import Claiming, Told, Wanted, serve
+from tests.engines.spreading import doubled, exchange_with
 
 TINY = (
     "dataset=iris",
@@ -123,28 +120,6 @@ def test_a_worker_trains_and_compares_to_the_same_bits(tmp_path: Path, monkeypat
     assert not (tmp_path / "spread/runs/tiny/workers").exists()
 
 
-def doubled(names: list[str]) -> Task:
-    """A task that nobody here needs to do."""
-    return Task(
-        names=names,
-        do=lambda number: {"x": np.array([2 * number])},
-        at_once=1,
-        threads=1,
-        told={"kind": "none"},
-        arrays=dict,
-    )
-
-
-def exchange_with(tmp_path: Path, task: Task, done: dict[int, str]) -> Exchange:
-    """The task described, and results by number that workers left."""
-    exchange = Exchange(tmp_path / "workers" / "code")
-    exchange.describe(task, {})
-    for number, worker in done.items():
-        arrays = task.do(number)
-        Folder(exchange.results / worker).write(f"{task.names[number]}.npz", lambda p, a=arrays: save_arrays(p, a))
-    return exchange
-
-
 @pytest.mark.fault(13, "a damaged share is set aside and done again")
 def test_a_damaged_result_is_set_aside_and_missing(tmp_path: Path) -> None:
     task = doubled(["a", "b"])
@@ -166,70 +141,6 @@ def test_a_block_is_claimed_once_and_free_again_when_its_job_begins_anew(tmp_pat
     assert Claiming(exchange, "7_1", 0.0).next() == (folder, 1)
 
 
-class Cluster(Queue):
-    """A queue without Slurm: ``states`` are given out one after the other, the last for ever."""
-
-    states: list[dict[str, str] | None]
-    submitted: list[int]
-
-    def jobs(self) -> dict[str, str] | None:
-        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
-
-    def submit(self, count: int) -> None:
-        self.submitted.append(count)
-
-
-def watched(exchange: Exchange, task: Task, states: list[dict[str, str] | None]) -> tuple[Watch, Cluster]:
-    choice = Slurm(workers=2, poll=0.01, retries=2)
-    queue = Cluster(choice, exchange.path)
-    queue.states, queue.submitted = states, []
-    watch = Watch(choice=choice, exchange=exchange, queue=queue, task=task, finished=lambda number: None)
-    return watch, queue
-
-
-def test_lost_shares_are_submitted_again_until_retries_are_used_up(tmp_path: Path) -> None:
-    task = doubled(["a", "b", "c"])
-    exchange = exchange_with(tmp_path, task, {0: "7_0"})
-    exchange.claim("b", "7_0")
-    exchange.claim("c", "7_1")
-    (exchange.logs / "7_0.txt").write_text("module: command not found\n")
-    watch, queue = watched(exchange, task, [{"7_1": "RUNNING"}, None, {"7_1": "RUNNING"}, {}])
-    given = []
-    with pytest.raises(UserError, match=r"3 times in a row.*7_0\.txt \(module: command not found\)"):
-        for number, _ in watch.go():
-            given.append(number)
-            assert exchange.claimed(["b", "c"]) == {"c": "7_1"}  # that of a job which is gone was taken back
-    assert given == [0] and queue.submitted == [1, 1, 2]
-
-
-def test_nothing_is_submitted_while_an_earlier_array_does_the_work(tmp_path: Path) -> None:
-    task = doubled(["a", "b"])
-    exchange = exchange_with(tmp_path, task, {0: "7_0", 1: "7_1"})
-    watch, queue = watched(exchange, task, [{"7_0": "RUNNING", "7_1": "PENDING"}])
-    assert [(number, arrays["x"].item()) for number, arrays in watch.go()] == [(0, 0), (1, 2)]
-    assert queue.submitted == [] and not exchange.has("a"), "what was taken is removed"
-
-
-def test_an_error_of_a_worker_is_that_of_the_run(tmp_path: Path) -> None:
-    told = told_error(NumericalError("step 3 diverged"))
-    assert isinstance(raised(told, tmp_path), NumericalError) and str(raised(told, tmp_path)) == "step 3 diverged"
-    assert "log.txt shows where" in str(raised(told_error(KeyError("x")), tmp_path / "log.txt"))
-    exchange = exchange_with(tmp_path, task := doubled(["a"]), {})
-    exchange.report("7_0", DataError("the data changed"))
-    watch, _ = watched(exchange, task, [{"7_0": "RUNNING"}])
-    with pytest.raises(DataError, match="the data changed"):
-        list(watch.go())
-
-
-def test_an_error_of_a_machine_is_a_lost_worker(tmp_path: Path) -> None:
-    exchange = exchange_with(tmp_path, task := doubled(["a"]), {})
-    exchange.report("7_0", RuntimeError("no device"))
-    watch, queue = watched(exchange, task, [{}])
-    with pytest.raises(UserError, match=rf"3 times in a row.*on {re.escape(os.uname().nodename)}.*no device"):
-        list(watch.go())
-    assert queue.submitted == [1, 1, 1]
-
-
 @pytest.mark.fault(19, "with workers: an answer, not silence")
 def test_a_worker_whose_task_is_gone_says_so(tmp_path: Path) -> None:
     exchange = exchange_with(tmp_path, doubled(["a"]), {})
@@ -237,27 +148,6 @@ def test_a_worker_whose_task_is_gone_says_so(tmp_path: Path) -> None:
         serve(exchange, Told(io.StringIO("task_0 0\n"), io.StringIO()), "here")
     with pytest.raises(UserError, match="its folder was removed meanwhile"):
         Crew(Processes(workers=2), Place(path=tmp_path, settings={})).hire(Exchange(tmp_path / "none"))
-
-
-def test_a_new_worker_gets_the_free_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/true")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    exchange = exchange_with(tmp_path, doubled(["a"]), {})
-    crew = Crew(Processes(workers=3, gpus=3), Place(path=tmp_path, settings={}))
-    assert [crew.hire(exchange).device for _ in range(3)] == ["0", "1", "2"]
-    lost = crew.workers.pop(1)
-    lost.process.communicate()
-    assert crew.hire(exchange).device == "1"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert crew.hire(exchange).device is None
-    crew.close(False)
-
-
-def test_a_job_that_never_starts_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "7_0 RUNNING None\n7_1 PENDING (JobHeldUser)\n7_2 PENDING Resources\n7_3 PENDING launch failed held\n"
-    queue = Queue(Slurm(), tmp_path)
-    monkeypatch.setattr(queue, "_call", lambda *command: subprocess.CompletedProcess(command, 0, said, ""))
-    assert queue.jobs() == {"7_0": "RUNNING", "7_2": "PENDING"}
 
 
 def test_a_worker_leaves_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,18 +159,6 @@ def test_a_worker_leaves_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "_exit", left.append)
     worker.leave_with(5)
     assert left == [1] and not parents
-
-
-def test_the_script_of_an_array_asks_for_what_is_set(tmp_path: Path) -> None:
-    choice = Slurm(mem_gb=0.5, timeout_min=5, gpus_per_task=1, partition="a b", setup=["module load cuda"])
-    lines = Queue(choice, tmp_path / "it's").script().splitlines()
-    assert {"#SBATCH --mem=512M", "#SBATCH --time=5", "#SBATCH --gpus-per-task=1", "module load cuda"} < set(lines)
-    assert "#SBATCH '--partition=a b'" in lines
-    assert lines[-1].startswith(f"exec {sys.executable} -P -m influx.worker ")
-    with pytest.raises(ConfigError, match=r"executor\.account"):
-        Slurm(account="me\nrm -rf ~")
-    with pytest.raises(UserError, match="control characters"):
-        Queue(choice, tmp_path / "a\nb").script()
 
 
 def start(outputs: Path) -> subprocess.Popen[bytes]:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from influx.engines.features import Features
-from influx.engines.forest import Forest, Name, Objective, check, read
+from influx.engines.forest import Forest, Name, Objective
+from influx.engines.forest_reading import check, read
 from influx.errors import IncompatibleError
 from influx.store import Folder
 from tests.models.test_trees import BOOSTED, NAMES, TASKS, learner, make
@@ -47,6 +48,9 @@ def test_leaf_values_and_margins_are_the_librarys(name: str, task: str, tmp_path
     exact = 1e-9 if name in ("catboost", "gradient_boosting", "random_forest", "extra_trees") else 2e-6
     assert found.recomputed() == pytest.approx(found.values, abs=exact)
     assert found.margins()[1] == pytest.approx(fitted.margins(fitted.predictor.data.test), abs=2e-6)
+    for split in (fitted.predictor.data.train, fitted.predictor.data.test):
+        margins, leaves = fitted.seen(split)
+        assert np.array_equal(margins, fitted.margins(split)) and np.array_equal(leaves, fitted.leaves(split))
     assert found.boosted == (name in BOOSTED)
     assert not found.fixed.all()
 
@@ -71,12 +75,20 @@ def test_other_settings_follow_the_rule_too(name: str, settings: dict[str, Any],
 
 
 @pytest.mark.parametrize("task", ["regression", "three classes"])
-def test_walking_through_the_rounds_gives_their_margins(task: str, tmp_path: Path) -> None:
+def test_walking_through_the_rounds_gives_their_margins(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = forest("hist_gradient_boosting", TASKS[task], tmp_path)[1]
-    for t, train, test in found.walk():
-        for mine, its in zip((train, test), found.margins(t), strict=True):
-            assert mine == pytest.approx(its, abs=1e-12)
-    assert t == found.rounds - 1
+    monkeypatch.setattr("influx.engines.forest.STRETCH_BYTES", 1)  # one round at a time
+    for one in (found, replace(found)):
+        for side, leaves in enumerate((found.train_leaves, found.test_leaves)):
+            total, stretches = np.tile(found.base[:, None], leaves.shape[-1]), list(one.stretches(leaves))
+            assert len(stretches) == (1 if one is found else found.rounds)
+            for t, before in enumerate(margins for s in stretches for margins in s.before):
+                assert before == pytest.approx(total, abs=1e-12)
+                assert one.margins(t)[side] == pytest.approx(total, abs=1e-12)
+                total = total + [found.tree(t, c)[leaf] for c, leaf in enumerate(leaves[t])]
+            assert t == found.rounds - 1
 
 
 def test_other_leaf_values_or_margins_are_refused_with_the_difference(tmp_path: Path) -> None:

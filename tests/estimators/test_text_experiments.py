@@ -23,8 +23,18 @@ def test_wrong_modules_are_found(tmp_path: Path) -> None:
 
 
 def test_restated_texts_are_found_by_influence_and_better_by_their_words(tmp_path: Path) -> None:
-    found = values(
-        tmp_path, "experiment=text_language", "baselines=[random,bm25,gas]", "metric=[fact_tracing,tail_patch]"
-    )
+    less = ["metric=[fact_tracing]", "~metric.tail_patch", "baselines=[random,bm25,gas]"]
+    found = values(tmp_path, "experiment=text_language", *less)
     mrr = {name: found[name, "fact_mrr"] for name in ("random", "tracin_we", "gas", "bm25")}
     assert mrr["random"] < 0.05 < 0.08 < mrr["tracin_we"] < mrr["gas"] < mrr["bm25"]
+
+
+def test_leave_one_out_of_texts_is_known_by_the_derivative_of_the_training(tmp_path: Path) -> None:
+    less = ["truth.budget=20", "truth.ceiling_budget=12", "metric=[agreement,ceiling]"]
+    common = ["experiment=text_docstrings", *less]
+    found = values(tmp_path, *common, "baselines=[random,tracincp,tracin_last]")
+    found |= values(tmp_path, *common, "estimator=magic", "estimator.self_influence=false", "baselines=[]")
+    assert found["magic", "spearman"] > 0.9 and found["magic", "pooled_pearson"] > 0.9
+    assert found["tracin_we", "spearman"] > 0.2 and found["tracincp", "spearman"] > 0.1
+    assert abs(found["random", "spearman"]) < 0.2
+    assert found["magic", "ceiling_spearman"] > 0.5  # across seeds

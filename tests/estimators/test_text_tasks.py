@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from influx.engines.curvature import Curvature
+from influx.errors import IncompatibleError, NumericalError
 from influx.learners.torch.optimizers import SGD, Adam
 from influx.models.text_decoder import TextDecoder
 from influx.models.text_encoder import TextEncoder
@@ -47,9 +49,25 @@ def test_influence_functions_are_those_of_the_dense_hessian(toy: Toy) -> None:
     h = dense_matrix(toy, "hessian")
     mine, theirs = (plain.gradients(toy, toy.module(), split) for split in (toy.train, toy.test))
     expected = mine @ np.linalg.solve(h + DAMPING * np.eye(len(h)), theirs.T) / len(mine)
-    for name, settings in (("if_exact", {}), ("if_cg", {"tolerance": 1e-12})):
+    with_ekfac = {"tolerance": 1e-12, "preconditioner": "ekfac"}
+    for name, settings in (("if_exact", {}), ("if_cg", {"tolerance": 1e-12}), ("if_cg", with_ekfac)):
         found = toy.estimate(name, curvature="hessian", damping=DAMPING, **settings)
         np.testing.assert_allclose(found.values, expected, rtol=1e-6, atol=1e-11)
+
+
+def test_advice_for_a_hessian_that_is_not_positive_is_a_curvature_of_the_task(toy: Toy) -> None:
+    density = toy.problem.data.task == "density"
+    other = "empirical_fisher" if density else "ggn"  # a density has no Gauss-Newton matrix
+    for name in ("if_exact", "if_cg"):
+        with pytest.raises(NumericalError, match=f"set estimator.damping=.* or estimator.curvature={other}$"):
+            toy.estimate(name, curvature="hessian", damping=0.0)
+    assert np.isfinite(toy.estimate("if_cg", curvature=other, damping=DAMPING).values).all()
+    curvature = Curvature(toy.fitted, toy.train)
+    mean = curvature.trace(curvature.operator(other, 0.0)) / curvature.at.size
+    assert curvature.operator("hessian", None).damping == pytest.approx(0.1 * mean)
+    if density:
+        with pytest.raises(IncompatibleError, match="no Gauss-Newton matrix or Fisher matrix"):
+            toy.estimate("if_cg", curvature="sampled_fisher", damping=DAMPING)
 
 
 @pytest.mark.slow

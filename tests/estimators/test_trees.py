@@ -12,8 +12,9 @@ import torch
 from influx.engines.forest import Forest, Objective
 from influx.engines.forest_derivatives import Derivatives
 from influx.engines.forest_refit import Refitter
-from influx.errors import IncompatibleError, NumericalError
+from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.trees.catboost import CatBoost
+from influx.learners.trees.extra_trees import ExtraTrees
 from influx.learners.trees.gradient_boosting import GradientBoosting
 from influx.learners.trees.hist_gradient_boosting import HistGradientBoosting
 from influx.learners.trees.learner import TreeLearner
@@ -90,12 +91,12 @@ def test_derivatives_equal_differences_of_refits(objective: str, newton: bool) -
     assert np.allclose(alone, backwards, atol=1e-13) == (objective != "softmax")
 
 
-def switched(task: str) -> Data:
+def switched(task: str, above: float = 0.0) -> Data:
     """One input of two values: no removal changes the split."""
     data = table(task, n_train=14, n_test=4)  # type: ignore[arg-type]
 
     def cut(split: Split) -> Split:
-        return replace(split, x=(split.x[:, :1] > 0).astype(np.float32))
+        return replace(split, x=(split.x[:, :1] > above).astype(np.float32))
 
     return replace(data, train=cut(data.train), test=cut(data.test))
 
@@ -112,6 +113,29 @@ def test_refits_equal_retraining_where_no_split_can_change(task: str, learner: T
     groups = toy.estimate("group_loo", groups="random", group_count=4, group_size=3, renormalise=True).tables["groups"]
     mine = toy.estimate("leaf_refit", refit_base=based, groups="random", group_count=4, group_size=3).tables["groups"]
     assert np.allclose(mine["influence"], groups["influence"], atol=2e-6)
+
+
+AVERAGED: dict[str, TreeLearner] = {
+    "random_forest": RandomForest(n_estimators=5),
+    "extra_trees": ExtraTrees(n_estimators=3),
+    "trees of one leaf, which go with their instance": RandomForest(n_estimators=5, max_samples=0.07),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_refits_of_averaged_trees_equal_retraining_where_no_split_can_change(
+    task: str, name: str, tmp_path: Path
+) -> None:
+    toy = learned(tmp_path, switched(task, above=0.7), AVERAGED[name])  # some samples have one instance of a value
+    asked = {"groups": "random", "group_count": 4, "group_size": 3}
+    found, loo = toy.estimate("leaf_refit", **asked), toy.estimate("loo")
+    assert np.abs(found.values).max() > 1e-3
+    assert np.allclose(found.values, loo.values, atol=1e-6)
+    assert found.self_influence is not None and loo.self_influence is not None
+    assert np.allclose(found.self_influence, loo.self_influence, atol=1e-6)
+    groups = toy.estimate("group_loo", **asked).tables["groups"]
+    assert np.allclose(found.tables["groups"]["influence"], groups["influence"], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +184,11 @@ def test_wrong_labels_harm(toy: Toy) -> None:
 
 def test_averaged_trees_are_refused_by_name(tmp_path: Path) -> None:
     toy = learned(tmp_path, table(n_train=20), RandomForest(n_estimators=3))
-    for name in ("leaf_refit", "leaf_influence", "boostin"):
+    for name in ("leaf_influence", "boostin"):
         with pytest.raises(IncompatibleError, match=f"estimator={name} needs boosted trees.*choose model=lightgbm"):
             toy.estimate(name)
+    with pytest.raises(ConfigError, match=r"refit_base=true needs boosted trees.*set estimator\.refit_base=false"):
+        toy.estimate("leaf_refit", refit_base=True)
     assert np.isfinite(toy.estimate("trex").values).all()
 
 

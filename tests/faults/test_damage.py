@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -14,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from influx.store import file_hash
-from tests.faults.conftest import Program
+from tests.faults.conftest import Program, one, vouch_for
 
 Damage = Callable[[Path], None]
 
@@ -51,10 +49,6 @@ FILES = (
     "runs/*/report.html",
     "runs/*/manifest.json",
 )
-
-
-def one(outputs: Path, pattern: str) -> Path:
-    return min(outputs.glob(pattern))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -118,12 +112,6 @@ def test_a_checkpoint_of_another_model_copied_over_is_replaced(finished: Program
     assert finished.digests() == expected
 
 
-def vouch_for(path: Path) -> None:
-    """Enter a file's present bytes into its folder's checksums, as somebody who means harm would."""
-    listed = json.loads((path.parent / "checksums.json").read_text())
-    (path.parent / "checksums.json").write_text(json.dumps(listed | {path.name: file_hash(path)}))
-
-
 def estimate_anew(program: Program) -> tuple[int, str]:
     """Let the run read the trained problem again."""
     (program.run_folder / "influence.npy").unlink()
@@ -144,21 +132,6 @@ def test_a_vouched_for_checkpoint_of_another_model_is_refused(name: str, words: 
     code, said = estimate_anew(finished)
     assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
     assert words in said and str(path) in said
-
-
-@pytest.mark.fault(13, "of another problem: set aside, made again with the same bytes")
-def test_a_block_of_another_problems_bank_does_not_count(
-    finished: Program, expected: dict[str, str], tmp_path: Path
-) -> None:
-    other = Program(tmp_path / "other", finished.capfd)
-    assert other.again("seed=1") == (0, "")
-    block = one(finished.outputs, "problems/*/retrain/*.npz")
-    shutil.copy(one(other.outputs, "problems/*/retrain/*.npz"), block)
-    vouch_for(block)
-    (finished.run_folder / "truth.npy").unlink()
-    code, said = finished.again()
-    assert code == 0 and str(block) in said
-    assert finished.digests() == expected
 
 
 class Bomb:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def refused(answer: tuple[int, str], *words: str) -> None:
     assert all(word in said for word in words), said
 
 
+def whole(outputs: Path) -> dict[Path, int]:
+    """Checkpoints and blocks of the bank that are complete, with what tells whether they were written anew."""
+    found = {}
+    for sums in outputs.glob("problems/*/*/checksums.json"):
+        for name in json.loads(sums.read_text()):
+            found[sums.parent / name] = (sums.parent / name).stat().st_ino
+    return found
+
+
 @pytest.mark.parametrize(("code", "function", "number"), PLACES)
 @pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
 @pytest.mark.fault(11, "one sentence, exit code 2; nothing is lost, the same command goes on")
@@ -75,8 +85,10 @@ def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
     with failing(function, number, code):
         refused(fresh.again(), WORDS[code], ";")
     assert not list(fresh.outputs.rglob(".*.tmp"))
+    there = whole(fresh.outputs)
     assert fresh.again() == (0, "")
     assert fresh.digests() == expected
+    assert {path: path.stat().st_ino for path in there} == there, "what is whole is not made again"
 
 
 @pytest.mark.parametrize("size", [600, 1000, 1700, 3000, 4500])
@@ -87,8 +99,10 @@ def test_a_file_that_does_not_fit_is_named_and_the_run_goes_on_later(
 ) -> None:
     with largest_file(size):
         refused(fresh.again(), "size limit")
+    there = whole(fresh.outputs)
     assert fresh.again() == (0, "")
     assert fresh.digests() == expected
+    assert {path: path.stat().st_ino for path in there} == there, "what is whole is not made again"
 
 
 @pytest.mark.fault(10, "one sentence, exit code 2; nothing is lost, the same command goes on")
@@ -139,22 +153,36 @@ def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "kept.txt"]
 
 
-@pytest.mark.fault(15, "outputs on another disk than temporary files: no difference")
+@pytest.mark.fault(15, "outputs on another disk than temporary files: nothing is renamed from one to the other")
 def test_nothing_is_renamed_from_one_disk_to_another(
-    expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    expected: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    renamed: list[tuple[Path, Path]] = []
+
+    def noted(original: Callable[..., None]) -> Callable[..., None]:
+        def rename(source: Any, target: Any, **more: Any) -> None:
+            renamed.append((Path(source).parent, Path(target).parent))
+            original(source, target, **more)
+
+        return rename
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, noted(getattr(os, name)))
     with tempfile.TemporaryDirectory(dir=memory) as other:
         (tmp_path / "out").symlink_to(other)
         program = Program(tmp_path / "out", capfd)
         assert program.again() == (0, "")
         assert result_digests(Path(other)) == expected
+        assert {path.name for path in Path(other).iterdir()} == {"problems", "runs"}
+    assert len(renamed) > 60 and all(source == target for source, target in renamed)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-@pytest.mark.fault(16, "without locks: one sentence")
+@pytest.mark.fault(16, "without locks: one sentence; with them the same command goes on")
 def test_a_file_system_without_locks_is_refused(code: int, fresh: Program, expected: dict[str, str]) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -164,6 +192,7 @@ def test_a_file_system_without_locks_is_refused(code: int, fresh: Program, expec
         answer, said = fresh.again()
     assert answer == 2 and said.startswith(f"error: cannot lock {fresh.run_folder}") and said.count("\n") == 1
     assert "paths.outputs" in said and not list(fresh.outputs.rglob("*.npy"))
+    assert fresh.again() == (0, "") and fresh.digests() == expected
 
 
 @pytest.mark.fault(16, "without hard links: no difference")
@@ -176,7 +205,7 @@ def test_hard_links_are_not_needed(fresh: Program, expected: dict[str, str], mon
     assert fresh.digests() == expected
 
 
-@pytest.mark.fault(16, "late files: made again with the same bytes")
+@pytest.mark.fault(16, "late files: made again with the same bytes; when they come they change nothing")
 @pytest.mark.fault(13, "missing: made again with the same bytes")
 def test_files_that_come_into_sight_late_are_made_again_with_the_same_bytes(
     finished: Program, expected: dict[str, str], tmp_path: Path
@@ -186,13 +215,22 @@ def test_files_that_come_into_sight_late_are_made_again_with_the_same_bytes(
         path.rename(tmp_path / path.name)
     assert finished.again() == (0, "")
     assert finished.digests() == expected
+    for path in late:
+        (tmp_path / path.name).replace(path)
+    assert finished.again() == (0, "")
+    assert finished.digests() == expected
 
 
 @pytest.mark.fault(12, "one sentence, exit code 2; nothing is lost, the same command goes on")
-def test_a_file_that_cannot_be_read_is_named(finished: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_named(
+    finished: Program, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreadable(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr(store, "file_hash", unreadable)
     code, said = finished.again()
     assert code == 2 and said.startswith("error: cannot read ") and said.count("\n") == 1
+    monkeypatch.undo()
+    assert finished.again() == (0, "")
+    assert finished.digests() == expected

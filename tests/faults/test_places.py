@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from influx import manifest
 from influx.api import run
 from influx.cli import main
+from influx.commands.outputs import STAGES
+from influx.commands.status import states
 from tests.faults.conftest import TINY, Program
 
 ODD = ("with space", "Größe 数据", "[list] {map} 'quote' \"double\" #1 & $HOME; *?", "x" * 200)
@@ -81,16 +85,22 @@ def test_a_clock_that_runs_backwards_changes_no_result(
     monkeypatch.setattr(manifest, "datetime", SimpleNamespace(now=lambda zone: datetime.fromtimestamp(next(now), zone)))
     assert fresh.again() == (0, "")
     assert fresh.digests() == expected
+    assert re.findall(r"stage (\w+)$", fresh.log(), re.MULTILINE) == list(STAGES)
+    assert [(state.status, state.stage) for state in states(fresh.outputs)] == [("done", STAGES[-1])]
     assert fresh.again() == (0, ""), "files from the future are as good as others"
 
 
-@pytest.mark.fault(18, "two folders")
+@pytest.mark.fault(18, "two folders, each with its own whole run")
 def test_two_runs_of_one_second_have_two_folders(fresh: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1e9)
+    monkeypatch.setattr(manifest, "datetime", SimpleNamespace(now=lambda zone: datetime.fromtimestamp(1e9, zone)))
     short = [*(o for o in TINY if o != "name=tiny" and not o.startswith("truth.")), "truth=none", "metric=[]"]
     common = [*short, "quiet=true", f"paths.outputs={fresh.outputs}"]
     both = [run([*common, f"estimator={name}"]).folder for name in ("gas", "loss")]
     assert both[0] != both[1]
+    assert [state.status for state in states(fresh.outputs)] == ["done", "done"]
+    first, second = (np.load(folder / "influence.npy") for folder in both)
+    assert first.shape == second.shape and not np.array_equal(first, second)
 
 
 @contextmanager

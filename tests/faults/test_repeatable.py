@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from influx.api import run
@@ -40,3 +41,15 @@ def test_runs_that_share_a_problem_do_not_depend_on_their_order(fresh: Program, 
     assert fresh.again() == (0, "")
     found = fresh.digests()
     assert {k: v for k, v in found.items() if not k.startswith("runs/other/")} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.fault(29, "the same values to rounding")
+@pytest.mark.parametrize("other", ["threads=2", "training.block=5"])
+def test_threads_and_sizes_of_blocks_change_nothing_but_rounding(
+    other: str, fresh: Program, finished_once: Path
+) -> None:
+    assert fresh.again(other) == (0, "")
+    for name in ("influence.npy", "truth.npy"):
+        here, there = (np.load(folder / "runs" / "tiny" / name) for folder in (finished_once, fresh.outputs))
+        np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5 * np.abs(here).max())

@@ -33,6 +33,20 @@ class FakeBank:
         return test, test
 
 
+@dataclass(frozen=True)
+class FakeSplit:
+    """So many instances."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return np.arange(self.size)
+
+
 MakeRun = Callable[..., Any]
 
 
@@ -44,7 +58,7 @@ def make_run() -> MakeRun:
         return SimpleNamespace(
             truth=truth,
             retrain=bank,
-            train=range(size[0]),
+            train=FakeSplit(size[0] if truth is None else len(truth.values)),
             test=range(size[1]),
             problem=SimpleNamespace(seed=seed, learner=None, data=SimpleNamespace(flags=flags or {})),
             rng=lambda purpose: stream(seed, purpose),

@@ -148,6 +148,8 @@ def test_the_plan_counts_longer_trainings(toy: Toy) -> None:
     assert sum(map(len, planned.trainings)) == SEEDS
     assert planned.own_trainings == pytest.approx(SEEDS * 3 * (1.2 + 1.6))
     assert planned.more_trainings == pytest.approx(SEEDS * (1.2 + 1.6 + 3))  # at random, and everything
+    assert planned.own_alone == pytest.approx(3 * (1.2 + 1.6))  # the first of all seeds
+    assert planned.more_alone == pytest.approx(SEEDS * (1.2 + 1.6) + 3)  # other data for each seed, and everything
 
 
 @pytest.mark.parametrize(

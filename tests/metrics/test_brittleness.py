@@ -120,7 +120,26 @@ def test_the_plan_is_an_upper_bound(toy: Toy) -> None:
     metric = Brittleness(**SETTINGS)
     run, planned = run_of(toy, metric, "brittleness"), metric.plan(prospect_of(toy))
     metric.evaluate(Influence(values=np.random.default_rng(0).random((N, M))), run)
-    assert 3 < run.bank.requested <= planned.more_trainings + planned.own_trainings == 3 + 2 * 3 * 2 * 3
+    (everything,) = planned.trainings
+    assert len(everything) == 3 and not len(run.bank.missing(everything))
+    assert planned.more_new == planned.more_trainings == planned.own_trainings == 3 * 2 * 3
+    assert 3 < run.bank.requested <= 3 + planned.more_trainings + planned.own_trainings
+
+
+def test_equal_scores_go_by_id_wherever_rows_stand(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[np.ndarray] = []
+
+    def noted(metric: Brittleness, run: Any, tests: np.ndarray, orders: np.ndarray) -> np.ndarray:
+        removed.append(run.train.ids[orders])
+        return np.full(len(tests), np.inf)
+
+    monkeypatch.setattr(Brittleness, "_smallest", noted)
+    order = np.random.default_rng(1).permutation(N)
+    values = (toy.train.y[:, None] == toy.test.y).astype(float)
+    measured(toy, values)
+    measured(toy.with_data(replace(toy.problem.data, train=toy.train.take(order))), values[order])
+    assert len(removed) == 4  # by influence and at random, twice
+    assert np.array_equal(removed[0], removed[2]) and np.array_equal(removed[1], removed[3])
 
 
 @pytest.mark.parametrize("settings", [{"counts": []}, {"counts": [5, 5]}, {"tests": 0}, {"seeds": 0}, {"bank": "x"}])

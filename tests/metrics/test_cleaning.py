@@ -139,7 +139,11 @@ def test_what_cannot_be_done_says_why(toy: Toy, tmp_path: Path) -> None:
     assert frame.status["cleaning_relabel_sum_10"] == "not applicable"
 
 
-def test_the_plan_names_the_models_that_are_known(toy: Toy, influence: Influence) -> None:
+def test_the_plan_names_the_models_that_are_known(
+    toy: Toy, influence: Influence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, known = [], Run.altered
+    monkeypatch.setattr(Run, "altered", lambda run, data: asked.append(data) or known(run, data))
     metric = Cleaning(**SETTINGS)
     run = run_of(toy, metric)
     metric.evaluate(influence, run)
@@ -149,6 +153,7 @@ def test_the_plan_names_the_models_that_are_known(toy: Toy, influence: Influence
     assert run.bank.requested == SEEDS + 4 + 3 * conditions  # nothing, folds, removed by 2 rules and at random
     assert planned.own_trainings == 2 * 3 * conditions  # 2 rules
     assert planned.more_trainings == 2 * conditions  # other labels at random, which all estimators share
+    assert planned.own_alone + planned.more_alone == len(asked)  # the first on each other data
 
 
 @pytest.mark.parametrize(

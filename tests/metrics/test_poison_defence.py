@@ -11,8 +11,10 @@ from influx.datasets.corruption.backdoor import Backdoor
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
+from influx.metrics.aligned import Unavailable
 from influx.metrics.attacks import attack_on
 from influx.metrics.poison_defence import PoisonDefence, spectral
+from influx.metrics.scores import descending
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.planning import Prospect
@@ -73,6 +75,25 @@ def test_the_tail_sums_over_test_instances_that_have_one(tmp_path: Path) -> None
     success = [(without(toy, removed, seed).prediction[held] == 0).mean() for seed in range(SEEDS)]
     assert frame.value["defence_success_tail_20"] == pytest.approx(np.mean(success))
     assert "2 test instances identified instead of 5" in frame.protocol["defence_success_tail_20"]
+
+
+def test_spread_that_is_rounding_alone_is_no_tail(tmp_path: Path) -> None:
+    toy = attacked(tmp_path)
+    metric = PoisonDefence(identified=5, k=2, seeds=SEEDS)
+    attack = attack_on(prospect_of(toy), SEEDS)
+    assert not isinstance(attack, str)
+    steps = (np.arange(N)[:, None] % 3 - 1) * np.ones((1, M))  # -1, 0, 1: a spread of one rounding
+    values = (1000 + np.spacing(np.float32(1000)) * steps).astype(np.float32)
+    run = run_of(toy, metric, "poison_defence")
+    found = metric._identified(Influence(values=values), attack, run)
+    assert isinstance(found, Unavailable) and found.status == "degenerate"
+    found = metric._identified(Influence(values=values.astype(np.float64)), attack, run)  # no rounding there
+    assert not isinstance(found, Unavailable) and len(found) == 5
+    assert found.tolist() == attack.watched[np.argsort(toy.test.ids[attack.watched])][:5].tolist()  # equal tails: by id
+
+
+def test_equal_suspects_go_by_id() -> None:
+    assert descending(np.array([1.0, 1.0, 2.0, 1.0]), np.array([5, 2, 9, 3])).tolist() == [2, 1, 3, 0]
 
 
 def test_spectral_scores_are_projections_on_the_first_eigenvector() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from influx.influence import Influence
 from influx.learners.linear.ridge import Ridge
 from influx.learners.torch.optimizers import SGD
 from influx.metrics.banks import FIRST_TUNING_SEED, queries
-from influx.metrics.qld import QueryLossDifference
+from influx.metrics.qld import QueryLossDifference, _Samples, widened
+from influx.metrics.statistics import counts_of, resample
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
@@ -81,6 +83,28 @@ def test_queries_without_usable_scores_are_left_out_and_counted(toy: Toy) -> Non
     assert (measured(toy, values).status == "not applicable").all()
     flat = measured(toy, np.ones((N, M)))
     assert (flat.status == "degenerate").all() and flat.value.isna().all()
+
+
+def test_intervals_are_widened_for_few_seeds_and_sets(toy: Toy) -> None:
+    rng = np.random.default_rng(0)
+    values, shares = rng.normal(size=3), counts_of(resample(rng, 3, 40_000)) / 3
+    unbiased = values.std(ddof=1) / np.sqrt(3)
+    assert (widened(shares) @ values).std() == pytest.approx(unbiased, rel=0.02)
+    assert (shares @ values).std() < 0.85 * unbiased
+    assert np.array_equal(widened(np.ones((4, 1))), np.ones((4, 1)))
+    metric = QueryLossDifference(**SETTINGS)
+    samples = _Samples(run_of(toy, metric, "qld"), metric, 4)
+    for of_two in (samples.seeds, samples.sets):
+        assert of_two.min() == pytest.approx(0.5 - np.sqrt(0.5)) and np.allclose(of_two.sum(axis=1), 1)
+    assert samples.queries.min() == 0
+
+
+def test_equal_scores_go_by_id_wherever_rows_stand(toy: Toy) -> None:
+    metric, order = QueryLossDifference(**SETTINGS), np.random.default_rng(1).permutation(N)
+    values = np.round(np.random.default_rng(0).normal(size=(N, 4)))
+    moved = toy.with_data(replace(toy.problem.data, train=toy.train.take(order)))
+    kept = metric._weights(values, run_of(toy, metric, "qld"))
+    assert np.array_equal(metric._weights(values[order], run_of(moved, metric, "qld")), kept[:, order])
 
 
 def test_the_plan_names_the_models_that_are_trained(toy: Toy) -> None:

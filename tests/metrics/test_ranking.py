@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import ndcg_score
 
@@ -47,11 +50,24 @@ def test_random_rankings_meet_the_stated_expectation(make_run):
         assert float(result.note[name].split()[-1]) == pytest.approx(result.value[name], abs=0.015)
 
 
-@pytest.mark.fault(26, "the earlier row comes first")
-def test_ties_go_to_the_lower_row():
+@pytest.mark.fault(26, "by id")
+def test_ties_go_to_the_lower_id():
     values = np.array([[0.0], [1.0], [1.0], [1.0], [0.0]])
     assert top(values, 2).ravel().tolist() == [1, 2]
     assert top(-values, 3).ravel().tolist() == [0, 4, 1]
+    assert top(values, 2, ids=np.array([0, 9, 7, 8, 1])).ravel().tolist() == [2, 3]
+
+
+@pytest.mark.fault(26, "the order of rows changes nothing")
+@pytest.mark.parametrize("compared", [40, 25])
+def test_the_order_of_rows_changes_no_number(matrices, make_run, compared):
+    scores, truth = (np.round(array) for array in matrices)  # many ties
+    truth[compared:] = np.nan  # training instances are resampled too where some have no truth
+    order = np.random.default_rng(3).permutation(40)
+    here, there = make_run(Influence(values=truth)), make_run(Influence(values=truth[order]))
+    there.train = SimpleNamespace(ids=order)
+    numbers = ["value", "ci_low", "ci_high"]
+    pd.testing.assert_frame_equal(table(there, scores[order])[numbers], table(here, scores)[numbers])
 
 
 def test_a_test_instance_that_nothing_helps_has_no_ndcg(matrices, make_run):

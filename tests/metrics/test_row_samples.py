@@ -79,7 +79,7 @@ def test_a_resample_of_one_row_has_no_correlation(pair):
 
 def test_ranking_samples_rank_the_resampled_rows(pair):
     scores, truth = pair
-    indices = np.sort(resample(np.random.default_rng(1), 60, 30), axis=1)  # ties by row index
+    indices = np.sort(resample(np.random.default_rng(1), 60, 30), axis=1)  # ties in the order of rows
     found = ranking_samples(scores, truth, counts_of(indices), k=4)
     for b, rows in enumerate(indices):
         s, t = scores[rows], truth[rows]

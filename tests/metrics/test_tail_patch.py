@@ -125,3 +125,11 @@ def _ends_at_zero(toy: Toy) -> Any:
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"metric.tail_patch.{next(iter(settings))}"):
         TailPatch(**settings)
+
+
+def test_the_order_of_instances_changes_no_number(toy: Toy) -> None:
+    values = np.round(np.random.default_rng(2).normal(size=(9, 4)))  # many ties
+    train, test = np.random.default_rng(3).permutation(9), np.array([2, 0, 3, 1])
+    data = replace(toy.problem.data, train=toy.train.take(train), test=toy.test.take(test))
+    here, there = measured(toy, values).value, measured(toy.with_data(data), values[train][:, test]).value
+    assert there.to_dict() == pytest.approx(here.to_dict(), rel=1e-9)

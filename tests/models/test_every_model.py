@@ -21,7 +21,7 @@ LINEAR = ["logistic", "ridge"]  # solve for an optimum themselves, without a net
 NORMAL = ["gaussian", "ppca"]  # so do these
 TREES = [path.stem for path in (CONF.parents[1] / "influx" / "learners" / "trees").glob("*.py")]
 DENSITIES = ["autoregressive", "conv_vae", "vae"]  # whose output is the risk
-TEXTS = ["hf", "text_decoder", "text_encoder"]  # which read tokens
+TEXTS = ["bag_of_words", "hf", "text_decoder", "text_encoder"]  # which read tokens
 NETS = [name for name in NAMES if name not in (*LINEAR, *NORMAL, *TREES, *DENSITIES, *TEXTS, "mine")]
 LINEAR_HEAD = [name for name in NETS if name != "torchvision"]
 FLAT = [name for name in NETS if name not in CONVOLUTIONAL]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import influx
 from influx.engines.gradients import GradientsAt
 from influx.errors import ConfigError, DataError, IncompatibleError
 from influx.learners.torch.tasks import task_for
@@ -165,6 +166,22 @@ def test_only_the_head_may_lack_weights_and_is_new_as_the_library_has_it(
     made.save_pretrained(tmp_path / "modern")
     head = built(HuggingFace(name=str(tmp_path / "modern"))).inner.head
     assert torch.equal(head.norm.weight, torch.ones_like(head.norm.weight))
+
+
+def test_layers_that_the_configuration_leaves_out_are_a_warning(folder: dict[str, Path], tmp_path: Path) -> None:
+    deep = transformers.AutoConfig.for_model("bert", **TINY["bert"] | {"num_hidden_layers": 2})
+    transformers.AutoModelForMaskedLM.from_config(deep).save_pretrained(tmp_path)  # whose own head is none of ours
+    model = HuggingFace(name=str(tmp_path))
+    assert model.doubts(tokens()) == () and HuggingFace(name=str(folder["gpt2"])).doubts(tokens()) == ()
+    deep.num_hidden_layers = 1
+    deep.save_pretrained(tmp_path)
+    (said,) = HuggingFace(name=str(tmp_path)).doubts(tokens())
+    assert "has 16 weights below the head" in said and "encoder.layer.1." in said and "correct config.json" in said
+    assert HuggingFace(name=str(tmp_path), pretrained=False).doubts(tokens()) == ()
+    told = ["dataset=synthetic_text", "dataset.length=8", "dataset.vocabulary=20", "model=hf", f"model.name={tmp_path}"]
+    told += ["estimator=random", "truth=none", "metric=[]", "baselines=[]", "training.epochs=1", "quiet=true"]
+    run = influx.run([*told, f"paths.outputs={tmp_path / 'out'}"])
+    assert said in run.record.manifest["warnings"]
 
 
 def test_what_is_not_here_is_refused_without_a_look_at_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from influx.engines.gradients import GradientsAt
 from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.tasks import task_for
 from influx.learners.torch.traits import check_trainable, traits_of
+from influx.models.bag_of_words import BagOfWords
 from influx.models.text_decoder import CausalDecoder, TextDecoder
 from influx.models.text_encoder import PooledEncoder, TextEncoder
 from influx.models.transformer import Attention, Masks
@@ -22,6 +23,7 @@ from influx.oracles.toys import tokens
 
 LENGTH = 6
 MODELS = {
+    "bag": BagOfWords(width=3),
     "mean": TextEncoder(width=4, heads=2, hidden=5, depth=2),
     "first": TextEncoder(width=4, heads=1, hidden=5, pooling="first", activation="tanh"),
     "decoder": TextDecoder(width=4, heads=2, hidden=5, depth=2),
@@ -65,6 +67,13 @@ def test_the_mean_is_over_the_words_of_a_text() -> None:
         words = row[row != 0]
         found = module.transformer(words[None], Masks.of_padding(words[None]))[0]
         torch.testing.assert_close(module(row[None])[0], module.head(found.mean(0)))
+
+
+def test_a_bag_of_words_is_a_mean_over_words_whatever_their_order() -> None:
+    module, x, _, _ = made("bag")
+    for row in x:
+        logits = [module.head.weight @ module.embedding.weight[w] + module.head.bias for w in row[row != 0]]
+        torch.testing.assert_close(module(row.flip(0)[None])[0], torch.stack(logits).mean(0))
 
 
 @pytest.mark.parametrize("name", ["decoder", "tied"])
@@ -149,7 +158,7 @@ def test_a_random_decoder_is_about_as_surprised_as_one_that_knows_nothing() -> N
     assert abs(module(x).mean().item() - math.log(12)) < 1.0
 
 
-@pytest.mark.parametrize("model", [TextEncoder, TextDecoder])
+@pytest.mark.parametrize("model", [BagOfWords, TextEncoder, TextDecoder])
 def test_data_that_are_no_tokens_are_refused(model: Any, make_data: Any) -> None:
     with pytest.raises(IncompatibleError, match=r"expects token ids, dataset=noise has tabular data; choose"):
         model().build(make_data((5,)))
@@ -158,6 +167,7 @@ def test_data_that_are_no_tokens_are_refused(model: Any, make_data: Any) -> None
 @pytest.mark.parametrize(
     ("model", "settings", "named"),
     [
+        (BagOfWords, {"width": 0}, "model.width"),
         (TextEncoder, {"width": 33}, "model.width"),
         (TextEncoder, {"heads": 0}, "model.heads"),
         (TextEncoder, {"pooling": "max"}, "model.pooling"),

@@ -130,6 +130,14 @@ def test_an_instance_that_no_tree_drew_changes_nothing_in_place(tmp_path: Path) 
     assert not np.array_equal(retrained(model, data, weights, "subset"), loss)
 
 
+def test_a_forest_whose_trees_all_lost_what_they_drew_says_the_mean() -> None:
+    data, model = make(0), learner("random_forest", rounds=1, max_samples=0.02)  # one draw
+    losses = [retrained(model, data, (np.arange(48) != i).astype(np.uint8), "full") for i in range(48)]
+    means = [(data.train.y.astype(float).sum() - data.train.y[i]) / 47 for i in range(48)]
+    expected = [0.5 * (data.test.y - mean) ** 2 for mean in means]
+    assert sum(np.allclose(a, b) for a, b in zip(losses, expected, strict=True)) == 1
+
+
 def test_histogram_trees_as_arrays_predict_what_the_library_predicts() -> None:
     data, model = make(3), learner("hist_gradient_boosting")
     sample = Sample(x=data.train.x, y=data.train.y, weights=None, classes=3)

@@ -29,7 +29,7 @@ def metric_rows() -> list[dict[str, object]]:
         rows.append(metric_row(name, "spearman_median", value - 0.2))
         rows.append(metric_row(name, "pooled_pearson", value + 0.011))
         rows.append(metric_row(name, "lds", value / 2, protocol="lds, subsets of half the data"))
-        rows.append(metric_row(name, "topk_proponents", 0.5, protocol="k=10, ties by row index"))
+        rows.append(metric_row(name, "topk_proponents", 0.5, protocol="k=10, ties by id"))
         rows.append(metric_row(name, "topk_opponents", 0.4))
     constant = "the scores of <i>random</i> are constant"
     rows.append(metric_row("random", "spearman", "", status="degenerate", note=constant))

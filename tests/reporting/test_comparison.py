@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from influx.reporting import comparison_page, html
 from influx.reporting.comparison import (
@@ -18,6 +20,7 @@ from influx.reporting.comparison import (
     pareto_front,
     share_letter,
 )
+from influx.reporting.comparison_table import comparison_table
 from influx.reporting.record import RunRecord
 from influx.reporting.verdict import Score
 from tests.reporting.conftest import write_run
@@ -67,7 +70,7 @@ def score(value: float) -> Score:
     return Score(value=value, low=value - 0.1, high=value + 0.1)
 
 
-def comparison(protocols: int = 1) -> Comparison:
+def comparison(title: str = "") -> Comparison:
     names = ("good <b>", "fair", "noise")
     entries = tuple(
         Entry(
@@ -75,7 +78,6 @@ def comparison(protocols: int = 1) -> Comparison:
             estimator=name,
             kind="run" if i < 2 else "baseline",
             run="toy" if i == 0 else "other",
-            protocol=i % protocols,
             scores={"spearman": score(0.9 - 0.3 * i)},
             seconds=10.0 ** (1 - i),
             front=True,
@@ -90,7 +92,8 @@ def comparison(protocols: int = 1) -> Comparison:
         entries=entries,
         pairs={(0, 1): Difference(value=0.3, low=0.2, high=0.4, n=12)},
         reference=0,
-        protocols=tuple({"problem": f"number <i>{i}"} for i in range(protocols)),
+        title=title,
+        protocol={"problem": f"number <i>{title}"},
         notes=("a note",),
         footnotes=(),
         commands={"toy": "influx run a", "other": "influx run 'b <script>'"},
@@ -103,10 +106,10 @@ def two(folder: object, record: RunRecord) -> list[RunRecord]:
 
 
 def test_the_page_about_many_runs_holds_comparison_front_and_commands(two: list[RunRecord]) -> None:
-    page = html.page(two, comparison())
+    page = html.page(two, [comparison()])
     found = parsed(page)
     texts = " ".join(found.texts)
-    for told in ("good <b>", "+0.300", "[0.200, 0.400]", "influx run 'b <script>'", "a note", "number <i>0"):
+    for told in ("good <b>", "+0.300", "[0.200, 0.400]", "influx run 'b <script>'", "a note", "number <i>"):
         assert told in texts
     assert not found.all("b") and len(found.all("script")) == 1
     assert [a["href"] for a in found.all("a")] == ["#content", "#run-1", "#run-2"]
@@ -114,7 +117,7 @@ def test_the_page_about_many_runs_holds_comparison_front_and_commands(two: list[
 
 
 def test_the_page_can_be_sorted_and_read_aloud(two: list[RunRecord]) -> None:
-    found = parsed(html.page(two, comparison()))
+    found = parsed(html.page(two, [comparison()]))
     assert sum(a.get("class") == "sortable" for a in found.all("table")) >= 3
     assert all(a.get("scope") in ("col", "row") for a in found.all("th"))
     assert len(found.all("caption")) == len(found.all("table"))
@@ -122,6 +125,21 @@ def test_the_page_can_be_sorted_and_read_aloud(two: list[RunRecord]) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_protocols_that_differ_are_marked(two: list[RunRecord]) -> None:
-    page = html.page(two, comparison(protocols=2))
-    assert "must not be compared" in page and "protocol 2: problem: number &lt;i&gt;1" in page
+def test_protocols_that_differ_have_tables_of_their_own(two: list[RunRecord]) -> None:
+    page = html.page(two, [comparison("model mlp"), comparison("model <b>")])
+    found = parsed(page)
+    texts = " ".join(found.texts)
+    assert "must not be compared" in texts and "Protocol 1: model mlp" in texts and "Protocol 2: model <b>" in texts
+    assert {"#protocol-1", "#protocol-2"} <= {a["href"] for a in found.all("a")}
+    ids = [a["id"] for _, a in found.tags if "id" in a]
+    assert len(ids) == len(set(ids)) and {"protocol-1", "protocol-2", "pareto-2-title"} <= set(ids)
+    named = [a["aria-label"] for a in found.all("div") if a.get("aria-label", "").startswith("Estimators, best")]
+    assert len(named) == len(set(named)) == 2 and texts.count("good <b>") >= 2
+
+
+def test_what_holds_for_all_protocols_is_said_once_below_their_tables() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=150).print(comparison_table([comparison("model mlp"), comparison("model <b>")]))
+    shown = stream.getvalue()
+    assert shown.count("a note") == shown.count("Pareto front") == shown.count("do not answer the same question") == 1
+    assert shown.index("number <i>model mlp") < shown.index("Protocol 2: model <b>") < shown.index("a note")

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from influx import interrupts
 from influx.engines.executor import Arrays, Finished, Local, Place, Task
 from influx.engines.executors.exchange import Exchange, last_line, raised
+from influx.engines.executors.gpus import dealt
 from influx.engines.executors.results import Results
 from influx.errors import ConfigError, InfluxError, UserError
 from influx.store import explain
@@ -32,7 +32,7 @@ class Processes:
 
     Attributes:
         workers: how many processes; null means one per GPU, or as many as leave every one of them its processors.
-        gpus: how many GPUs to deal out, one per worker in turn; null leaves what is visible to all.
+        gpus: how many of the visible GPUs to deal out, one per worker in turn; null leaves all of them to every one.
         retries: how many times a block is done again whose worker died.
     """
 
@@ -102,7 +102,13 @@ class Crew:
         return True
 
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
-        """Blocks with results of an earlier process are read, the others given to workers."""
+        """Blocks with results of an earlier process are read, the others given to workers.
+
+        Raises:
+            ConfigError: there are fewer GPUs than are to be dealt out.
+        """
+        if self.choice.gpus is not None:
+            dealt(self.choice.gpus)  # refused before anything is written
         count = self.choice.count(task)
         if count == 1 or (len(task.names) == 1 and self.choice.gpus is None):
             yield from Local().do(task, finished)  # another process would do the same, later
@@ -162,10 +168,8 @@ class Crew:
         """The GPU that fewest workers have; None leaves what is visible."""
         if self.choice.gpus is None:
             return None
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = [d for d in seen.split(",") if d] if seen is not None else [str(i) for i in range(self.choice.gpus)]
         taken = [worker.device for worker in self.workers]
-        return min(devices[: self.choice.gpus], key=taken.count, default=None)
+        return min(dealt(self.choice.gpus), key=taken.count)
 
 
 @dataclass(kw_only=True)
@@ -185,26 +189,26 @@ class Deal(Results):
         for number in self.ready:
             self.finished(number)
 
-    def go(self) -> Iterator[tuple[int, Arrays]]:
-        """Results in order."""
-        given = 0
-        try:
-            while given < len(self.task.names):
-                while given in self.ready:
-                    for result in self.hand(given):
-                        yield result
-                        given += 1
-                interrupts.check()
-                if given < len(self.task.names):
-                    self._assign()
-                    self._listen()
-        except GeneratorExit:
-            self.crew.close(False)  # they may be in the middle of blocks that nobody wants
-            raise
-        except InfluxError:
-            self._let_finish()
-            yield from self.rest(given)
-            raise
+    def step(self) -> None:
+        """Give out what waits, and take answers."""
+        self._assign()
+        self._listen()
+
+    def settle(self) -> None:
+        """Wait for what is being done; a second signal ends that."""
+        for worker in self.crew.workers:
+            with suppress(OSError):
+                worker.stdin.close()  # they end after their block
+            worker.process.send_signal(signal.SIGTERM)  # or within it, where it can be left
+        while self._busy:
+            try:
+                self._listen()
+            except InfluxError:  # one error is enough
+                continue
+
+    def unwanted(self) -> None:
+        """They may be in the middle of blocks."""
+        self.crew.close(False)
 
     def again(self, number: int) -> None:
         """It is the next to be given to a worker."""
@@ -264,18 +268,6 @@ class Deal(Results):
             f"executor.retries={self.crew.choice.retries} and the same block ended {self.losses[number]} workers, "
             f"the last {_ended(code)}; see {worker.log}{last_line(worker.log)}"
         )
-
-    def _let_finish(self) -> None:
-        """Wait for what is being done; a second signal ends that."""
-        for worker in self.crew.workers:
-            with suppress(OSError):
-                worker.stdin.close()  # they end after their block
-            worker.process.send_signal(signal.SIGTERM)  # or within it, where it can be left
-        while self._busy:
-            try:
-                self._listen()
-            except InfluxError:  # one error is enough
-                continue
 
 
 def _ended(code: int) -> str:

@@ -26,6 +26,7 @@ GRACE_SECONDS = 60  # before the time limit, to put a worker in the queue again
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL")
 NEVER = re.compile(r"held|BadConstraints|DependencyNeverSatisfied|PartitionTimeLimit", re.IGNORECASE)  # reasons
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+COMMANDS = ("sbatch", "squeue", "scancel")
 COMMAND_SECONDS = 60.0
 
 
@@ -114,18 +115,28 @@ class Queue:
         if done.returncode:
             log.warning("scancel could not end the workers: %s; scancel --name=%s ends them", _said(done), self.name)
 
+    def check(self) -> None:
+        """Refuse a machine without Slurm, before anything is written.
+
+        Raises:
+            UserError: a command of Slurm is missing.
+        """
+        for command in COMMANDS:
+            if shutil.which(command) is None:
+                raise UserError(
+                    f"executor=slurm needs the command {command}, which is not on PATH; run on a machine of the "
+                    "cluster or use executor=processes"
+                )
+
     def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        if shutil.which(command[0]) is None:
-            raise UserError(
-                f"executor=slurm needs the command {command[0]}, which is not on PATH; run on a machine of the "
-                "cluster or use executor=processes"
-            )
         try:
             return subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS, start_new_session=True
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 1, "", f"no answer within {COMMAND_SECONDS:.0f} s")
+        except OSError as error:  # a disk of the cluster may be away for a while
+            return subprocess.CompletedProcess(command, 1, "", f"{command[0]}: {error.strerror or error}")
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

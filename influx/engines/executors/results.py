@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from influx import interrupts
 from influx.engines.executor import Arrays, Finished, Task
 from influx.engines.executors.exchange import Exchange
+from influx.errors import InfluxError
 
 
 @dataclass(kw_only=True)
@@ -20,10 +22,51 @@ class Results(ABC):
     ready: set[int] = field(default_factory=set)
 
     @abstractmethod
+    def step(self) -> None:
+        """Let work go on, and take note of what has results by now; lasts a moment.
+
+        Raises:
+            InfluxError: it cannot go on.
+        """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """After an error: take note of what still comes."""
+
+    @abstractmethod
     def again(self, number: int) -> None:
         """Let a block be done once more."""
 
-    def hand(self, number: int) -> Iterator[tuple[int, Arrays]]:
+    @abstractmethod
+    def unwanted(self) -> None:
+        """Whoever took results takes no more."""
+
+    def go(self) -> Iterator[tuple[int, Arrays]]:
+        """Results in order; after an error also those that there are behind it, so that they are saved.
+
+        Raises:
+            InfluxError: a block cannot be done, or a signal asked to stop.
+        """
+        given, count = 0, len(self.task.names)
+        try:
+            while given < count:
+                while given in self.ready:
+                    for result in self._hand(given):
+                        yield result
+                        given += 1
+                interrupts.check()
+                if given < count:
+                    self.step()
+        except GeneratorExit:
+            self.unwanted()
+            raise
+        except InfluxError:
+            self.settle()
+            for number in sorted(k for k in self.ready if k >= given):
+                yield from self._hand(number)
+            raise
+
+    def _hand(self, number: int) -> Iterator[tuple[int, Arrays]]:
         """The result of a block, whose file is then removed; nothing where it was damaged."""
         name = self.task.names[number]
         arrays = self.exchange.read(name)
@@ -34,8 +77,3 @@ class Results(ABC):
         yield number, arrays
         if not self.task.keep:
             self.exchange.forget(name)
-
-    def rest(self, first: int) -> Iterator[tuple[int, Arrays]]:
-        """What has results from block ``first`` on: saved before an error ends the task."""
-        for number in sorted(k for k in self.ready if k >= first):
-            yield from self.hand(number)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from influx import interrupts
 from influx.engines.executor import Arrays, Finished, Place, Task
 from influx.engines.executors.exchange import Exchange, bound_to, last_line, raised
 from influx.engines.executors.queue import CONTROL, Queue, log
@@ -82,8 +81,14 @@ class Array:
         return True
 
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
-        """Blocks with results are read, the others left to the array, which is submitted as far as it is not there."""
+        """Blocks with results are read, the others left to the array, which is submitted as far as it is not there.
+
+        Raises:
+            UserError: there is no Slurm here.
+        """
         choice, exchange = self.choice, Exchange.of(self.place)
+        queue = self._queue(exchange)
+        queue.check()
         if task.threads > choice.cpus_per_task and not self._told:
             log.warning(
                 "blocks are computed on %d threads, as executor=local would here, but workers have %d processors; set "
@@ -94,9 +99,7 @@ class Array:
             self._told = True
         exchange.describe(task, self.place.settings)
         self._used = True
-        yield from Watch(
-            choice=choice, exchange=exchange, queue=self._queue(exchange), task=task, finished=finished
-        ).go()
+        yield from Watch(choice=choice, exchange=exchange, queue=queue, task=task, finished=finished).go()
         exchange.forget_tasks()
 
     def _queue(self, exchange: Exchange) -> Queue:
@@ -122,26 +125,22 @@ class Watch(Results):
     failures: int = 0  # submissions since a block was finished
     submitted: bool = False
     trouble: str = ""  # what last befell a worker that ended by itself
+    _next: float = 0.0  # when the queue is looked at again
 
-    def go(self) -> Iterator[tuple[int, Arrays]]:
-        """Results in order."""
-        given, next_look = 0, 0.0
-        try:
-            while given < len(self.task.names):
-                if time.monotonic() >= next_look:
-                    self._look()
-                    next_look = time.monotonic() + self.choice.poll
-                while given in self.ready:
-                    for result in self.hand(given):
-                        yield result
-                        given += 1
-                interrupts.check()
-                if given < len(self.task.names):
-                    time.sleep(TICK_SECONDS)
-        except InfluxError:
-            self._scan()
-            yield from self.rest(given)
-            raise
+    def step(self) -> None:
+        """Look at the queue from time to time."""
+        if time.monotonic() < self._next:
+            time.sleep(TICK_SECONDS)
+            return
+        self._look()
+        self._next = time.monotonic() + self.choice.poll
+
+    def settle(self) -> None:
+        """What is there by now counts."""
+        self._scan()
+
+    def unwanted(self) -> None:
+        """The array goes on until it is cancelled."""
 
     def again(self, number: int) -> None:
         """Any worker may take it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from influx.engines.inverses import labels_of
 from influx.engines.lanczos import Ritz, lanczos
-from influx.engines.operators import Kind
+from influx.engines.operators import Kind, definite_kind
 from influx.engines.solver_plans import arnoldi_work
 from influx.errors import ConfigError, NumericalError
 from influx.planning import Prospect, Work
@@ -87,7 +87,7 @@ class Arnoldi:
         generator = torch.Generator().manual_seed(SEED)
         start = torch.randn(operator.size, generator=generator, dtype=torch.float64).to(operator.decay)
         ritz = lanczos(bare.product, start, self.iterations, "eigenvectors of the curvature")
-        kept = self._chosen(ritz)
+        kept = self._chosen(ritz, definite_kind(operator.task))
         values, outside = ritz.values[kept], operator.size - len(kept)
         trace = bare.trace() if kind == "hessian" else run.curvature.trace(bare)
         tail = max((trace - float(values.sum())) / outside, 0.0) if outside else 0.0
@@ -121,14 +121,14 @@ class Arnoldi:
                 "raise estimator.rank or set estimator.complement=mean"
             )
 
-    def _chosen(self, ritz: Ritz) -> Tensor:
-        """Positions of the kept pairs."""
+    def _chosen(self, ritz: Ritz, instead: str) -> Tensor:
+        """Positions of the kept pairs; ``instead`` is a curvature to advise where there are none."""
         usable = torch.arange(len(ritz.values), device=ritz.values.device)
         usable = usable[ritz.values.abs() > ROUNDING * ritz.values.abs().max()]
         if self.negative == "drop":
             usable = usable[ritz.values[usable] > 0]
         if not len(usable):
-            raise NumericalError("no eigenvalue of the curvature is positive; set estimator.curvature=ggn")
+            raise NumericalError(f"no eigenvalue of the curvature is positive; set estimator.curvature={instead}")
         order = ritz.values[usable].abs().argsort(descending=True)
         return usable[order[: self.rank]]
 

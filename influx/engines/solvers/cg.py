@@ -12,7 +12,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.inverses import Inverse, labels_of
 from influx.engines.lanczos import extremes
-from influx.engines.operators import VECTORS, Kind, Operator, is_definite
+from influx.engines.operators import VECTORS, Kind, Operator, definite_kind, is_definite
 from influx.engines.solver_plans import cg_work
 from influx.engines.solvers.ekfac import EKFAC
 from influx.errors import ConfigError, NumericalError
@@ -112,11 +112,11 @@ class BlockCG:
         """Inverse of dᵀ A d; its eigenvalues, where directions are orthonormal, are Ritz values."""
         values, vectors = torch.linalg.eigh(inner)
         if float(values[0]) <= 0:
-            lowest = self.lowest()
+            lowest, hessian = self.lowest(), self.operator.kind == "hessian"
             raise NumericalError(
                 "conjugate gradients need a positive definite matrix, this one has an eigenvalue of about "
                 f"{lowest:.2g}; set estimator.damping={max(-2 * lowest + self.operator.damping, 1e-6):.2g}"
-                + (" or estimator.curvature=ggn" if self.operator.kind == "hessian" else "")
+                + (f" or estimator.curvature={definite_kind(self.operator.task)}" if hessian else "")
             )
         inverse: Tensor = (vectors / values) @ vectors.T
         return inverse
@@ -170,7 +170,7 @@ class ConjugateGradients:
         operator = run.curvature.operator(kind, damping, labels_of(run, kind))
         before = None
         if self.preconditioner == "ekfac":
-            definite = kind if is_definite(kind) else "ggn"
+            definite = kind if is_definite(kind) else definite_kind(operator.task)
             before = EKFAC(audit=False).inverse(run, definite, operator.damping)
         report: dict[str, float | str] = {"damping": operator.damping}
         return BlockCG(operator, self.tolerance, self.max_iterations, before, report, self.remedy)

@@ -88,7 +88,7 @@ class EKFAC:
         if kind == "hessian":
             raise ConfigError(
                 f"estimator.curvature must be a sum of outer products of gradients for {self.strategy}, got hessian; "
-                "set estimator.curvature=ggn"
+                "set estimator.curvature=ggn, or empirical_fisher for densities"
             )
 
     def inverse(self, run: Run, kind: Kind, damping: float | None) -> Layerwise:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from influx.engines.factorised import RAISE, Factorised, check_size, factorise
 from influx.engines.inverses import labels_of
-from influx.engines.operators import Kind
+from influx.engines.operators import Kind, definite_kind
 from influx.engines.solver_plans import exact_work
 from influx.planning import Prospect, Work
 from influx.run import Run
@@ -27,7 +27,8 @@ class Exact:
     def inverse(self, run: Run, kind: Kind, damping: float | None) -> Factorised:
         """The factor of the damped matrix."""
         check_size(run.curvature.at.size, self.max_p, self.remedy)
-        return factorise(run.curvature.matrix(kind, self.max_p, labels_of(run, kind)), damping, kind)
+        matrix = run.curvature.matrix(kind, self.max_p, labels_of(run, kind))
+        return factorise(matrix, damping, kind, definite_kind(run.curvature.fitted.task))
 
     def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
         """Building, factorising and solving, in double precision."""

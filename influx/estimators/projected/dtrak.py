@@ -31,7 +31,7 @@ class DTrak(Projected):
         kind: as of TRAK.
         models: K, trainings with initialisations and batch orders of their own; the first is the problem's.
         checkpoints: of each, evenly spaced in training, the last among them; they are averaged over like models.
-        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ, a factor tuned on digits for TRAK (see there).
+        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ, as chosen for TRAK (see there).
         self_influence: also compute each training instance's score with itself.
         output: h: square (mean of squares), mean, l1 (mean size), l2 (length), linf (largest size) of the outputs,
             loss, or margin. A density model's only output is its risk.

@@ -37,9 +37,9 @@ class Trak(Projected):
             gradients, the fastest); or none.
         models: K, trainings with initialisations and batch orders of their own; the first is the problem's.
         checkpoints: of each, evenly spaced in training, the last among them; they are averaged over like models.
-        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (its trace over the least of n, D and p). The factor
-            was tuned: it is the best power of ten on digits by the linear datamodeling score (LDS), so that LDS on
-            digits flatters it. The paper takes 0, for n far above D.
+        damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (its trace over the least of n, D and p). Of powers
+            of ten this has the best linear datamodeling score on three data sets, whichever of four is left out to
+            judge it; some problems want more. The paper takes 0, for n far above D.
         self_influence: also compute each training instance's influence on itself.
         with_r: keep R, which the paper leaves out.
         to_loss: multiply by the mean Q of test instances (in self-influence, of i), so that values are changes of risk

@@ -131,6 +131,7 @@ class Averaged:
         return replace(
             one,
             more_trainings=count * one.more_trainings + again,
+            more_alone=count * one.more_alone + (count - 1 if self.trains else 0),
             gradients=count * one.gradients,
             flops=count * one.flops,
             numbers=count * (one.numbers + 20.0 * n * m),

@@ -88,6 +88,7 @@ class Simfluence:
         entries = float((self.runs - self.held_out) * net.visits)
         return Work(
             more_trainings=float(self.runs),
+            more_alone=float(self.runs),
             flops=2.0 * net.macs * m * (steps + 1) * self.runs,
             numbers=m * ((1 + self.bootstrap) * ITERATIONS * (8 * entries + 6 * rows + 20 * n) + 3.0 * steps * n),
             bytes=8.0 * n * m * (2 if self.bootstrap else 1) + BLOCK_BYTES,

@@ -14,6 +14,7 @@ from influx.errors import IncompatibleError
 from influx.problem import Data, Split
 from influx.streams import normals
 
+PINNED_BYTES = 64 << 20  # more at once is copied as it stands: pinning takes its time and holds memory
 TRAINING = "draws"  # beginning of the names of draws of training, whatever those of evaluation are called
 
 
@@ -95,6 +96,8 @@ def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> 
     def convert(array: NDArray[np.generic]) -> Tensor:
         repeated = array.size > 1 and not any(array.strides)  # what a plan has in place of data: one number
         tensor = torch.from_numpy(array[(slice(1),) * array.ndim].copy() if repeated else np.ascontiguousarray(array))
+        if torch.device(device).type == "cuda" and tensor.nbytes <= PINNED_BYTES:
+            tensor = tensor.pin_memory().to(device, non_blocking=True)  # the host goes on while it is copied
         tensor = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
         return tensor.expand(array.shape) if repeated else tensor
 

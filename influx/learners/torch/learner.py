@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +15,11 @@ from influx.learners.torch.dense import Dense, dense_layers
 from influx.learners.torch.fitted import TorchFitted, outcomes_of
 from influx.learners.torch.inputs import attached_to, evaluation_tensors, to_tensors
 from influx.learners.torch.optimizers import Optimizer
-from influx.learners.torch.pace import layer_products, net_shape, pace
+from influx.learners.torch.pace import Counted, counted, net_shape, pace, training_cost
 from influx.learners.torch.recorded import record
 from influx.learners.torch.retraining import one_by_one, stacked
 from influx.learners.torch.sequential import GLOBAL_GENERATOR, Recipe
+from influx.learners.torch.sizes import is_large
 from influx.learners.torch.stacked import Program, Vmap
 from influx.learners.torch.tasks import task_for
 from influx.learners.torch.training import Engine, Training
@@ -119,6 +120,8 @@ class TorchLearner:
             raise ConfigError(f"training.device must be cpu, cuda, cuda:N or auto, got {name!r}; change it")
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"training.device={name} but no CUDA device is visible; use training.device=cpu")
+        if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"training.device={name} but {count} CUDA devices are visible; use training.device=cuda")
         return torch.device(name)
 
     @property
@@ -136,7 +139,7 @@ class TorchLearner:
         """The training numbered ``order`` of the problem with seed ``seed``."""
         x, y = to_tensors(data.train, self.dtype, self.device())
         attached = attached_to(self.model, data, seed)
-        traits = self._traits(self._module(data, 0, 0).to(x.device), data)
+        traits = self._traits(data)
         return Recipe(
             task=task_for(data.task),
             optimizer=self.optimizer,
@@ -158,17 +161,40 @@ class TorchLearner:
         attached = attached_to(self.model, data, 0)
         return evaluation_tensors(data.train.take(slice(0, count)), attached, self.dtype, device)
 
-    def _traits(self, module: nn.Module, data: Data) -> Traits:
-        """What the module allows; tried once per dataset."""
+    def _traits(self, data: Data, module: nn.Module | None = None) -> Traits:
+        """What the module, untrained if none is given, allows; tried once per dataset.
+
+        Whether copies of a large net can be trained as one is tried only where that is asked for.
+        """
         known = self.__dict__.get("_tried")
         if known is None or known[0] is not data:
-            device = next(module.parameters()).device
-            x, y = self.example(data, 2, device)
-            plain = dense_layers(module) is not None  # the trial would load a compiler's modules for a second
-            known = (data, PLAIN if plain else traits_of(module, task_for(data.task), x, y))
+            net = self._module(data, 0, 0).to(self.device()) if module is None else module
+            x, y = self.example(data, 2, next(net.parameters()).device)
+            plain = dense_layers(net) is not None  # the trial would load a compiler's modules for a second
+            stack = self.training.engine == "vmap" or not is_large(net)
+            known = (data, PLAIN if plain else traits_of(net, task_for(data.task), x, y, stack))
             self.__dict__["_tried"] = known
         traits: Traits = known[1]
         return traits
+
+    def shortened(self, training: Training, data: Data) -> TorchLearner:
+        """The same net under another recipe on a part of the data, of which the first instances belong.
+
+        What the net allows has been tried, if it has, on these.
+        """
+        short = replace(self, training=training)
+        if "_tried" in self.__dict__:
+            short.__dict__["_tried"] = (data, self.__dict__["_tried"][1])
+        return short
+
+    def counted(self, data: Data) -> Counted:
+        """Multiply-adds of the net, counted once per dataset."""
+        known = self.__dict__.get("_counts")
+        if known is None or known[0] is not data:
+            known = (data, counted(self._module(data, 0, 0), self.example(data)[0]))
+            self.__dict__["_counts"] = known
+        found: Counted = known[1]
+        return found
 
     def fit(self, data: Data, seed: int, folder: Folder) -> TorchFitted:
         """Train with recording; goes on from the last complete checkpoint in ``folder``.
@@ -185,7 +211,7 @@ class TorchLearner:
         """Models per block: those whose parameters together fit a core's cache, at least enough to batch."""
         if self.training.block is not None:
             return self.training.block
-        module = self._module(data, 0, 0)
+        module = self.counted(data).module
         size = sum(p.numel() * p.element_size() for p in module.parameters())
         program = self._program(module, data)
         if program is None:
@@ -197,7 +223,7 @@ class TorchLearner:
 
     def multiple(self, data: Data) -> int:
         """What the number of models that are trained together is rounded up to divide by."""
-        program = self._program(self._module(data, 0, 0), data)
+        program = self._program(self.counted(data).module, data)
         return 1 if program is None else program.multiple
 
     def _program(self, module: nn.Module, data: Data) -> Program | None:
@@ -215,7 +241,7 @@ class TorchLearner:
             )
         if engine in ("auto", "dense") and layers is not None:
             return Dense(*layers)
-        traits = self._traits(module, data)
+        traits = self._traits(data, None if next(module.parameters()).is_meta else module)
         if engine == "vmap" and not traits.stackable:
             raise IncompatibleError(
                 "training.engine=vmap cannot train batch normalisation, dropout or other randomness, or code that "
@@ -263,20 +289,7 @@ class TorchLearner:
 
     def cost(self, data: Data, models: int) -> Cost:
         """Floating-point operations and working memory of training ``models`` models."""
-        module = self._module(data, 0, 0)
-        size = sum(p.numel() for p in module.parameters())
-        macs = sum(forward for forward, _ in layer_products(module, self.example(data)[0]).values())
-        steps = self.training.steps(len(data.train))
-        seen = self.training.visits(len(data.train))
-        together = self.block_size(data)
-        return Cost(
-            flops=float(models) * (6.0 * macs * seen + 8.0 * size * steps),
-            bytes=4.0 * together * (4 * size + 3 * self.training.batch_size * macs / max(size, 1)),
-            formula=(
-                f"{models} models x (6 x {macs:.3g} multiply-adds x {seen} visits "
-                f"+ 8 x {size} parameters x {steps} steps)"
-            ),
-        )
+        return training_cost(self, data, models)
 
     def pace(self, problem: Problem) -> Pace:
         """Seconds of one recorded training and of each retrained model, from a few timed steps."""
@@ -284,9 +297,4 @@ class TorchLearner:
 
     def net_shape(self, problem: Problem) -> NetShape:
         """Sizes of the net and its recorded training."""
-        known = self.__dict__.get("_shaped")
-        if known is None or known[0] is not problem.data:  # building a large net takes seconds
-            known = (problem.data, net_shape(self, self._module(problem.data, 0, 0), problem))
-            self.__dict__["_shaped"] = known
-        shape: NetShape = known[1]
-        return shape
+        return net_shape(self, problem.data, len(problem.train))

@@ -177,7 +177,7 @@ class Density:
 
 NO_OUTPUT_CURVATURE = (
     "a density model's output is its risk, which has no Gauss-Newton matrix or Fisher matrix of its outputs; "
-    "use estimator.curvature=hessian or empirical_fisher"
+    "use estimator.curvature=empirical_fisher, or hessian where the solver takes it"
 )
 TASKS: dict[TaskName, type[Task]] = {
     "classification": Classification,

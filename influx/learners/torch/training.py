@@ -38,7 +38,8 @@ class Training:
         dtype: parameters and arithmetic.
         device: cpu, cuda, or auto.
         engine: how many models are retrained at once: dense (batched products, plain networks of linear
-            layers), vmap (any net without batch statistics or dropout), sequential (one at a time), auto.
+            layers), vmap (any net without batch statistics or dropout), sequential (one at a time), auto (also
+            one at a time: nets of more than 16 million parameters, dense ones apart).
         block: models per retraining block; None chooses by the size of the model.
     """
 

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from influx.errors import IncompatibleError
 from influx.learners.torch.sequential import GLOBAL_GENERATOR, random_state
+from influx.learners.torch.sizes import few_tokens, is_large, passes_in_outline
 from influx.learners.torch.tasks import Task
 
 
@@ -34,12 +35,17 @@ class Traits:
 PLAIN = Traits(coupled=False, takes_one=True, random=False, stackable=True)
 
 
-def traits_of(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> Traits:
-    """Try a copy of the module on the instances ``x`` (2, ...) and their targets."""
+def traits_of(module: nn.Module, task: Task, x: Tensor, y: Tensor, stack: bool = True) -> Traits:
+    """Try a copy of the module on the instances ``x`` (2, ...) and their targets.
+
+    Long texts are shortened for large nets. Without ``stack`` a module is not stackable.
+    """
+    x = few_tokens(module, x)
     random = is_random(module, x)
     coupled = has_batch_statistics(module) or (not random and _depends_on_others(copy.deepcopy(module).train(), x))
     alone = not (coupled or random or has_parameter_hooks(module))
-    return Traits(coupled, not coupled or _takes_one(module, x), random, alone and _stackable(module, task, x, y))
+    stackable = stack and alone and _stackable(module, task, x, y)
+    return Traits(coupled, not coupled or _takes_one(module, x), random, stackable)
 
 
 def has_batch_statistics(module: nn.Module) -> bool:
@@ -121,21 +127,32 @@ def check_trainable(module: nn.Module, task: Task, x: Tensor, y: Tensor, smalles
             f"batch normalisation needs two instances where one has been removed, the smallest batch has "
             f"{smallest_batch}; change training.batch_size, set training.drop_last=true or use a model with norm=group"
         )
-    probe = copy.deepcopy(module).train()
+    _learn(module, task, x, y)
+    if _depends_on_others(copy.deepcopy(module).eval(), few_tokens(module, x)):
+        raise IncompatibleError(
+            "the model's output for an instance depends on the other instances of its batch even in eval mode, so that "
+            "no instance has a loss of its own; use running statistics (track_running_stats=True) or another model"
+        )
+
+
+def _learn(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> None:
+    """One forward and backward pass of a copy; of a large module without numbers, where that is possible."""
+
+    def forth_and_back(probe: nn.Module) -> None:
+        device = next(probe.parameters()).device
+        task.loss(probe.train()(x.to(device)), y.to(device)).sum().backward()
+
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        if is_large(module) and passes_in_outline(module, forth_and_back):
+            return
         try:
-            task.loss(probe(x), y).sum().backward()
+            forth_and_back(copy.deepcopy(module))
         except (RuntimeError, ValueError, IndexError) as error:
             first = str(error).splitlines()[0]
             raise IncompatibleError(
                 f"the model cannot be trained on inputs of shape {tuple(x.shape[1:])} ({first}); "
                 "choose another model or another shape of the dataset"
             ) from error
-    if _depends_on_others(copy.deepcopy(module).eval(), x):
-        raise IncompatibleError(
-            "the model's output for an instance depends on the other instances of its batch even in eval mode, so that "
-            "no instance has a loss of its own; use running statistics (track_running_stats=True) or another model"
-        )
 
 
 def _takes_one(module: nn.Module, x: Tensor) -> bool:

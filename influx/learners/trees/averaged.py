@@ -12,7 +12,7 @@ import numpy as np
 
 from influx.errors import ConfigError
 from influx.learners.trees import nodes
-from influx.learners.trees.ensemble import Ensemble, Rule, Sample
+from influx.learners.trees.ensemble import Array, Ensemble, Rule, Sample
 from influx.learners.trees.gradient_boosting import grown
 from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_shares
@@ -23,8 +23,9 @@ class Averaged(TreeLearner):
     """Trees on samples of the instances, averaged.
 
     Predicted classes have the mean share of the trees, with one more tree that is undecided. A tree that drew no
-    instance is left out. Under ``loss_norm=full`` trees draw from all training instances and those removed get the
-    weight 0: the others keep their places in every sample. Under ``subset`` they draw from those that are left.
+    instance is left out; without any tree the mean, or the shares of the classes, are predicted. Under
+    ``loss_norm=full`` trees draw from all training instances and those removed get the weight 0: the others keep their
+    places in every sample. Under ``subset`` they draw from those that are left.
 
     Attributes:
         n_estimators: trees.
@@ -112,11 +113,23 @@ class Averaged(TreeLearner):
             part = grown(tree.tree_)
             trees.append((*part[:4], _shares(part[4], tree, sample.classes)))
             bags.append(drawn.astype(np.uint16))
+        if not trees:  # all drew only what was removed
+            trees.append(_stump(sample, weights))
+            bags.append((weights > 0).astype(np.uint16))
         return nodes.joined(trees, 1, np.zeros(max(sample.classes, 1)), np.stack(bags))
 
     def read(self, path: Path, sample: Sample) -> Ensemble:
         """Trees as saved."""
         return nodes.load(path)
+
+
+def _stump(sample: Sample, weights: Array) -> nodes.Part:
+    """One leaf with everything."""
+    target = (
+        (sample.y[:, None] == np.arange(sample.classes)).astype(np.float64) if sample.classes else sample.y[:, None]
+    )
+    nowhere = np.full(1, -1, np.int64)
+    return nowhere, np.zeros(1), nowhere, nowhere, np.average(target, axis=0, weights=weights)[None]
 
 
 def _shares(value: Any, tree: Any, classes: int) -> Any:

@@ -129,16 +129,31 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        found = self.booster.predict(x, prediction_type="RawFormulaVal", thread_count=1)
-        return np.ascontiguousarray(np.reshape(found, (len(x), -1)).T)
+        return self._margins(self._pool(x))
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, the same for all classes."""
+        return self._ends(self._pool(x))
+
+    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
+        """Margins and leaves."""
+        pool = self._pool(x)
+        return self._margins(pool), self._ends(pool)
+
+    def _margins(self, pool: Any) -> Array:
+        found = self.booster.predict(pool, prediction_type="RawFormulaVal", thread_count=1)
+        return np.ascontiguousarray(np.reshape(found, (len(found), -1)).T)
+
+    def _ends(self, pool: Any) -> NDArray[np.int32]:
+        found = self.booster.calc_leaf_indexes(pool, thread_count=1)
+        found = np.ascontiguousarray(found.T, np.int32)[:, None]
+        return np.broadcast_to(found, (len(found), len(self._base), found.shape[-1]))
+
+    @staticmethod
+    def _pool(x: NDArray[np.float32]) -> Any:
         import catboost
 
-        found = self.booster.calc_leaf_indexes(catboost.Pool(x, thread_count=1), thread_count=1)
-        found = np.ascontiguousarray(found.T, np.int32)[:, None]
-        return np.broadcast_to(found, (len(found), len(self._base), len(x)))
+        return catboost.Pool(x, thread_count=1)
 
     def values(self) -> Leaves:
         """What the leaves add."""

@@ -42,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves:
-    """Values of all leaves; base, values, sizes, fixed and in_bag are those of ``engines.forest.Forest``."""
+    """Values of all leaves; its fields are those of ``engines.forest.Forest``."""
 
     base: Array
     values: Array
@@ -77,6 +77,10 @@ class Ensemble(Protocol):
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)`` leaf of every instance, numbered from 0 in each tree."""
+        ...
+
+    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
+        """Both at once."""
         ...
 
     def values(self) -> Leaves:

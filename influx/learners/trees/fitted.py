@@ -86,3 +86,7 @@ class TreesFitted:
     def leaves(self, split: Split) -> NDArray[np.int32]:
         """``(T, C, n)`` leaf of every instance."""
         return self.ensemble.leaves(flat(split))
+
+    def seen(self, split: Split) -> tuple[Array, NDArray[np.int32]]:
+        """Margins and leaves."""
+        return self.ensemble.seen(flat(split))

@@ -142,6 +142,10 @@ class Boosted:
         found = self.booster.predict(x, pred_leaf=True, num_threads=1).reshape(len(x), self.rounds, -1)
         return np.ascontiguousarray(found.transpose(1, 2, 0), np.int32)
 
+    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
+        """Margins and leaves."""
+        return self.margins(x), self.leaves(x)
+
     def values(self) -> Leaves:
         """What the leaves add, the start taken out of the first round."""
         text = self.booster.model_to_string()

@@ -18,6 +18,7 @@ from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_rate, check_shares
 
 NO_PARENT = 2**31 - 1
+KINDS = {b"d#L": ">f4", b"D#L": ">f8", b"l#L": ">i4", b"L#L": ">i8"}  # of numbers in arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,26 +146,37 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        found = self.booster.predict(self._matrix(x), output_margin=True, strict_shape=True)
-        return np.ascontiguousarray(found.T, np.float64)
+        return self._margins(self._matrix(x))
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, nodes numbered among the leaves."""
-        nodes = self.booster.predict(self._matrix(x), pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
-        nodes = nodes.reshape(len(x), self.rounds, -1).astype(np.int64)
-        found = np.empty((*nodes.shape[1:], len(x)), np.int32)
-        for number, tree in enumerate(self._trees):
-            t, c = divmod(number, nodes.shape[2])
-            found[t, c] = numbered(_leaf(tree))[nodes[:, t, c]]
-        return found
+        return self._ends(self._matrix(x))
+
+    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
+        """Margins and leaves."""
+        matrix = self._matrix(x)
+        return self._margins(matrix), self._ends(matrix)
+
+    def _margins(self, matrix: Any) -> Array:
+        found = self.booster.predict(matrix, output_margin=True, strict_shape=True)
+        return np.ascontiguousarray(found.T, np.float64)
+
+    def _ends(self, matrix: Any) -> NDArray[np.int32]:
+        nodes = self.booster.predict(matrix, pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
+        trees = nodes.reshape(len(nodes), len(self._is_leaf)).T.astype(np.int64)
+        first = np.cumsum([0, *map(len, self._is_leaf)])[:-1]
+        found = np.concatenate([numbered(leaf) for leaf in self._is_leaf])[trees + first[:, None]]
+        return np.asarray(found.reshape(self.rounds, -1, len(nodes)))
 
     def values(self) -> Leaves:
         """What the leaves add."""
-        values = [np.array(tree["split_conditions"], np.float32)[_leaf(tree)] for tree in self._trees]
-        parameters = json.loads(self.booster.save_config())["learner"]["learner_model_param"]
+        pairs = zip(self._arrays("split_conditions"), self._is_leaf, strict=True)
+        values = [conditions[leaf] for conditions, leaf in pairs]
+        learner = json.loads(self.booster.save_config())["learner"]
+        parameters = learner["learner_model_param"]
         base = np.array(parameters["base_score"].strip("[]").split(","), np.float32).astype(np.float64)
         classes = max(int(parameters["num_class"]), 1)
-        if self._objective == "binary:logistic":
+        if learner["objective"]["name"] == "binary:logistic":
             base = np.log(base / (1 - base))
         shape = (self.rounds, classes)
         return Leaves(
@@ -175,18 +187,27 @@ class Boosted:
         )
 
     @cached_property
-    def _document(self) -> Any:
-        return json.loads(bytes(self.booster.save_raw("json")))["learner"]
+    def _binary(self) -> bytes:
+        """Universal Binary JSON: for small models parsing text takes longer than everything else."""
+        return bytes(self.booster.save_raw("ubj"))
 
-    @property
-    def _objective(self) -> str:
-        return str(self._document["objective"]["name"])
+    def _arrays(self, name: str) -> list[NDArray[Any]]:
+        """An array of each tree, by round, then class: its name, ``[$``, kind, ``#L``, length and numbers."""
+        head, found, at = f"{name}[$".encode(), [], 0
+        while (at := self._binary.find(head, at) + len(head)) >= len(head):
+            length = int.from_bytes(self._binary[at + 3 : at + 11], "big")
+            found.append(np.frombuffer(self._binary, KINDS[self._binary[at : at + 3]], length, at + 11))
+        return found
 
-    @property
-    def _trees(self) -> list[dict[str, Any]]:
-        """By round, then class."""
-        trees: list[dict[str, Any]] = self._document["gradient_booster"]["model"]["trees"]
-        return trees
+    @cached_property
+    def _is_leaf(self) -> list[NDArray[np.bool_]]:
+        """Nodes of each tree that are leaves; pruned ones have no parent."""
+        found = []
+        for parents, children in zip(self._arrays("parents"), self._arrays("left_children"), strict=True):
+            attached = parents != NO_PARENT
+            attached[:1] = True
+            found.append((children == -1) & attached)
+        return found
 
     @staticmethod
     def _matrix(x: NDArray[np.float32]) -> Any:
@@ -197,10 +218,3 @@ class Boosted:
     def save(self, path: Path) -> None:
         """XGBoost's JSON."""
         path.write_bytes(bytes(self.booster.save_raw("json")))
-
-
-def _leaf(tree: dict[str, Any]) -> NDArray[np.bool_]:
-    """Nodes that are leaves; pruned ones have no parent."""
-    attached = np.array(tree["parents"]) != NO_PARENT
-    attached[0] = True
-    return np.asarray((np.array(tree["left_children"]) == -1) & attached)
