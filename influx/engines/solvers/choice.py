@@ -23,7 +23,7 @@ SolverName = Literal["auto", "exact", "cg", "lissa", "arnoldi", "ekfac", "datain
 SOLVERS: dict[str, Solver] = {
     "exact": Exact(remedy="set estimator.solver=cg"),
     "cg": ConjugateGradients(remedy="raise estimator.damping or set another estimator.solver"),
-    "lissa": LiSSA(remedy="set estimator.curvature=ggn or estimator.solver=exact"),
+    "lissa": LiSSA(remedy="set estimator.curvature={kind} or estimator.solver=exact"),
     "arnoldi": Arnoldi(),
     "ekfac": EKFAC(),
     "datainf": DataInf(),

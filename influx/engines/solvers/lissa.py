@@ -15,7 +15,7 @@ from torch import Tensor
 from influx import progress
 from influx.engines.inverses import labels_of
 from influx.engines.lanczos import extremes
-from influx.engines.operators import VECTORS, Kind, Operator, is_definite
+from influx.engines.operators import VECTORS, Kind, Operator, definite_kind, is_definite
 from influx.engines.solver_plans import lissa_work
 from influx.errors import ConfigError, NumericalError
 from influx.planning import Prospect, Work
@@ -105,10 +105,11 @@ class Series:
         """A converging iterate grows by at most its right-hand side in every step, on average over batches."""
         if math.isfinite(size) and size <= GROWN * steps:
             return
+        remedy = self.remedy.format(scale=4 * self.scale, kind=definite_kind(self.operator.task))
         raise NumericalError(
             f"LiSSA diverges (the iterate is {size:.1e} times its right-hand side after {steps} steps): "
             f"its scale {self.scale:.3g} is below half the largest eigenvalue of some batch, or the "
-            f"curvature is negative somewhere; {self.remedy.format(4 * self.scale)}"
+            f"curvature is negative somewhere; {remedy}"
         )
 
 
@@ -124,7 +125,7 @@ class LiSSA:
         repeats: independent runs, whose spread is the standard error.
         lissa_scale: σ; None takes 1.1 times the largest eigenvalue of the damped curvature of ten batches.
         averaged: average the iterates of the second half (Polyak averaging) instead of keeping the last.
-        remedy: what to say that would help when it diverges, with a place for a larger scale.
+        remedy: what to say that would help when it diverges, with places for a ``scale`` and a ``kind`` of curvature.
     """
 
     depth: int = 1000
@@ -132,7 +133,7 @@ class LiSSA:
     repeats: int = 4
     lissa_scale: float | None = None
     averaged: bool = True
-    remedy: str = "set estimator.lissa_scale={:.2g}, a larger estimator.batch_size, or estimator.curvature=ggn"
+    remedy: str = "set estimator.lissa_scale={scale:.2g}, a larger estimator.batch_size, or estimator.curvature={kind}"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -157,7 +158,7 @@ class LiSSA:
             raise NumericalError(
                 f"the curvature plus estimator.damping={operator.damping:.3g} has an eigenvalue of about {lowest:.2g}: "
                 f"LiSSA would diverge; set estimator.damping={2 * abs(lowest) + operator.damping:.2g} or "
-                "estimator.curvature=ggn"
+                f"estimator.curvature={definite_kind(operator.task)}"
             )
         scale = MARGIN * largest if self.lissa_scale is None else self.lissa_scale
         smallest = float(operator.shift.min())

@@ -23,7 +23,7 @@ from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
 GAPS = "each test instance has candidates of its own, and training instances no value for the other test instances"
-REMEDY = "set a larger estimator.batch_size, estimator.curvature=ggn or estimator.solver=exact"
+REMEDY = "set a larger estimator.batch_size, estimator.curvature={kind} or estimator.solver=exact"
 
 
 @dataclass(frozen=True, kw_only=True)
