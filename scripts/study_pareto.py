@@ -205,13 +205,14 @@ def about(result: Result, spent: float) -> list[str]:
 
 def study(name: str, given: argparse.Namespace, folder: Path) -> list[str]:
     """Everything about one problem: its table, and its picture where one is wanted."""
-    common = [*COMMON, *PROBLEMS[name]]
+    problem = [*PROBLEMS[name], *given.more]
+    common = [*COMMON, *problem]
     folder.mkdir(parents=True, exist_ok=True)
     if name == "images":
         coloured(folder / "images.npz")
         common.append(f"dataset.path={folder / 'images.npz'}")
     lds = ["metric=[lds]", f"metric.lds.subsets={given.subsets}", f"metric.lds.seeds={given.seeds}"]
-    key = content_hash(PROBLEMS[name], 8)
+    key = content_hash(problem, 8)
     prepared = folder / f"prepared-{key}"
     random = [*common, *lds, "estimator=random", f"paths.outputs={prepared}"]
     spent = training(random, prepared)
@@ -236,6 +237,7 @@ def main() -> None:
     """Run, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--more", nargs="+", default=[], help="further settings of the problems: optimizer.lr=0.01")
     parser.add_argument("--rows", nargs="+", help="only these estimators, by the names of the table")
     parser.add_argument("--subsets", type=int, default=100, help="halves of the training set that the score rests on")
     parser.add_argument("--seeds", type=int, default=3, help="trainings on each of them")
