@@ -182,6 +182,7 @@ def test_a_terminated_process_leaves_with_143_within_two_seconds(fresh: Program)
     while process.poll() is None and not list(fresh.outputs.glob("problems/*/checkpoints/state_*")):
         assert time.monotonic() < until
         time.sleep(0.02)
+    os.sync()  # the process waits for the disk: not for what other tests have left to be written
     begun = time.monotonic()
     process.terminate()
     said = process.communicate(timeout=30)[1]
