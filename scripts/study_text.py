@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from study_modern import line, number
 
 import influx
 from influx.datasets.corruption.restated import Restated
@@ -37,20 +37,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
 ESTIMATORS = ["magic", "tracincp", "tracin_last", "tracin_we"]
 
 
-def number(metrics: pd.DataFrame, estimator: str, name: str) -> str:
-    """Value and interval of a metric."""
-    rows = metrics[(metrics["metric"] == name) & (metrics["estimator"] == estimator)]
-    if rows.empty or not np.isfinite(rows["value"].iloc[0]):
-        return "-"
-    row = rows.iloc[0]
-    return f"{row['value']:.3f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-
-
-def line(cells: list[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def trainings(outputs: Path, cases: list[str], budget: int, ceiling: int) -> None:
     """One row per training."""
     head = ["training", "test accuracy", "growth", "removal_error", "ceiling", *ESTIMATORS]
@@ -65,8 +51,8 @@ def trainings(outputs: Path, cases: list[str], budget: int, ceiling: int) -> Non
         with torch.no_grad():
             right = result.model()(torch.from_numpy(test.x)).argmax(1).numpy() == test.y
         row = [name, f"{right.mean():.3f}", f"{told['growth']:.2f}", f"{told['removal_error']:.2f}"]
-        row += [number(result.metrics, "magic", "ceiling_spearman")]
-        row += [number(result.metrics, estimator, "spearman") for estimator in ESTIMATORS]
+        of = {name: result.metrics[result.metrics["estimator"] == name] for name in ESTIMATORS}
+        row += [number(of["magic"], "ceiling_spearman"), *(number(of[name], "spearman") for name in ESTIMATORS)]
         print(line(row), flush=True)
 
 
