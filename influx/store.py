@@ -177,12 +177,12 @@ class Folder:
         if name in self._verified:
             return True
         expected, path = self.checksums().get(name), self.path / name
-        if (
-            not path.is_file() or expected is None
-        ):  # renamed, but killed before it was listed: written again with the same bytes
+        if expected is None or not path.is_file():  # renamed, but killed before it was listed: written again alike
             return False
         try:
             found = file_hash(path)
+        except FileNotFoundError:  # removed meanwhile
+            return False
         except OSError as error:
             raise _unreadable(error, path) from error
         if found != expected:

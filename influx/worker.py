@@ -29,8 +29,9 @@ import torch
 from influx import interrupts
 from influx.config import Settings
 from influx.engines.executor import Arrays, Finished, Task
-from influx.engines.executors.exchange import Exchange, check_same, save_arrays, told_error
+from influx.engines.executors.exchange import Exchange, check_same, save_arrays
 from influx.engines.executors.sources import code_version
+from influx.engines.executors.trouble import told_error
 from influx.engines.retrain import Bank, described_retraining
 from influx.errors import DataError, InfluxError, Interrupted
 from influx.instantiate import build
@@ -199,7 +200,8 @@ def serve(exchange: Exchange, source: Source, worker: str) -> None:
     wanted = source.next()
     while wanted is not None:
         told = exchange.told(wanted[0])
-        if told is None:
+        arrays = None if told is None else exchange.arrays(wanted[0], told)
+        if told is None or arrays is None:
             source.gone(wanted[0])
             wanted = source.next()
             continue
@@ -212,7 +214,7 @@ def serve(exchange: Exchange, source: Source, worker: str) -> None:
             jobs[key] = assembled(told["settings"])
         serving = Serving(source, wanted[0], told["names"], results, wanted)
         with suppress(Left):
-            _work(jobs[key], told, exchange.arrays(wanted[0], told), serving)
+            _work(jobs[key], told, arrays, serving)
         wanted = serving.wanted
 
 

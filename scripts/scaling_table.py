@@ -11,33 +11,30 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from influx.commands.outlook import Outlook
 from influx.commands.plan import described_machine
-from influx.commands.spreading import WORKER_SECONDS, Shared
 from influx.config import compose, load_choice
-from influx.datasets.described import described
-from influx.engines.similarity import Checkpointed
 from influx.errors import UserError
 from influx.instantiate import build
-from influx.job import assemble
-from influx.learners.torch.costs import MANY, cheaper
-from influx.planning import NetShape, Planned, Prospect, Work
-from influx.problem import Problem
+from influx.job import Job, assemble
+from influx.planning import Planned
 from influx.rates import Machine
 from influx.run import Estimator
 
 DOC = Path(__file__).parents[1] / "docs" / "scaling.md"
+RETRAINING = ("group_loo", "downsampling", "datamodels", "loo", "tmc_shapley")
 ESTIMATORS = (
     *("feature_similarity", "knn_shapley", "representer_point", "tracin_last", "if_last_layer"),
     *("tracinrp", "tracincp", "gas", "tracin", "hydra_fast", "hydra"),
     *("datainf", "if_ekfac", "if_arnoldi", "if_lissa", "if_cg", "if_exact"),
-    *("group_loo", "downsampling", "datamodels", "loo", "tmc_shapley"),
+    *RETRAINING,
 )
-RETRAINING, MANY_ROWS = 5, 1_000_000  # the last five retrain: out of reach of so many rows
+MANY_ROWS = 1_000_000  # out of reach of those that retrain
 COMMON = ["truth=none", "metric=[]", "baselines=[]", "training.checkpoints=10"]
 CIFAR = [*COMMON, "dataset=cifar10", "training.epochs=20", "training.batch_size=128"]
 PROBLEMS = {
@@ -52,9 +49,16 @@ PROBLEMS = {
     ],
 }
 HEAD = "| estimator | {one} | {many} | memory | disk | work |\n|---|---|---|---|---|---|"
-LAYERS, WIDTH, LENGTH, WORDS = 24, 1856, 1024, 32_000  # of the transformer: 1.1e9 parameters
-SEQUENCES, ASKED = (10_000, 100_000, 1_000_000), 100
-TEXT = ("tracin_last", "tracinrp", "tracincp", "datainf", "if_lissa", "if_cg", "if_exact")
+SEQUENCES = (10_000, 100_000, 1_000_000)
+TEXT = [  # 1.05e9 parameters
+    *(*COMMON[:-1], "experiment=gpt2_shaped", "dataset.n_test=100", "dataset.length=1024", "dataset.vocabulary=32000"),
+    *("model.width=1856", "model.depth=24", "model.heads=16", "model.hidden=7424"),
+    *("training.epochs=1", "training.batch_size=8", "training.checkpoints=3"),
+]
+TEXT_ESTIMATORS = (
+    *("tracin_last", "tracinrp", "tracincp", "trak", "logra", "less"),
+    *("if_ekfac", "datainf", "if_lissa", "if_cg", "if_exact"),
+)
 
 
 def main() -> None:
@@ -67,7 +71,9 @@ def main() -> None:
     asked = parser.parse_args()
     machines = [described_machine(asked.machine, n, None) for n in (1, asked.workers)]
     for name in asked.only:
-        lines = transformer(machines) if name == "transformer" else planned(PROBLEMS[name], machines)
+        lines = (
+            transformer(machines) if name == "transformer" else planned(assembled(PROBLEMS[name]), machines, ESTIMATORS)
+        )
         table = "\n".join([HEAD.format(one=f"1 {asked.machine}", many=f"{asked.workers} {asked.machine}"), *lines])
         if asked.write:
             pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
@@ -78,13 +84,17 @@ def main() -> None:
         print(f"{name}\n{table}\n", flush=True)
 
 
-def planned(overrides: list[str], machines: list[Machine]) -> list[str]:
-    """One line for the training, then one per estimator on the trained problem."""
+def assembled(overrides: list[str]) -> Job:
+    """As ``influx plan`` assembles a run."""
+    return assemble(compose([*overrides, "estimator=random"]), sizes=True)
+
+
+def planned(job: Job, machines: list[Machine], names: Sequence[str], suffix: str = "") -> list[str]:
+    """One line for the training, then one per estimator on the trained problem; ``suffix`` follows their names."""
     lines: list[str] = []
-    job = assemble(compose([*overrides, "estimator=random"]), sizes=True)
     rows = [Outlook(job, machine).stages() for machine in machines]
-    lines.append(line("training", [row[0] for row in rows]))
-    for name in ESTIMATORS if len(job.problem.train) < MANY_ROWS else ESTIMATORS[:-RETRAINING]:
+    lines.append(line(f"training{suffix}", [row[0] for row in rows]))
+    for name in names if len(job.problem.train) < MANY_ROWS else [n for n in names if n not in RETRAINING]:
         try:
             estimator = build(load_choice("estimator", name), "estimator", [])
             if not isinstance(estimator, Planned):
@@ -93,9 +103,9 @@ def planned(overrides: list[str], machines: list[Machine]) -> list[str]:
             for machine in machines:
                 outlook = Outlook(replace(job, estimator=cast(Estimator, estimator)), machine, warm=True)
                 rows.append([stage for stage in outlook.stages() if stage["stage"] == "estimate"])
-            lines.append(line(name, [row[0] for row in rows]))
+            lines.append(line(f"{name}{suffix}", [row[0] for row in rows]))
         except UserError as error:
-            lines.append(f"| {name} | refused | | | | {str(error).partition(';')[0]} |")
+            lines.append(f"| {name}{suffix} | refused | | | | {str(error).partition(';')[0]} |")
     return lines
 
 
@@ -108,55 +118,16 @@ def line(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def transformer(machines: list[Machine]) -> list[str]:
-    """A decoder of 1.1e9 parameters, which influx has no model for, by the formulas that plan uses."""
-    lines: list[str] = []
-    for n in SEQUENCES:
-        data = described("sequences", (LENGTH,), n, ASKED, ("0", "1"), "classification")
-        problem = Problem(data=data, learner=None, seed=0, config={})  # type: ignore[arg-type]
-        for name in TEXT:
-            estimator = build(load_choice("estimator", name), "estimator", [])
-            try:
-                work: Work = estimator.plan(Prospect(problem=problem, who=name, shape=decoder(n)))
-            except UserError as error:
-                if n == SEQUENCES[0]:
-                    lines.append(f"| {name} | refused | | | | {str(error).partition(';')[0]} |")
-                continue
-            seconds, disk = [machine.rates().seconds(work) for machine in machines], 4.0 * n * ASKED
-            if isinstance(estimator, Checkpointed):
-                shared = Shared.of(estimator, problem, decoder(n), 4)
-                many = machines[-1]
-                seconds[-1] = WORKER_SECONDS + shared.seconds(many.rates(), many.workers)
-                disk += shared.disk_bytes
-            times = " | ".join(map(duration, seconds))
-            lines.append(f"| {name}, n = {n:,} | {times} | {size(work.bytes)} | {size(disk)} | |")
+    """A decoder of 1.05e9 parameters, made once, with more and more sequences."""
+    lines, job = list[str](), assembled([*TEXT, f"dataset.n_train={SEQUENCES[0]}"])
+    lines += planned(job, machines, TEXT_ESTIMATORS, f", n = {SEQUENCES[0]:,}")
+    for n in SEQUENCES[1:]:
+        dataset = build(compose([*TEXT, f"dataset.n_train={n}"])["dataset"], "dataset", [])
+        data, learner = dataset.describe(), vars(job.problem.learner)
+        learner["_counts"] = data, learner["_counts"][1]  # the net does not depend on n
+        other = replace(job, problem=replace(job.problem, data=data))
+        lines += planned(other, machines, TEXT_ESTIMATORS[:-1], f", n = {n:,}")
     return lines
-
-
-def decoder(n: int) -> NetShape:
-    """One epoch over ``n`` sequences in batches of 256, 3 checkpoints, float32 and Adam."""
-    d = WIDTH
-    matrices = [(3 * d, d), (d, d), (4 * d, d), (d, 4 * d)] * LAYERS + [(WORDS, d)]
-    numbers = sum(a * b for a, b in matrices)
-    dots = [
-        float(a * b) if cheaper(LENGTH, b, a, MANY, MANY) == "written" else float(LENGTH**2 * (a + b))
-        for a, b in matrices
-    ]
-    steps = -(-n // 256)
-    return NetShape(
-        parameters=numbers,
-        head=WORDS * d,
-        macs=float(LENGTH * numbers + 2 * LAYERS * LENGTH**2 * d),
-        dot=sum(dots),
-        head_dot=dots[-1],
-        depth=len(matrices),
-        sides=tuple((a, b, a * b) for a, b in matrices),
-        plain=False,
-        steps=steps,
-        visits=n,
-        saved=(0, steps // 3, 2 * steps // 3, steps),
-        state_bytes=8 * numbers,
-        parameter_bytes=4 * numbers,
-    )
 
 
 def duration(seconds: float) -> str:

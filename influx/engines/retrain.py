@@ -159,7 +159,7 @@ class Bank:
         """Arrays of one block; None when they are not what ``_save`` writes for this problem: it is set aside."""
         why = "is damaged"
         try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
+            with (self.folder / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if "problem" not in arrays.files or str(arrays["problem"]) != self._id:
                     why = "is not of this problem"
                     raise ValueError(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_without_an_answer_of_slurm_nothing_is_called_lost(tmp_path: Path, monke
     assert told(tmp_path / "s") == {"a": "pending", "b": "running"}
 
 
-@pytest.mark.fault(45, "less than a second")
+@pytest.mark.fault(45, "less than a second of a processor, the start of the command included")
 def test_ten_thousand_jobs_take_less_than_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_quickly(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -86,7 +87,13 @@ def test_ten_thousand_jobs_take_less_than_a_second(tmp_path: Path, monkeypatch: 
     assert [list(found.values()).count(status) for status in ("done", "pending")] == [200, 9800]
     code = f"import sys; from influx.cli import main; main(['status', {str(tmp_path)!r}])"
     code = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
-    said = spawn(code).stdout
+    used = []
+    for _ in range(2):  # the first may have to compile
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        said = spawn(code).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(used) < 1, "the command as a whole, start and screen included"
     assert "200 done, 9800 pending" in said and "9900 more" in said and said.endswith("False\n")
 
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from tests.faults.conftest import ROOT, bank_rows, result_digests
+from tests.faults.conftest import ROOT, bank_rows, leaving, lives, result_digests
 
 T = TypeVar("T")
 TINY = (
@@ -77,24 +78,17 @@ def results(outputs: Path) -> dict[str, str]:
     return kept
 
 
-def lives(pid: int) -> bool:
-    """Whether a process has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @dataclass
 class Cluster:
     """Slurm, and runs whose working folder is ``folder``: only their jobs are looked at."""
 
     folder: Path
+    processes: ExitStack
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """``influx`` in a process of its own; what it says is in ``said.txt``."""
+        """``influx`` in a process that does not outlive the test; what it says is in ``said.txt``."""
         with (self.folder / "said.txt").open("w") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "influx", *arguments],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
@@ -102,6 +96,7 @@ class Cluster:
                 stdout=said,
                 stderr=subprocess.STDOUT,
             )
+        return self.processes.enter_context(leaving(process))
 
     @property
     def said(self) -> str:
@@ -146,10 +141,21 @@ class Cluster:
         for pid in stopped:
             os.kill(pid, signal.SIGKILL)
 
+    def told(self, job: str) -> dict[str, str]:
+        """What Slurm knows of a job, also where its number stands for its whole array too."""
+        lines = call("scontrol", "--oneliner", "show", "job", job).splitlines()
+        (line,) = [line for line in lines if line.startswith(f"JobId={job} ")] or lines
+        return dict(field.split("=", 1) for field in line.split() if "=" in field)
+
+    def signal(self, job: str, *options: str) -> None:
+        """Send a signal as Slurm does before a time limit."""
+        told = self.told(job)
+        call("scancel", *options, f"{told['ArrayJobId']}_{told['ArrayTaskId']}")
+
     def ended(self, job: str) -> str | None:
         """How a job has ended for Slurm; None while it runs or leaves."""
-        fields = dict(field.split("=", 1) for field in call("scontrol", "show", "job", job).split() if "=" in field)
-        return None if fields["JobState"] in ("RUNNING", "COMPLETING", "PENDING") else fields["JobState"]
+        state = self.told(job)["JobState"]
+        return None if state in ("RUNNING", "COMPLETING", "PENDING") else state
 
     def status(self, folder: Path) -> dict[str, dict[str, str]]:
         """What ``influx status`` says, by the name of the job."""
@@ -165,7 +171,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         call("sinfo", "-h", "-o", "%t")
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.fail(f"no Slurm answers ({error}); {remedy}")
-    found = Cluster(tmp_path)
-    yield found
+    with ExitStack() as processes:
+        found = Cluster(tmp_path, processes)
+        yield found
     for job in found.jobs():
         subprocess.run(["scancel", job], check=False)

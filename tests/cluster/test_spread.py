@@ -1,4 +1,4 @@
-"""One run over the tasks of a Slurm array: task and coordinator are killed, the bytes are those of a local run."""
+"""One run over the tasks of a Slurm array: tasks are killed and put back; the bytes are those of a local run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import TINY, Cluster, results, until
+from tests.cluster.conftest import PATIENCE, TINY, Cluster, results, until
 
 ARRAY = ("executor=slurm", "executor.workers=2", "executor.mem_gb=2", "executor.timeout_min=10", "executor.poll=0.5")
 BANK = (*TINY, "estimator=random", "training.epochs=300")  # ten blocks of a second or so
@@ -27,6 +27,14 @@ GRADIENTS = (  # 24 shares of some tenths of a second
     "baselines=[]",
     "threads=1",
     "quiet=true",
+)
+GAME = (  # ten blocks of coalitions, half a second each
+    *(one for one in TINY if not one.startswith(("truth", "metric"))),
+    "training.epochs=200",
+    "estimator=banzhaf",
+    "estimator.models=40",
+    "truth=none",
+    "metric=[]",
 )
 
 
@@ -61,3 +69,21 @@ def test_a_killed_task_and_a_killed_coordinator_cost_no_result(work: tuple[str, 
     until(lambda: not cluster.jobs(), "no task is left in the queue")
     (run,) = cluster.status(there / "runs").values()
     assert run["status"] == "done"
+
+
+@pytest.mark.fault(4, "a worker puts itself back into the queue and goes on; the results are those of the local run")
+def test_a_worker_told_of_its_time_limit_puts_itself_back_and_a_game_costs_no_result(cluster: Cluster) -> None:
+    here, there = cluster.folder / "here", cluster.folder / "there"
+    code, said = cluster.run("run", *GAME, f"paths.outputs={here}")
+    assert code == 0, said
+
+    coordinator = cluster.start("run", *GAME, f"paths.outputs={there}", *ARRAY, "executor.workers=1")
+    until(lambda: blocks(there) >= 1 or coordinator.poll() is not None, "a block is done")
+    worker = cluster.running()
+    assert worker is not None and coordinator.poll() is None, cluster.said
+    cluster.signal(worker, "--batch", "--signal=USR1")  # what --signal of the array asks for
+    until(lambda: cluster.told(worker)["Restarts"] == "1", "the worker is in the queue again")
+
+    assert coordinator.wait(timeout=PATIENCE) == 0, cluster.said
+    assert results(there) == results(here)
+    assert "workers were lost" not in cluster.said

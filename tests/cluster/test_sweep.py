@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import TINY, Cluster, call, results, until
+from tests.cluster.conftest import PATIENCE, TINY, Cluster, call, results, until
 
 SLURM = (
     "hydra/launcher=submitit_slurm",
@@ -82,3 +82,30 @@ def test_failed_and_killed_jobs_are_told_by_slurm_by_their_logs_and_by_the_sweep
     assert "NumericalError: the training loss is inf" in log.read_text()
     job = log.name.removesuffix("_0_log.err")
     assert until(lambda: cluster.ended(job), "the job has left Slurm") == "FAILED"
+
+
+@pytest.mark.fault(4, "a job stops in order, goes back into the queue and goes on; the bytes are those of a sweep here")
+@pytest.mark.fault(5, "a job stops in order, goes back into the queue and goes on; the bytes are those of a sweep here")
+def test_a_job_told_of_its_time_limit_stops_in_order_and_goes_on_from_the_queue(cluster: Cluster) -> None:
+    here, there = cluster.folder / "here", cluster.folder / "there"
+    asked = (*TINY, "training.epochs=200", "estimator=random", "seed=1,2", "sweep.name=twelve")
+    code, said = cluster.run("run", "-m", *asked, f"paths.outputs={here}")
+    assert code == 0, said
+
+    launcher = cluster.start("run", "-m", *asked, f"paths.outputs={there}", *SLURM)
+
+    def at_work() -> bool:
+        return len({path.parent for path in there.glob("problems/*/retrain/block_*.npz")}) == 2
+
+    until(lambda: at_work() or launcher.poll() is not None, "both jobs have done something")
+    job = cluster.running()
+    assert job is not None and launcher.poll() is None, cluster.said
+    cluster.signal(job, "--signal=USR2")  # what submitit asks for
+    until(lambda: cluster.told(job)["Restarts"] == "1", "the job is in the queue again")
+    told = {row["status"] for row in cluster.status(sweep(there)).values()}
+    assert told <= {"interrupted", "queued", "running", "done"} and told != {"done"}, told
+
+    assert launcher.wait(timeout=PATIENCE) == 0, cluster.said
+    assert until(lambda: cluster.ended(job), "the job has left Slurm") == "COMPLETED"
+    assert {row["status"] for row in cluster.status(sweep(there)).values()} == {"done"}
+    assert results(there) == results(here)

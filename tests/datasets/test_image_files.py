@@ -104,7 +104,9 @@ class Bomb:
 
 
 @pytest.mark.fault(32, "refused in one sentence; nothing is executed")
-def test_a_pickle_bomb_is_refused_without_running(tmp_path: Path) -> None:
+def test_a_pickle_bomb_is_refused_without_running(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     formats.write_cifar10_python(tmp_path, 10, 10, 0)
     mark = tmp_path / "exploded"
     batch = pickle.dumps({"data": Bomb(mark), "labels": [0]}, protocol=2)
@@ -112,8 +114,10 @@ def test_a_pickle_bomb_is_refused_without_running(tmp_path: Path) -> None:
     assert mark.exists()  # the bomb works
     mark.unlink()
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(batch)
-    with pytest.raises(DataError, match=r"data_batch_2 holds more than plain numbers and text \(the name .*unsafe"):
+    words = r"data_batch_2 holds more than plain numbers and text \(the name .*unsafe"
+    with pytest.raises(DataError, match=words) as refused:
         Cifar(path=str(tmp_path)).load(0)
+    record_property("said", str(refused.value).replace(f"{tmp_path}/", ""))
     assert not mark.exists()
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from influx.engines.executor import Place
-from influx.engines.executors.exchange import raised, told_error
 from influx.engines.executors.queue import Queue
 from influx.engines.executors.slurm import Slurm
+from influx.engines.executors.trouble import raised, told_error
 from influx.errors import ConfigError, DataError, NumericalError, UserError
 from tests.engines.spreading import doubled, exchange_with, watched
 

@@ -9,8 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import AnyStr
 
 import numpy as np
 import pytest
@@ -79,6 +82,7 @@ class Program:
 
     outputs: Path
     capfd: pytest.CaptureFixture[str]
+    record: Callable[[str, object], None] = lambda name, value: None  # for the table of faults
 
     @property
     def run_folder(self) -> Path:
@@ -96,7 +100,9 @@ class Program:
         with pytest.raises(SystemExit) as left:
             main(["run", *TINY, "quiet=true", f"paths.outputs={self.outputs}", *more])
         assert isinstance(left.value.code, int)
-        return left.value.code, self.capfd.readouterr().err
+        said = self.capfd.readouterr().err
+        self.record("said", noted(left.value.code, said, self.outputs.parent))
+        return left.value.code, said
 
     def digests(self) -> dict[str, str]:
         """See ``result_digests``."""
@@ -106,21 +112,46 @@ class Program:
         """What ``log.txt`` holds."""
         return (self.run_folder / "log.txt").read_text()
 
-    def start(self, *more: str, quiet: bool = True) -> subprocess.Popen[str]:
+    def start(self, *more: str, quiet: bool = True) -> AbstractContextManager[subprocess.Popen[str]]:
         """Run in a process of its own."""
         overrides = [*TINY, f"quiet={str(quiet).lower()}", f"paths.outputs={self.outputs}", *more]
         return start(overrides)
 
 
-def start(overrides: list[str]) -> subprocess.Popen[str]:
+def noted(code: int, said: str, folder: Path) -> str:
+    """How a command ended, for the table of faults: exit code, and an error or a warning without the test's folder."""
+    first = said.strip().partition("\n")[0].replace(f"{folder}/", "")
+    return f"exit code {code}" + (f", {first}" if first.startswith(("error: ", "warning: ")) else "")
+
+
+def start(overrides: list[str]) -> AbstractContextManager[subprocess.Popen[str]]:
     """``influx run`` in a process of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "influx", "run", *overrides],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    return leaving(process)
+
+
+@contextmanager
+def leaving(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """A process that does not outlive the block, whatever happens there; its pipes are closed."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()  # nothing to a process that was waited for
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +165,9 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Program:
+def fresh(tmp_path: Path, capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> Program:
     """Nothing has run yet."""
-    return Program(tmp_path / "out", capfd)
+    return Program(tmp_path / "out", capfd, record_property)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -58,8 +59,10 @@ def test_a_lock_without_waiting_raises(finished: Program) -> None:
 @pytest.mark.fault(31, "the same bytes at once as one after the other")
 def test_processes_at_once_end_in_the_same_bytes(fresh: Program, expected: dict[str, str]) -> None:
     """Two of one run, and one of another estimator on the same problem."""
-    processes = [fresh.start(), fresh.start(), fresh.start("estimator=gas", "name=other")]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    with ExitStack() as all_of_them:
+        asked = [(), (), ("estimator=gas", "name=other")]
+        processes = [all_of_them.enter_context(fresh.start(*more)) for more in asked]
+        said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     both = result_digests(fresh.outputs)
     assert {k: v for k, v in both.items() if not k.startswith("runs/other/")} == expected

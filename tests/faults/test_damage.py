@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.faults.conftest import Program, one, vouch_for
 
@@ -118,20 +118,51 @@ def estimate_anew(program: Program) -> tuple[int, str]:
     return program.again()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("step_00000010", "belongs to another model"), ("state_00000020", "belongs to another optimizer")],
-)
-@pytest.mark.fault(13, "of another model: refused in one sentence")
-def test_a_vouched_for_checkpoint_of_another_model_is_refused(name: str, words: str, finished: Program) -> None:
-    path = one(finished.outputs, f"problems/*/checkpoints/{name}.safetensors")
+def another(path: Path) -> None:
+    """Tensors of another model."""
     save_file({"wrong": torch.zeros(3)}, path)
+
+
+def reshaped(path: Path) -> None:
+    """The right names, one of the tensors in a wrong shape."""
+    tensors = load_file(path)
+    name = min(name for name in tensors if not name.startswith("history."))
+    save_file(tensors | {name: torch.zeros(tensors[name].numel() + 1)}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("step_00000010", another, "belongs to another model"),
+        ("step_00000010", reshaped, "belongs to another model (size mismatch"),
+        ("state_00000020", another, "belongs to another optimizer"),
+    ],
+)
+@pytest.mark.fault(13, "of another model or shape: refused in one sentence")
+def test_a_vouched_for_checkpoint_of_another_model_is_refused(
+    name: str, change: Damage, words: str, finished: Program
+) -> None:
+    path = one(finished.outputs, f"problems/*/checkpoints/{name}.safetensors")
+    change(path)
     vouch_for(path)
     (finished.problem / "trajectory.npz").unlink()
     (finished.problem / "problem.json").unlink()
     code, said = estimate_anew(finished)
     assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
     assert words in said and str(path) in said
+
+
+@pytest.mark.fault(13, "of another model or shape: refused in one sentence")
+def test_an_optimizer_state_of_another_shape_is_refused(fresh: Program) -> None:
+    assert fresh.again("optimizer.momentum=0.5") == (0, "")
+    path = one(fresh.outputs, "problems/*/checkpoints/state_00000020.safetensors")
+    reshaped(path)
+    vouch_for(path)
+    (fresh.problem / "trajectory.npz").unlink()
+    (fresh.problem / "problem.json").unlink()
+    code, said = fresh.again("optimizer.momentum=0.5")
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert "belongs to another model" in said and "has shape" in said and str(path) in said
 
 
 class Bomb:
@@ -144,6 +175,7 @@ class Bomb:
         return os.mknod, (str(self.marker),)
 
 
+@pytest.mark.fault(32, "a bomb that is unpickled leaves its mark")
 def test_the_bomb_works(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(tmp_path / "marker")))
     assert (tmp_path / "marker").exists()
@@ -176,6 +208,7 @@ def test_pickled_keys_in_the_bank_are_never_unpickled(
     assert finished.digests() == expected
 
 
+@pytest.mark.fault(32, "set aside and made again; nothing is executed")
 def test_pickled_losses_in_the_bank_are_never_unpickled(
     finished: Program, expected: dict[str, str], tmp_path: Path
 ) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from influx import store
 from influx.errors import UserError
-from tests.faults.conftest import Program, result_digests
+from tests.faults.conftest import Program, one, result_digests, vouch_for
 
 WORDS = {
     errno.ENOSPC: "the disk is full",
@@ -27,7 +28,11 @@ WORDS = {
     errno.ENOTCONN: "check the disk",
     errno.EXDEV: "spans two disks",
 }
-PLACES = [(errno.ENOSPC, "replace", 5), (errno.ENOSPC, "fsync", 40), *((code, "replace", 60) for code in WORDS)]
+PLACES = [
+    *((errno.ENOSPC, "replace", 5), (errno.ENOSPC, "fsync", 40)),
+    *((errno.EACCES, "replace", 1), (errno.EROFS, "replace", 1), (errno.EACCES, "replace", 20)),
+    *((code, "replace", 60) for code in WORDS),
+]
 
 
 @contextmanager
@@ -85,6 +90,8 @@ def test_what_the_system_refuses_is_said_and_the_run_goes_on_later(
     with failing(function, number, code):
         refused(fresh.again(), WORDS[code], ";")
     assert not list(fresh.outputs.rglob(".*.tmp"))
+    for path in fresh.outputs.glob("problems/*/checkpoints/*.safetensors"):
+        load_file(path)  # refused where bytes are missing
     there = whole(fresh.outputs)
     assert fresh.again() == (0, "")
     assert fresh.digests() == expected
@@ -151,6 +158,41 @@ def test_a_short_write_never_takes_the_files_name(tmp_path: Path) -> None:
         folder.write("kept.txt", half)
     assert (tmp_path / "kept.txt").read_text() == "old" and store.Folder(tmp_path).has("kept.txt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.json", "kept.txt"]
+
+
+@pytest.mark.fault(12, "a count that is less than asked for: the rest is tried again, and its error said")
+def test_a_write_that_takes_only_some_bytes_is_not_taken_for_whole(tmp_path: Path) -> None:
+    folder = store.Folder(tmp_path)
+    folder.write_text("kept.txt", "old")
+    with largest_file(1000):
+        descriptor = os.open(tmp_path / "short", os.O_WRONLY | os.O_CREAT)
+        assert os.write(descriptor, b"x" * 2000) == 1000, "the system says no more than that"
+        os.close(descriptor)
+        with pytest.raises(UserError, match="size limit"):
+            folder.write_text("kept.txt", "x" * 2000)
+    assert (tmp_path / "kept.txt").read_text() == "old" and store.Folder(tmp_path).has("kept.txt")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "late"),
+    [
+        ("problems/*/checkpoints/state_00000020.safetensors", ["problems/*/trajectory.npz", "problems/*/problem.json"]),
+        ("problems/*/retrain/*.npz", ["runs/*/truth.npy"]),
+        ("runs/*/influence.npy", ["runs/*/report.html"]),
+    ],
+)
+@pytest.mark.fault(12, "bytes that were lost without an error, before they were counted: said when the file is read")
+def test_bytes_lost_in_silence_are_noticed_by_whoever_reads_the_file(
+    pattern: str, late: list[str], finished: Program
+) -> None:
+    path = one(finished.outputs, pattern)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    vouch_for(path)
+    for name in late:  # what makes the run read the file
+        one(finished.outputs, name).unlink()
+    code, said = finished.again()
+    assert said.startswith({0: "warning: ", 2: "error: "}[code]) and said.count("\n") == 1, said
+    assert str(path) in said
 
 
 @pytest.mark.fault(15, "outputs on another disk than temporary files: nothing is renamed from one to the other")

@@ -177,18 +177,19 @@ def test_an_internal_error_is_told_in_one_line_and_the_run_goes_on_later(
 
 @pytest.mark.fault(2, "saved, exit code 143, resumable")
 def test_a_terminated_process_leaves_with_143_within_two_seconds(fresh: Program) -> None:
-    process = fresh.start("training.epochs=1000000", "training.checkpoints=2")
-    until = time.monotonic() + 60
-    while process.poll() is None and not list(fresh.outputs.glob("problems/*/checkpoints/state_*")):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    os.sync()  # the process waits for the disk: not for what other tests have left to be written
-    begun = time.monotonic()
-    process.terminate()
-    said = process.communicate(timeout=30)[1]
+    with fresh.start("training.epochs=1000000", "training.checkpoints=2") as process:
+        until = time.monotonic() + 240  # the machine may be busy
+        while process.poll() is None and not list(fresh.outputs.glob("problems/*/checkpoints/state_*")):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.sync()  # the process waits for the disk: not for what other tests have left to be written
+        begun = time.monotonic()
+        process.terminate()
+        said = process.communicate(timeout=30)[1]
+        took = time.monotonic() - begun
     assert process.returncode == 143, said
     wanted = os.getloadavg()[0] / (os.cpu_count() or 1)  # processors that others want too give less of a second
-    assert time.monotonic() - begun < 2 * max(1.0, wanted)
+    assert took < 2 * max(1.0, wanted)
     assert said.splitlines()[-1].startswith("error: stopped by SIGTERM")
     assert status(fresh) == "interrupted"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from influx.cli import main
-from tests.faults.conftest import expected, finished, finished_once, fresh
+from tests.faults.conftest import expected, finished, finished_once, fresh, noted
 
 __all__ = ["expected", "finished", "finished_once", "fresh"]
 SMALL = (
@@ -37,6 +37,7 @@ class Command:
     mark: Path
     outputs: Path
     capfd: pytest.CaptureFixture[str]
+    record: Callable[[str, object], None]  # for the table of faults
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         """Exit code and what was said."""
@@ -45,6 +46,7 @@ class Command:
             main([str(a) for a in arguments])
         said = "".join(self.capfd.readouterr())
         assert isinstance(left.value.code, int)
+        self.record("said", noted(left.value.code, said, self.outputs.parent))
         assert not self.mark.exists(), "the attack went through"
         return left.value.code, said
 
@@ -64,11 +66,16 @@ class Command:
 
 
 @pytest.fixture
-def influx(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def influx(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> Command:
     """See ``Command``; in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # restored afterwards: multirun sets it
-    return Command(tmp_path / "mark", tmp_path / "out", capfd)
+    return Command(tmp_path / "mark", tmp_path / "out", capfd, record_property)
 
 
 def bomb(mark: Path) -> bytes:

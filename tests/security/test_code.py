@@ -28,7 +28,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.fault(32, "refused in one sentence; nothing is executed")
+@pytest.mark.fault(32, "a bomb that is unpickled leaves its mark")
 def test_the_bomb_works(tmp_path: Path) -> None:
     pickle.loads(bomb(tmp_path / "mark"))
     assert (tmp_path / "mark").is_dir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -70,14 +71,17 @@ def test_no_file_of_a_run_holds_the_environment(influx: Command, monkeypatch: py
 @pytest.mark.parametrize(
     "name", ["../evil", "/evil", "a/b", "..", ".", "a\\b", "\n", "-rf", "a\x00b", "~", "x.corrupt"]
 )
-def test_names_cannot_leave_the_outputs(name: str, tmp_path: Path) -> None:
+def test_names_cannot_leave_the_outputs(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     from influx.config import Settings, compose
     from influx.errors import ConfigError
     from influx.job import assemble
 
     settings = compose([*SMALL, f"paths.outputs={tmp_path}/out"])
-    with pytest.raises(ConfigError, match="name must be"):
+    with pytest.raises(ConfigError, match="name must be") as refused:
         assemble(Settings(values={**settings.values, "name": name}, choices=settings.choices))
+    record_property("said", str(refused.value).replace(f"{tmp_path}/", ""))
     assert not list(tmp_path.iterdir())
 
 
@@ -132,7 +136,7 @@ def archive(member: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes
     ids=["above", "above by a folder", "absolute link", "link above", "hard link above", "device"],
 )
 def test_members_of_an_archive_stay_in_its_folder(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
@@ -141,8 +145,9 @@ def test_members_of_an_archive_stay_in_its_folder(
         (Path(root) / filename).write_bytes(content)
 
     monkeypatch.setattr("influx.datasets.download.download_url", serve)
-    with pytest.raises(tarfile.TarError):
+    with pytest.raises(tarfile.TarError) as refused:
         download_and_unpack("nowhere", str(folder), "a.tar.gz", "0")
+    record_property("said", str(refused.value).replace(f"{tmp_path}/", ""))
     assert [p.name for p in tmp_path.rglob("*")] == ["data", "a.tar.gz"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,18 @@ from tests.faults.conftest import Program
 
 @pytest.mark.fault(34, "refused in one sentence; nothing is removed elsewhere")
 @pytest.mark.parametrize("place", ["workers", "workers/0123456789ab", "workers/0123456789ab/errors"])
-def test_a_link_among_the_workers_files_is_refused(place: str, tmp_path: Path) -> None:
+def test_a_link_among_the_workers_files_is_refused(
+    place: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     elsewhere, exchange = tmp_path / "elsewhere", Exchange(tmp_path / "workers" / "0123456789ab")
     for name in ("ffffffffffff/mine.json", "notes/mine.json", "mine.json"):
         (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
         (elsewhere / name).write_text("mine")
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).symlink_to(elsewhere)
-    with pytest.raises(UserError, match="symbolic link"):
+    with pytest.raises(UserError, match="symbolic link") as refused:
         exchange.describe(doubled(["a"]), {})
+    record_property("said", str(refused.value).replace(f"{tmp_path}/", ""))
     exchange.clear()
     assert len(list(elsewhere.rglob("mine.json"))) == 3
 

@@ -24,10 +24,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from influx import errors
 from influx.engines.executor import Arrays, Place, Task
 from influx.engines.executors.sources import CODE, code_version
-from influx.errors import DataError, InfluxError, UserError
+from influx.engines.executors.trouble import told_error
+from influx.errors import DataError, UserError
 from influx.store import CHECKSUMS, Folder, content_hash, explain, set_aside, write_atomically, write_text
 
 
@@ -68,7 +68,7 @@ class Exchange:
             remove_versions(self.path.parent, keep=self.path.name)
             for path in parts:
                 path.mkdir(parents=True, exist_ok=True)
-            for path in self.errors.glob("*.json"):
+            for path in fitting(self.errors, "*.json"):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise explain(error, self.path) from error
@@ -81,13 +81,13 @@ class Exchange:
 
     def forget_tasks(self, keep: str = "") -> None:
         """Remove descriptions; workers end when nothing is left to do."""
-        for other in self.path.glob("task_*"):
+        for other in fitting(self.path, "task_*"):
             if other.name != keep:
                 shutil.rmtree(other, ignore_errors=True)
 
     def tasks(self) -> list[str]:
         """Names of the folders of the tasks that are described."""
-        return sorted(path.parent.name for path in self.path.glob("task_*/task.json"))
+        return [path.parent.name for path in fitting(self.path, "task_*/task.json")]
 
     def told(self, name: str) -> dict[str, Any] | None:
         """A task's description; None when it is gone, or is not the one that its name stands for."""
@@ -102,13 +102,16 @@ class Exchange:
             return None
         return told if self.bound in (None, bound_to(told["settings"])) else None
 
-    def arrays(self, name: str, told: Mapping[str, Any]) -> Arrays:
-        """The arrays of a task that is ``told``.
+    def arrays(self, name: str, told: Mapping[str, Any]) -> Arrays | None:
+        """The arrays of a task that is ``told``; None when they are gone.
 
         Raises:
             DataError: they are others.
         """
-        arrays = load_arrays(self.path / name / "arrays.npz")
+        try:
+            arrays = load_arrays(self.path / name / "arrays.npz")
+        except FileNotFoundError:
+            return None
         if arrays_hash(arrays) != told["arrays_hash"]:
             raise DataError(f"{self.path / name} is not what the run wrote; run the same command again")
         return arrays
@@ -118,7 +121,7 @@ class Exchange:
     def done(self) -> set[str]:
         """Names of the blocks with results."""
         found: set[str] = set()
-        for path in self.results.glob(f"*/{CHECKSUMS}"):
+        for path in fitting(self.results, f"*/{CHECKSUMS}"):
             try:
                 written = path.stat().st_mtime_ns
                 if self._listed.get(path, (0, []))[0] != written:
@@ -131,21 +134,23 @@ class Exchange:
 
     def has(self, name: str) -> bool:
         """Whether a result is still there; ``read`` says whether it is whole."""
-        return next(self.results.glob(f"*/{name}.npz"), None) is not None
+        return bool(fitting(self.results, f"*/{name}.npz"))
 
     def read(self, name: str) -> Arrays | None:
         """The arrays of a block; None when there is no whole result. A damaged one is set aside."""
-        for folder in sorted(path.parent for path in self.results.glob(f"*/{name}.npz")):
-            if Folder(folder).has(f"{name}.npz"):
+        for path in fitting(self.results, f"*/{name}.npz"):
+            if Folder(path.parent).has(path.name):
                 try:
-                    return load_arrays(folder / f"{name}.npz")
+                    return load_arrays(path)
+                except FileNotFoundError:  # removed meanwhile
+                    continue
                 except (ValueError, KeyError, EOFError, BadZipFile):  # ValueError: pickled objects are never read
-                    set_aside(folder / f"{name}.npz")
+                    set_aside(path)
         return None
 
     def forget(self, name: str) -> None:
         """Remove a block's result; the lists of workers still name it."""
-        for path in self.results.glob(f"*/{name}.npz"):
+        for path in fitting(self.results, f"*/{name}.npz"):
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -195,8 +200,19 @@ class Exchange:
 
     def reported(self) -> list[tuple[str, dict[str, str]]]:
         """Workers that an error stopped, with the error."""
-        paths = sorted(self.errors.glob("*.json"))
-        return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        found = []
+        for path in fitting(self.errors, "*.json"):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found.append((path.stem, json.loads(path.read_text(encoding="utf-8"))))
+        return found
+
+
+def fitting(folder: Path, pattern: str) -> list[Path]:
+    """What fits below a folder, sorted; nothing where the folder is removed meanwhile."""
+    try:
+        return sorted(folder.glob(pattern))
+    except FileNotFoundError:
+        return []
 
 
 def refuse_links(*paths: Path) -> None:
@@ -214,7 +230,7 @@ def remove_versions(workers: Path, keep: str = "") -> None:
     """Remove what workers of a run left, and its folder when nothing else is in it; links are not followed."""
     if workers.is_symlink():
         return
-    for path in workers.glob("*"):
+    for path in fitting(workers, "*"):
         if path.name != keep and CODE.fullmatch(path.name) and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
     if not keep:
@@ -237,19 +253,6 @@ def arrays_hash(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def told_error(error: BaseException) -> dict[str, str]:
-    """An error as plain values."""
-    return {"error": type(error).__name__, "message": str(error)}
-
-
-def raised(told: Mapping[str, str], log: Path) -> InfluxError:
-    """The error that a worker told of."""
-    kind = getattr(errors, told["error"], None)
-    if isinstance(kind, type) and issubclass(kind, InfluxError) and kind is not errors.Interrupted:
-        return kind(told["message"])
-    return InfluxError(f"a worker failed with {told['error']}: {told['message']}; {log} shows where")
-
-
 def save_arrays(path: Path, arrays: Arrays) -> None:
     """Write an npz file without pickles; the same arrays give the same bytes."""
     with path.open("wb") as f:
@@ -258,20 +261,8 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
 
 def load_arrays(path: Path) -> Arrays:
     """Read one."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def last_line(log: Path) -> str:
-    """The last thing that a worker said, in brackets, or nothing."""
-    try:
-        with log.open("rb") as f:
-            f.seek(max(0, os.fstat(f.fileno()).st_size - 4096))
-            lines = f.read().decode("utf-8", "replace").split("\n")
-    except OSError:
-        return ""
-    said = [line.strip() for line in lines if line.strip()]
-    return f" ({said[-1][:200]})" if said else ""
 
 
 def check_same(told: Sequence[str], found: Sequence[str]) -> None:

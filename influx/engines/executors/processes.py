@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from influx.engines.executor import Arrays, Finished, Local, Place, Task
-from influx.engines.executors.exchange import Exchange, last_line, raised
+from influx.engines.executors.exchange import Exchange
 from influx.engines.executors.gpus import dealt
 from influx.engines.executors.results import Results
+from influx.engines.executors.trouble import last_line, raised
 from influx.errors import ConfigError, InfluxError, UserError
 from influx.store import explain
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from influx.engines.executor import Arrays, Finished, Place, Task
-from influx.engines.executors.exchange import Exchange, bound_to, last_line, raised
+from influx.engines.executors.exchange import Exchange, bound_to
 from influx.engines.executors.queue import CONTROL, Queue, log
 from influx.engines.executors.results import Results
+from influx.engines.executors.trouble import last_line, raised
 from influx.errors import ConfigError, InfluxError, UserError
 
 TICK_SECONDS = 0.1  # between looks for signals
