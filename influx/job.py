@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from influx.added import without_added
 from influx.config import NAME, PRESENTATION, Settings, load_choice
 from influx.datasets.described import Describable
+from influx.engines.default_curvature import suited
 from influx.engines.executor import WORKERS, Executor, Place
 from influx.engines.retrain import Bank
 from influx.errors import ConfigError
@@ -37,7 +40,7 @@ class Transferring(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All parts of one run."""
+    """All parts of one run; ``notices`` say of estimators, by name, what was changed in them to fit the task."""
 
     settings: Settings
     problem: Problem
@@ -48,6 +51,7 @@ class Job:
     baselines: Mapping[str, Estimator]
     executor: Executor
     name: str
+    notices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Path:
@@ -94,6 +98,7 @@ class Job:
             who=who,
             truth=truth,
             matrix_mb=float(self.settings["matrix_mb"]),
+            warnings=[self.notices[who]] if who in self.notices else [],
         )
 
     def work(self, part: object, who: str, truth_rows: int = 0) -> Work:
@@ -152,7 +157,12 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     problem = Problem(
         data=data, learner=learner, seed=settings["seed"], config=problem_config(settings, dataset, learner)
     )
-    name = run_name(settings, problem)
+    name, own = run_name(settings, problem), settings.choices["estimator"]
+    fitting, notices = suited({**baselines, own: estimator}, data.task)
+    if any(re.match(r"\+{0,2}estimator\.curvature=", override) for override in settings.overrides):
+        notices.pop(own, None)  # asked for: it is for the solver to take or to refuse
+    else:
+        estimator = fitting[own]
     job = Job(
         settings=settings,
         problem=problem,
@@ -160,9 +170,10 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
         perspective=perspective,
         truth=truth,
         metrics=metrics,
-        baselines={n: b for n, b in baselines.items() if n not in (*lacking, settings.choices["estimator"])},
+        baselines={n: b for n, b in fitting.items() if n not in (*lacking, own)},
         executor=executor.open(workplace(settings, name)),
         name=name,
+        notices=notices,
     )
     perspective.check(estimator, job.estimator_name, problem)
     for who, consumer in {job.estimator_name: estimator, job.truth_name: truth, **job.baselines, **metrics}.items():
@@ -196,7 +207,7 @@ def check_needs(learner: Learner, consumer: Any, who: str, model: str) -> None:
 
 def problem_config(settings: Settings, dataset: Any, learner: Any) -> dict[str, Any]:
     """The settings that training depends on, and what a user's code and files add to them (``identity``)."""
-    groups = {group: settings[group] for group in PROBLEM_GROUPS}
+    groups = without_added({group: settings[group] for group in PROBLEM_GROUPS})
     parts = (dataset, getattr(learner, "model", None), learner)
     own = [found for part in parts if (found := getattr(part, "identity", None))]
     told = {group: {k: v for k, v in node.items() if k not in PLACES} for group, node in groups.items()}

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from influx.added import without_added
 from influx.errors import ConfigError, DataError
 from influx.store import Folder, content_hash, set_aside, write_atomically, write_text
 
@@ -142,7 +143,7 @@ def refuse_schema(values: Mapping[str, Any], what: str) -> None:
 def identifying(values: Mapping[str, Any], presentation: Collection[str]) -> dict[str, Any]:
     """The settings that say what a run is, without those that only say how and where it is done."""
     chosen = {k: v for k, v in values["choices"].items() if k not in presentation}
-    return {k: v for k, v in values.items() if k not in presentation} | {"choices": chosen}
+    return without_added({k: v for k, v in values.items() if k not in presentation}) | {"choices": chosen}
 
 
 def hashes(settings: Mapping[str, Any]) -> dict[str, str]:

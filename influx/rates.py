@@ -44,7 +44,7 @@ class Machine:
     Attributes:
         float32: operations per second that passes through nets and products of their gradients sustain.
         tf32: the same with ``precision=tf32``.
-        bfloat16: the same with ``precision=bfloat16``.
+        bfloat16: the same with ``precision=bfloat16``, of training as well.
         numbers: as in ``Rates``.
         compared: as in ``Rates``.
         layer_step: seconds that a step of training takes per layer, however small.
@@ -72,9 +72,10 @@ class Machine:
         flops = {"tf32": self.tf32, "bfloat16": self.bfloat16}.get(precision, self.float32)
         return Rates(flops=flops, numbers=self.numbers, compared=self.compared)
 
-    def training_seconds(self, flops: float, steps: int, depth: int, double: bool) -> float:
-        """Of one training by its operations, and at least what its kernels take to start."""
-        return max((1 + double) * flops / self.float32, steps * depth * self.layer_step)
+    def training_seconds(self, flops: float, steps: int, depth: int, precision: str) -> float:
+        """Of one training by its operations in float64, float32 or bfloat16, and at least what kernels take."""
+        speed = self.float32 / 2 if precision == "float64" else self.rates(precision).flops
+        return max(flops / speed, steps * depth * self.layer_step)
 
 
 def measure() -> Rates:

@@ -189,9 +189,12 @@ class Run:
     def path(self) -> Path:
         """The states that training went through."""
         self._use(Need.TRAJECTORY)
-        from influx.engines.path import Path
+        from influx.engines.path import ROUNDED, Path
 
-        return Path(self._torch)
+        fitted = self._torch
+        if fitted.recipe.training.precision != "model" and ROUNDED not in self.warnings:
+            self.warn(ROUNDED)
+        return Path(fitted)
 
     def unroller(self, first: int = 0) -> Unroller:
         """Derivatives through the training from step ``first`` on, its batches' curvature included."""

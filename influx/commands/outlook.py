@@ -88,9 +88,8 @@ class Outlook:
         learner = self.job.problem.learner
         if self.machine is not None:
             steps, depth = (self.shape.steps, self.shape.depth) if self.shape else (0, 0)
-            double = _dtype(learner) == "float64"
             flops = learner.cost(self.job.problem.data, 1).flops
-            seconds = self.machine.training_seconds(flops, steps, depth, double)
+            seconds = self.machine.training_seconds(flops, steps, depth, _dtype(learner))
             return Pace(training=seconds, model=seconds, note="trainings by their operations")
         if isinstance(learner, Paced):
             return learner.pace(self.job.problem)
@@ -220,9 +219,11 @@ class Outlook:
 
     def _measured(self, stage: str, works: list[Work], disk_mb: float, part: object = None) -> dict[str, Any]:
         """A row for work whose trainings are looked up in the bank."""
+        from influx.engines.settling import settling_work
         from influx.planning import total
 
-        work = total(works)
+        tried = [settling_work(self.shape) for each in works if each.gradients and self.shape]
+        work = total([*works, *tried])
         counted = [self._missing(each) for each in works]
         missing, asked, _ = (round(sum(numbers)) for numbers in zip((0, 0, 0), *counted, strict=True))
         problem, first = self.job.problem, FIRST_GRADIENTS if work.gradients and not self.warm else 0.0
@@ -294,4 +295,6 @@ class Outlook:
 
 
 def _dtype(learner: object) -> str:
-    return str(getattr(getattr(learner, "training", None), "dtype", "float64"))
+    training = getattr(learner, "training", None)
+    lower = str(getattr(training, "precision", "model"))
+    return str(getattr(training, "dtype", "float64")) if lower == "model" else lower

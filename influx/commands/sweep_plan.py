@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from influx.added import without_added
 from influx.commands.outputs import read_manifest
 from influx.config import GROUPS, NAME, PRESENTATION, Settings, choices_of, compose, conf_dir
 from influx.errors import ConfigError
@@ -52,7 +53,7 @@ class Plan:
 
     def head(self) -> dict[str, Any]:
         """What the manifest says of the sweep as a whole."""
-        base = {k: v for k, v in self.settings.values.items() if k not in PRESENTATION}
+        base = without_added({k: v for k, v in self.settings.values.items() if k not in PRESENTATION})
         choices = {k: v for k, v in self.settings.choices.items() if k not in PRESENTATION}
         flat = _flat(base) | {f"{k} (choice)": v for k, v in choices.items()}
         swept = self.swept

@@ -6,7 +6,7 @@ test risk on to its own batch and, through the optimizer's memory, to the batche
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from influx import progress
 from influx.engines.curves import Curves
 from influx.engines.gradients import Gradients, GradientsAt
-from influx.engines.path import Path
+from influx.engines.path import Path, recorded
 from influx.errors import IncompatibleError
+from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
 from influx.learners.torch.sequential import Recipe, State, decays
 from influx.learners.torch.tasks import Task
+from influx.planning import Prospect, Work
 from influx.problem import Split
 
 PAIRED_BYTES = 2 << 20  # gradients written out at a time to be compared one to one: they stay in cache
@@ -185,6 +187,16 @@ def _paired(at: GradientsAt, final: GradientsAt, x: Tensor, y: Tensor, weights: 
         yield torch.stack([part.sum(1) * w for part, w in zip(both, weights, strict=True)]).sum(0)
 
 
+def sampled(total: int, saved: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last states of a few stretches of a training, apart, each beginning at one that is ``saved``."""
+    wanted = np.linspace(0, max(total - SAMPLED_STEPS, 0), SAMPLES).astype(int).tolist()
+    found: list[tuple[int, int]] = []
+    for start in sorted({max(s for s in saved if s <= at) for at in wanted}):
+        joined = found.pop()[0] if found and start <= found[-1][1] else start
+        found.append((joined, min(start + SAMPLED_STEPS, total)))
+    return found
+
+
 @torch.no_grad()
 def explained(path: Path, gradients: Gradients, clips: bool) -> float:
     """Share of the parameter change that plain steps on the recorded batches explain, from a few stretches.
@@ -193,17 +205,14 @@ def explained(path: Path, gradients: Gradients, clips: bool) -> float:
     says whether the recorded clip factors are part of it.
     """
     recipe, along, whole = path.fitted.recipe, 0.0, 0.0
-    starts = np.unique(np.linspace(0, max(path.total - SAMPLED_STEPS, 0), SAMPLES).astype(int)).tolist()
-    saved = [c.step for c in path.fitted.checkpoints]
-    for wanted in starts:
-        start = max(s for s in saved if s <= wanted)
+    for start, stop in sampled(path.total, [c.step for c in path.fitted.checkpoints]):
         before = plain = None
-        for state in path.forward(start, min(start + SAMPLED_STEPS, path.total)):
+        for state in path.forward(start, stop):
             theta = _flat(list(state.module.parameters())).double()
             if before is not None and plain is not None:
                 change = theta - before
                 along, whole = along + float(plain @ change), whole + float(change @ change)
-            if state.step < path.total:
+            if state.step < stop:
                 _, x, y = path.batch(state.step)
                 rate = recipe.lr(state.step) * (path.fitted.trajectory.clip[state.step] if clips else 1.0)
                 before, plain = theta, -rate * _mean_gradient(gradients.fitted.task, state.module, x, y)
@@ -251,3 +260,20 @@ def check_memory(recipe: Recipe, wanted: str) -> None:
             f"estimator=tracin_{wanted} reads the memory of {'SGD' if wanted == 'momentum' else 'Adam or AdamW'}, the "
             f"model is trained with {type(optimizer).__name__}; use estimator=tracin_{found} or another optimizer"
         )
+
+
+def doubted_work(prospect: Prospect) -> Work:
+    """Of ``doubts``: a few steps gone through again, with a gradient of each batch."""
+    net, learner = prospect.net, prospect.problem.learner
+    if not net.visits or not isinstance(learner, TorchLearner):  # trained elsewhere
+        return Work()
+    recipe = recorded(prospect)
+    if not (recipe.unlike_sgd or recipe.coupled or recipe.random):
+        return Work()
+    steps = sum(stop - start for start, stop in sampled(net.steps, net.saved))
+    passes = 2.0 * steps * net.visits / net.steps
+    return Work(
+        flops=6.0 * net.macs * passes,
+        numbers=16.0 * net.parameters * steps,
+        formula=f"{steps} steps again, to compare with plain SGD",
+    )

@@ -90,8 +90,8 @@ def _error(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
 def _risks(path: Path, changed: dict[int, float], test: Split) -> NDArray[np.float64]:
     """``(n_test,)`` after training with the weights of some instances changed."""
     recipe = _in_float64(path.fitted.recipe)
-    module = path.fitted.build(0).to(recipe.x.device).double()
-    weights = torch.ones(len(recipe.ids), dtype=torch.float64, device=recipe.x.device)
+    module = path.fitted.build(0).to(recipe.device).double()
+    weights = torch.ones(len(recipe.ids), dtype=torch.float64, device=recipe.device)
     for row, weight in changed.items():
         weights[row] = weight
     state = State(step=0, module=module, slots=recipe.optimizer.slots(list(module.parameters())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +21,19 @@ FORWARD = 16  # directions at most for which a pass each is worth a try
 MAPPED_PASSES = 4  # the same where ``vmap(grad)`` works; as measured a pass costs a sixth to a thirtieth of it
 
 
-def gradients(result: Tensor, wanted: Sequence[Any], seeds: Tensor) -> list[Tensor | None]:
+def gradients(result: Tensor, wanted: Sequence[Any], seeds: Tensor, again: bool = False) -> list[Tensor | None]:
     """Of Σ result · seeds with respect to tensors or edges of the graph; None where ``result`` does not depend on one.
 
-    By a sum: ``grad_outputs`` would load a symbolic algebra package.
+    ``again`` keeps the graph for another call. By a sum: ``grad_outputs`` would load a symbolic algebra package.
     """
     with torch.enable_grad():
         total = (result * seeds).sum()
-    return list(torch.autograd.grad(total, wanted, allow_unused=True))
+    return list(torch.autograd.grad(total, wanted, allow_unused=True, retain_graph=again))
+
+
+def exactly(of: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, y: Tensor) -> Tensor:
+    """In float64, since p - 1 of a fitted instance cancels; then in the precision of the outputs."""
+    return of(outputs.double(), y.double() if y.is_floating_point() else y).to(outputs.dtype)
 
 
 def one_by_one(module: nn.Module, params: Sequence[Tensor], x: Tensor, seeds: Tensor) -> Tensor:

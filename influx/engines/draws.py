@@ -19,7 +19,7 @@ from torch import Tensor
 from influx.engines.gradients import Gradients, GradientsAt, Rows, Select
 from influx.engines.kernels import Block
 from influx.engines.spread import INDEPENDENT, Spread
-from influx.errors import IncompatibleError
+from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.fitted import TorchFitted
 from influx.problem import Checkpoint, Split
 
@@ -58,17 +58,13 @@ def is_mean_over_draws(fitted: TorchFitted, split: Split) -> bool:
 
 
 @dataclass(frozen=True)
-class Drawn(Gradients):
-    """Gradients of risks over ``count`` draws of their own at every checkpoint, of some of the parameters.
+class Partial(Gradients):
+    """Gradients of some of the parameters.
 
     Attributes:
-        count: draws per instance.
-        name: whose they are.
         parts: how the names of the parameters begin; all when empty.
     """
 
-    count: int = 16
-    name: str = "draws"
     parts: tuple[str, ...] = ()
 
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
@@ -77,8 +73,7 @@ class Drawn(Gradients):
         Raises:
             IncompatibleError: no parameter has such a name.
         """
-        fitted = self.fitted.with_draws(self.count, f"{self.name}/{checkpoint.step}")
-        made = Gradients(fitted, self.train, self.test, self._first).at(checkpoint, select, dtype)
+        made = super().at(checkpoint, select, dtype)
         if self.parts:
             made.parameters = self._chosen(made)
         return made
@@ -93,6 +88,45 @@ class Drawn(Gradients):
                     "choose among them or set estimator.parameters=all"
                 )
         return {name: p for name, p in known.items() if any(_within(name, part) for part in self.parts)}
+
+
+@dataclass(frozen=True)
+class Drawn(Partial):
+    """Gradients of risks over ``count`` draws of their own at every checkpoint, of some of the parameters.
+
+    Attributes:
+        count: draws per instance.
+        name: whose they are.
+    """
+
+    count: int = 16
+    name: str = "draws"
+
+    def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
+        """Gradients at a checkpoint.
+
+        Raises:
+            IncompatibleError: no parameter has such a name.
+        """
+        fitted = self.fitted.with_draws(self.count, f"{self.name}/{checkpoint.step}")
+        return Partial(fitted, self.train, self.test, self._first, self.parts).at(checkpoint, select, dtype)
+
+    def onward(self, at: GradientsAt, checkpoint: Checkpoint) -> GradientsAt:
+        """All parameters' gradients at another checkpoint: anew, since it has draws of its own."""
+        return self.at(checkpoint, dtype=next(at.module.parameters()).dtype)
+
+
+def named_parts(parameters: str | list[str]) -> tuple[str, ...]:
+    """What ``estimator.parameters`` names: beginnings of names; nothing for all.
+
+    Raises:
+        ConfigError: it names nothing.
+    """
+    if not parameters:
+        raise ConfigError("estimator.parameters must name some parameters, got nothing; all is the default")
+    if parameters == "all":
+        return ()
+    return (parameters,) if isinstance(parameters, str) else tuple(parameters)
 
 
 def _within(name: str, part: str) -> bool:

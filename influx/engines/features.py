@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
-from influx.learners.torch.fitted import TorchFitted, chunks
+from influx.learners.torch.fitted import TorchFitted
 from influx.learners.torch.pace import tensors_in
 from influx.learners.trees.fitted import TreesFitted
 from influx.problem import Split
@@ -91,11 +91,10 @@ def _inputs(fitted: TorchFitted, split: Split) -> Tensor:
     def keep(layer: nn.Module, args: object, kwargs: object) -> None:
         kept.append(next(tensors_in((args, kwargs))).flatten(1))
 
-    head = head_of(module, fitted.recipe.x[:1])[1]
+    head = head_of(module, fitted.recipe.x[:1].to(fitted.device))[1]
     handle = head.register_forward_pre_hook(keep, with_kwargs=True)
-    x, _ = fitted.tensors(split)
-    for chunk in chunks(x):
-        module(chunk)
+    for part in fitted.parts(split):
+        module(part)
     handle.remove()
     return torch.cat(kept)
 

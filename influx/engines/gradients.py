@@ -8,16 +8,16 @@ other ways go through ``vmap(grad)``, or one backward pass per instance where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from influx.engines.autograd import Free, FreePart, gradients, one_by_one
+from influx.engines.autograd import Free, FreePart, exactly, gradients, one_by_one
 from influx.engines.columns import spared
 from influx.engines.features import head_of
 from influx.engines.passes import TOGETHER, Collected
@@ -81,24 +81,25 @@ class GradientsAt:
             NumericalError: a gradient is not finite.
             IncompatibleError: the module loses instances, is random, or autograd cannot differentiate it.
         """
+        return next(self.several(x, y, [output_gradient]))
+
+    def several(self, x: Tensor, y: Tensor, output_gradients: Sequence[OutputGradient | None]) -> Iterator[Rows]:
+        """What ``rows`` gives for each of some output gradients, from one forward pass."""
         self._settle(x)
-        return self._rows(x, y, output_gradient or self._residual)
+        yield from self._several(x, y, [of or partial(exactly, self.task.output_gradient) for of in output_gradients])
 
-    def _residual(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """In float64, since p - 1 of a fitted instance cancels; then in the model's precision."""
-        exact = y.double() if y.is_floating_point() else y
-        return self.task.output_gradient(outputs.double(), exact).to(outputs.dtype)
-
-    def _rows(self, x: Tensor, y: Tensor, of: OutputGradient) -> Rows:
+    def _several(self, x: Tensor, y: Tensor, output_gradients: Sequence[OutputGradient]) -> Iterator[Rows]:
         recorder = Recorder(self._wanted, len(x), HANDLERS)
         with torch.enable_grad(), recorder:
             result = self._forward(x)
-        seeds, uses = of(result.detach(), y), recorder.uses
-        found = gradients(result, [use.edge for use in uses], seeds) if uses else []
-        pairs = zip(uses, found, strict=True)
-        terms = [use.term(seeds.new_zeros(use.shape) if g is None else g.reshape(use.shape)) for use, g in pairs]
+        uses, edges = recorder.uses, [use.edge for use in recorder.uses]
         names = [n for n, p in self.parameters.items() if n in self._free or id(p) in recorder.free]
-        return Rows(layers(self.parameters, uses, terms, Free(self.module, names, x, seeds, self._mapped)))
+        for left, of in zip(range(len(output_gradients) - 1, -1, -1), output_gradients, strict=True):
+            seeds = of(result.detach(), y)
+            found = gradients(result, edges, seeds, again=left > 0) if uses else []
+            pairs = zip(uses, found, strict=True)
+            terms = [use.term(seeds.new_zeros(use.shape) if g is None else g.reshape(use.shape)) for use, g in pairs]
+            yield Rows(layers(self.parameters, uses, terms, Free(self.module, names, x, seeds, self._mapped)))
 
     @property
     def _wanted(self) -> frozenset[int]:
@@ -142,7 +143,7 @@ class GradientsAt:
         try:
             with in_float64(self.module):
                 self._choose(few.double() if few.is_floating_point() else few, 1e-6)
-            self._rows(few, few, mix).flat()  # other precisions have other kernels
+            next(self._several(few, few, [mix])).flat()  # other precisions have other kernels
         except (RuntimeError, TypeError):
             self._choose(few, 0.05)
         self._settled, self._measured = True, None
@@ -171,7 +172,8 @@ class GradientsAt:
         wrong, largest = set(), expected.norm(dim=1).max()
         pieces = expected.split([p.numel() for p in self.parameters.values()], 1)
         try:
-            for name, part, piece in zip(self.parameters, self._rows(x, x, mix).tensors(), pieces, strict=True):
+            parts = next(self._several(x, x, [mix])).tensors()
+            for name, part, piece in zip(self.parameters, parts, pieces, strict=True):
                 if isinstance(part, FreePart) is not free:
                     wrong |= set() if free else {name}
                 elif not agree(part.flat(), piece, largest, tolerance):
@@ -249,10 +251,7 @@ class GradientsAt:
                 yield part, columns, products, squares, right_squares
 
     def products(self, left: Split, right: Split) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Dot products block by block, without norms: row slice, column slice, ``(b, m)`` products.
-
-        For few columns this needs no gradient of the left side written out (see ``Free.prefers_forward``).
-        """
+        """``dots`` without norms. Few columns need no left gradient written out (see ``Free.prefers_forward``)."""
         for columns, theirs in self.blocks(right, self.held_size(right)):
             for part, mine in self.blocks(left):
                 yield part, columns, mine.dot(theirs)
@@ -271,6 +270,11 @@ class Gradients:
     def exact(self) -> GradientsAt:
         """Those at the final parameters in float64; made once, so nobody may move the module's parameters."""
         return self.at(self.fitted.checkpoints[-1], dtype=torch.float64)
+
+    def onward(self, at: GradientsAt, checkpoint: Checkpoint) -> GradientsAt:
+        """The same at another checkpoint, which its module moves to."""
+        self.fitted.model(checkpoint.step, at.module)
+        return at
 
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
         """Gradients at a checkpoint with respect to all parameters or those of the last linear layer."""
@@ -291,7 +295,6 @@ class Gradients:
             x, y = (t.to(wanted) if t.is_floating_point() else t for t in (x, y))
             return (x.contiguous(memory_format=torch.channels_last) if images and x.ndim == 4 else x), y
 
-        instance, _ = tensors(self.train.take(slice(0, 1)))
-        made = GradientsAt(module, self.fitted.task, select, tensors, instance)
+        made = GradientsAt(module, self.fitted.task, select, tensors, tensors(self.train.take(slice(0, 1)))[0])
         made.settle_as(self._first.setdefault((select, wanted), made))
         return made

@@ -200,7 +200,7 @@ def head_at_end(features: Features, train: Split, test: Split) -> Head:
     """
     fitted = features.net
     module = fitted.model()
-    name, layer = head_of(module, fitted.recipe.x[:1])
+    name, layer = head_of(module, fitted.recipe.x[:1].to(fitted.device))
     uses = [m for m in module.modules() for p in m.parameters(recurse=False) if p is layer.weight or p is layer.bias]
     if any(m is not layer for m in uses):
         raise IncompatibleError(

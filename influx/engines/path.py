@@ -20,6 +20,10 @@ from influx.planning import Prospect
 from influx.problem import Split
 
 STATES_BYTES = 256 << 20  # states of a stretch of training that are held at once on the way back
+ROUNDED = (
+    "the training's passes were in bfloat16 (training.precision): the states gone through are its own, gradients there "
+    "are computed in float32 and differ from those that made its steps by rounding"
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def check_steps(recipe: Recipe) -> None:
     """Refuse a training whose steps are no functions of parameters and instance weights.
 
     Raises:
-        IncompatibleError: steps draw random numbers or mix the instances of a batch.
+        IncompatibleError: steps draw random numbers, mix the instances of a batch, or are in lower precision.
     """
     if recipe.random or recipe.coupled:
         what = "dropout or other randomness" if recipe.random else "batch normalisation in training mode"
@@ -93,6 +97,12 @@ def check_steps(recipe: Recipe) -> None:
         raise IncompatibleError(
             f"unrolling differentiates every training step, which this model's {what} does not allow; "
             f"use {remedy} in the model or an estimator that does not unroll"
+        )
+    if recipe.training.precision != "model":
+        raise IncompatibleError(
+            f"unrolling differentiates every training step, which training.precision={recipe.training.precision} "
+            "rounds: the derivative would be of another training; use training.precision=model or an estimator that "
+            "does not unroll"
         )
 
 
@@ -119,7 +129,7 @@ class Path:
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the training, inputs and targets of the step that leaves state ``step``."""
         recipe = self.fitted.recipe
-        rows = torch.from_numpy(recipe.batches[step]).to(recipe.x.device)
+        rows = torch.from_numpy(recipe.batches[step]).to(recipe.device)
         return rows, recipe.inputs(rows, step), recipe.y[rows]
 
     def forward(self, first: int, last: int) -> Iterator[State]:

@@ -72,9 +72,13 @@ class Compared:
 
     def _at(self, number: int) -> GradientsAt:
         if self._open is None or self._open[0] != number:
-            if number and self._open is None:
+            checkpoint = self.weighted[number][0]
+            if self._open is not None:
+                self._open = number, self.gradients.onward(self._open[1], checkpoint)
+                return self._open[1]
+            if number:
                 self._settle()
-            self._open = number, self.gradients.at(self.weighted[number][0], self.select, self.dtype)
+            self._open = number, self.gradients.at(checkpoint, self.select, self.dtype)
         return self._open[1]
 
     def _settle(self) -> GradientsAt:

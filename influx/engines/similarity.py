@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from influx.engines import precision as lower
-from influx.engines.attribution import doubts
+from influx.engines.attribution import doubted_work, doubts
 from influx.engines.curves import Curves
 from influx.engines.gradients import BLOCK_BYTES, HELD, Gradients, Select
 from influx.engines.kernels import Block, Kernel
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Choose = Literal["even", "loss_drop"]
 RateAt = Literal["next", "prev", "segment_mean"]
 Weight = Literal["paper", "calibrated", "uniform"]
-ROWS_CHUNK = 4096  # rows of a finished matrix at a time
 
 
 def weighted_checkpoints(
@@ -207,7 +206,7 @@ class Checkpointed:
             values, beside = run.zeros(), (kind, run.zeros()) if kind else None
             found = gradient_similarity(blocks, values, curves, beside)
         if beside is not None:
-            _finish(*beside, values, len(weighted))
+            beside[0].finish(beside[1], values, len(weighted))
             measured["stderr"] = beside[0].meaning
         sentences, explained = doubts(Path(gradients.fitted), run.gradients, clips=False)
         for sentence in sentences:
@@ -245,13 +244,6 @@ class Checkpointed:
         return {"precision": self.precision} | measured
 
 
-def _finish(kind: Spread, sums: NDArray[np.float64], values: NDArray[np.float64], count: int) -> None:
-    """The standard error, in place of the sums."""
-    for start in range(0, len(sums), ROWS_CHUNK):
-        part = slice(start, start + ROWS_CHUNK)
-        sums[part] = kind.total(sums[part], values[part], count)
-
-
 def similarity_work(
     prospect: Prospect,
     settings: Checkpointed,
@@ -285,7 +277,7 @@ def similarity_work(
     stderr = settings.jackknife or dim is not None
     disk = 0.0 if dim is None or settings.precision != "model" else count * n * (dim * net.number_bytes + 16.0)
     what = f"{dot:.3g} multiply-adds per pair{' (last layer)' if head else ''}"
-    return Work(
+    made = Work(
         gradients=float(count * (n + m)),
         flops=count * (6.0 * net.macs * (n + m) + 2.0 * dot * n * m + projecting) + 2.0 * judged * net.macs * m,
         numbers=float(count * (passes * n * m + drawing)),
@@ -293,6 +285,7 @@ def similarity_work(
         disk=disk,
         formula=f"{count} checkpoints x ({n} + {m}) gradients, {count} x {n} x {m} products of {what}",
     )
+    return made + doubted_work(prospect)
 
 
 def scale_of(weight: Weight, unlike_sgd: str) -> Scale:

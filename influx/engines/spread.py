@@ -12,6 +12,7 @@ from torch import Tensor
 
 from influx.engines.kernels import Block
 
+ROWS_CHUNK = 4096  # rows of a finished matrix at a time
 Array = NDArray[np.float64]
 
 
@@ -22,6 +23,12 @@ class Spread:
     term: Callable[[Block, float], Tensor]
     total: Callable[[Array, Array, int], Array]
     meaning: str
+
+    def finish(self, sums: Array, values: Array, count: int) -> None:
+        """The standard error, in place of the ``sums`` of the terms."""
+        for start in range(0, len(sums), ROWS_CHUNK):
+            part = slice(start, start + ROWS_CHUNK)
+            sums[part] = self.total(sums[part], values[part], count)
 
 
 def _variance(block: Block) -> Tensor:

@@ -41,7 +41,7 @@ class Steps:
     """The steps of one recorded training and their derivatives.
 
     Raises:
-        IncompatibleError: steps draw random numbers or mix the instances of a batch.
+        IncompatibleError: steps draw random numbers, mix the instances of a batch, or are in lower precision.
     """
 
     fitted: TorchFitted

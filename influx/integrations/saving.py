@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from influx.errors import ConfigError
 from influx.learners.torch.fitted import parameters_name, save_tensors
+from influx.learners.torch.traits import check_state
 from influx.store import Folder
 
 
@@ -53,8 +54,13 @@ class Checkpoints:
 
 @torch.no_grad()
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers on the processor, without the names that wrappers add."""
+    """Parameters and buffers on the processor, without the names that wrappers add.
+
+    Raises:
+        IncompatibleError: the module's state is more than tensors.
+    """
     inner = getattr(module, "_orig_mod", module)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
+    check_state(inner)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in inner.state_dict().items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from influx.errors import ConfigError
 from influx.models.inputs import flat_size
-from influx.models.layers import ACTIVATIONS, activation
+from influx.models.layers import ACTIVATIONS, activation, unrounded
 from influx.models.settings import check_choice, check_counts, check_flag, check_positive
 from influx.problem import Data, TaskName
 
@@ -82,7 +82,7 @@ class AutoregressiveDensity(nn.Module):
         found: Tensor = self.around(flat)
         if self.last is not None:
             found = found + self.last(self.hidden(flat))
-        mean, raw = found.chunk(2, 1)
+        mean, raw = unrounded(found).chunk(2, 1)
         return mean, self.least_scale + F.softplus(raw)
 
     @torch.no_grad()

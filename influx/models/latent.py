@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from influx.errors import ConfigError, IncompatibleError
-from influx.models.layers import ACTIVATIONS
+from influx.models.layers import ACTIVATIONS, unrounded
 from influx.models.settings import check_choice, check_count, check_flag, check_positive
 from influx.problem import Data, TaskName
 
@@ -116,10 +116,10 @@ class LatentDensity(nn.Module):
                 f"the input must hold latent draws of {self.latent} numbers behind the {x.shape[1] - rest.shape[1]} of "
                 f"the instance, got {rest.shape[1]}; use the inputs that the fitted model makes"
             )
-        mean, log_variance = self.encoder(rows, labels).chunk(2, 1)
+        mean, log_variance = unrounded(self.encoder(rows, labels)).chunk(2, 1)
         noise = rest.reshape(len(x), -1, self.latent)  # (n, R, k)
         z = mean[:, None] + torch.exp(0.5 * log_variance)[:, None] * noise
-        risk = self.observed.risk(rows[:, None], self.decoder(z, labels))  # (n, R)
+        risk = self.observed.risk(rows[:, None], unrounded(self.decoder(z, labels)))  # (n, R)
         if self.bound == "importance":
             # log q - log p of z: the squares' constants cancel
             apart = 0.5 * (z.square().sum(-1) - noise.square().sum(-1) - log_variance.sum(1)[:, None])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -29,3 +30,8 @@ def group_norm(channels: int) -> nn.Module:
 
 
 NORMS: Mapping[str, Callable[[int], nn.Module]] = {"group": group_norm, "batch": nn.BatchNorm2d}
+
+
+def unrounded(x: Tensor) -> Tensor:
+    """In float32 what autocast made in bfloat16: logarithms and sums of which a risk is made would lose too much."""
+    return x.float() if x.dtype is torch.bfloat16 and torch.is_autocast_enabled(x.device.type) else x

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
 from influx.models.inputs import text_size
+from influx.models.layers import unrounded
 from influx.models.settings import check_flag
 from influx.models.transformer import Masks, Sizes, Transformer, check_sizes
 from influx.problem import Data, TaskName
@@ -24,7 +25,7 @@ def next_token_risk(logits: Tensor, targets: Tensor, ids: Tensor | None = None) 
 
     ``logits`` (b, length, vocabulary) predict ``targets`` (b, length), which are ``ids`` among the logits.
     """
-    own = (targets if ids is None else ids).unsqueeze(-1)
+    logits, own = unrounded(logits), (targets if ids is None else ids).unsqueeze(-1)
     risks = torch.logsumexp(logits, -1) - logits.gather(-1, own).squeeze(-1)
     words = (targets != PADDING).to(risks)
     return ((risks * words).sum(1) / words.sum(1).clamp_min(1)).unsqueeze(1)

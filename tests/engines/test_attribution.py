@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as Folder
 from typing import Any
 
 import numpy as np
 import pytest
 
-from influx.engines.attribution import explained, lean
+from influx.engines.attribution import doubted_work, explained, lean, sampled
 from influx.engines.gradients import Gradients
 from influx.engines.path import Path
 from influx.errors import ConfigError, IncompatibleError
@@ -18,6 +19,7 @@ from influx.models.mlp import MLP
 from influx.oracles import plain
 from influx.oracles.toys import Toy, estimator_named, table, train
 from influx.oracles.walk import flat, walk
+from influx.planning import Prospect
 
 HEAVY = SGD(lr=0.05, momentum=0.9)
 
@@ -158,3 +160,27 @@ def test_ignored_curvature_is_held_against_the_derivative(tmp_path: Folder) -> N
     assert f"differ from the full derivative by {error:.0%}" in warned
     calm, warned = told(trained(tmp_path, SGD(lr=0.01), epochs=1), "hydra_fast")
     assert not warned and calm.report["error_without_curvature"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("total", "saved", "expected"),
+    [
+        (8, [0, 4, 8], [(0, 8)]),  # no step twice
+        (4, [0, 4], [(0, 4)]),
+        (2, [0, 1, 2], [(0, 2)]),
+        (6, [0, 1, 2, 3, 4, 5, 6], [(0, 6)]),
+        (100, [0, 50, 100], [(0, 4), (50, 54)]),
+        (40, [0, 12, 24, 36, 40], [(0, 4), (12, 16), (24, 28), (36, 40)]),
+    ],
+)
+def test_every_sampled_step_is_gone_through_once(total: int, saved: list[int], expected: list[tuple[int, int]]) -> None:
+    assert sampled(total, saved) == expected
+
+
+@pytest.mark.parametrize(("optimizer", "passes"), [(SGD(lr=0.1), 0), (HEAVY, 2 * 8)])
+def test_going_through_steps_again_is_planned(optimizer: Optimizer, passes: int, tmp_path: Folder) -> None:
+    problem = trained(tmp_path, optimizer, epochs=8, batch_size=9, checkpoints=2).problem
+    prospect = Prospect(problem=problem, who="estimator", shape=problem.learner.net_shape(problem))  # type: ignore[attr-defined]
+    assert doubted_work(prospect).flops == passes * 9 * 6 * prospect.net.macs
+    elsewhere = replace(prospect, shape=replace(prospect.net, visits=0))
+    assert doubted_work(elsewhere).flops == 0

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from influx.engines import gradients, projections
+from influx.learners.torch import inputs, learner, loading
 from influx.learners.torch.loading import Pair, loaded, overlapped
+from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
+from influx.models.resnet9 import ResNet9
+from influx.models.vae import VAE
 from influx.oracles import toys
-from influx.problem import Split
+from influx.problem import Design, Split
 
 SPLIT = Split(x=np.arange(14.0).reshape(7, 2), y=np.arange(7), ids=np.arange(7))
 
@@ -102,3 +108,41 @@ def test_influence_has_the_same_bits_with_blocks_loaded_ahead(
     for module in (gradients, projections):
         monkeypatch.setattr(module, "loaded", ahead)
     assert np.array_equal(values(tmp_path / "ahead"), in_turn)
+
+
+APART: dict[str, Any] = {
+    "plain": (MLP(width=3), toys.table()),
+    "batch norm": (ResNet9(norm="batch", width=1 / 32), toys.images(6)),
+    "latent draws": (VAE(latent=2, width=[3]), replace(toys.table(), task="density")),
+}
+
+
+@pytest.mark.parametrize("name", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in list(APART)[1:])])
+def test_data_that_lie_apart_make_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = APART[name]
+    n = len(data.train)
+    design = Design(weights=1 - np.eye(n)[:3], init=np.zeros(3, int), order=np.zeros(3, int), loss_norm="full")
+
+    def made(below: Path) -> list[np.ndarray]:
+        toy = toys.train(below, data, model, SGD(lr=0.05), epochs=2)
+        parts = [p.detach().flatten().numpy() for p in toy.fitted.model().parameters()]
+        retrained = [found.loss for found in toy.learner.retrain(data, 0, design)]
+        return [*parts, *retrained, toy.fitted.outcomes(data.train).loss]
+
+    together, seen = made(tmp_path / "together"), []
+    for module in (inputs, learner):
+        monkeypatch.setattr(module, "lies_apart", lambda *given: True)
+    monkeypatch.setattr(loading.AsIs, "take", lambda self, pair: seen.append(threading.active_count()) or pair)
+    apart = made(tmp_path / "apart")
+    assert all(np.array_equal(a, b) for a, b in zip(apart, together, strict=True))
+    assert seen and max(seen) > 1  # a thread was there to load
+
+
+def test_data_lie_apart_from_a_card_that_they_would_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Card:
+        total_memory = 8 * 14
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert not loading.lies_apart(SPLIT, torch.float64, cpu)
+    assert loading.lies_apart(SPLIT, torch.float64, cuda) and not loading.lies_apart(SPLIT, torch.float32, cuda)

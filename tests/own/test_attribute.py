@@ -19,6 +19,7 @@ import influx
 from influx.errors import ConfigError, DataError, IncompatibleError, UserError
 from influx.given import problem_of
 from influx.given_checkpoints import source_of
+from influx.integrations.saving import state_of
 from influx.learners.torch.dense import dense_layers
 from influx.learners.torch.given import own_copy
 from tests.own.nets import RATES, Trained, net
@@ -314,3 +315,39 @@ def test_rates_and_steps_may_be_arrays(trained: Trained, kind: Any) -> None:
     given = problem_of(trained.model, trained.train, trained.test, "cross_entropy", None)
     found = source_of(given, trained.states, kind([0.5, 0.25, 0.125]), kind([0, 4, 8]))(given.inner)
     assert [(one.step, one.rate) for one in found] == [(0, 0.5), (4, 0.25), (8, 0.125), (12, None)]
+
+
+class Scaled(nn.Module):
+    """Logits times a number that only the extra state of the module holds."""
+
+    def __init__(self, told: type = Tensor) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.scale, self.told = nn.Linear(4, 3).double(), torch.ones(1).double(), told
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.linear(x)
+
+    def get_extra_state(self) -> Any:
+        return self.scale if self.told is Tensor else {"scale": float(self.scale)}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.scale = state.clone()
+
+
+def test_extra_state_is_restored_if_it_is_a_tensor_and_refused_otherwise(trained: Trained) -> None:
+    refused(IncompatibleError, "_extra_state is something else (of get_extra_state)", "buffer", model=Scaled(dict))
+    with pytest.raises(IncompatibleError, match="get_extra_state"):
+        state_of(Scaled(dict))
+    model, states = Scaled(), []
+    for scale in (3.0, 2.0):
+        model.scale = torch.full((1,), scale).double()
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    found = influx.attribute(model, trained.train, trained.test, checkpoints=states, lrs=1.0, estimator="tracincp")
+    model.scale = torch.full((1,), 3.0).double()
+    rows = []
+    for a, b in [*zip(*trained.train, strict=True), *zip(*trained.test, strict=True)]:
+        loss = F.cross_entropy(model(a[None]), b[None])
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    every = torch.stack(rows)
+    assert np.allclose(found.influence, every[:6] @ every[6:].T, rtol=1e-6)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from influx.learners.torch.activations import ACTIVATIONS, Activation
+from influx.learners.torch.inputs import carried
 from influx.learners.torch.optimizers import SGD, Slots
 from influx.learners.torch.sequential import Recipe, decays
 from influx.learners.torch.stacked import Forward, clip_each, shares
@@ -86,9 +87,10 @@ class Dense:
         memory: dict[int, _Memory] = {}
         for first, last in recipe.batches.spans(SPAN):  # gather many steps' instances at once, then only slice
             start, offsets = recipe.batches.offsets[first], recipe.batches.offsets
-            index = torch.from_numpy(recipe.batches.rows[start : offsets[last]]).to(x.device)
+            rows = torch.from_numpy(recipe.batches.rows[start : offsets[last]])
+            index = rows.to(recipe.device)
             sizes = np.diff(offsets[first : last + 1]).tolist()
-            taken = x[index]
+            taken = carried(x[rows.to(x.device)], recipe.device)
             batches = zip(
                 taken.split(sizes),
                 taken.t().split(sizes, 1),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from influx.errors import DataError
-from influx.learners.torch.inputs import evaluation_tensors
+from influx.learners.torch.inputs import carried, evaluation_tensors, placed
 from influx.learners.torch.optimizers import Optimizer, Slots
 from influx.learners.torch.sequential import Recipe, State, advance
 from influx.learners.torch.tasks import Task
@@ -29,7 +29,7 @@ from influx.store import Folder
 
 EVALUATION_CHUNK = 4096  # instances per forward pass when only outputs are needed, of small inputs
 EVALUATION_NUMBERS = 1 << 22  # numbers in the inputs of such a pass: what is made of them may be many times as large
-REPLAY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}  # of a batch's loss: rounding of other kernels, grown
+REPLAY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 0.1}  # of a loss: other kernels' rounding
 
 
 class Builder(Protocol):
@@ -134,6 +134,13 @@ def load_state(folder: Folder, step: int, build: Builder, optimizer: Optimizer, 
         raise DataError(
             f"the optimizer state {path} belongs to another optimizer ({error} is missing); delete it and run again"
         ) from error
+    for slot, wanted in empty.items():
+        for i, (tensor, found) in enumerate(zip(wanted, slots[slot], strict=True)):
+            if tensor.shape != found.shape:
+                raise DataError(
+                    f"the optimizer state {path} belongs to another model ({slot}.{i} has shape "
+                    f"{tuple(found.shape)}, not {tuple(tensor.shape)}); delete it and run again"
+                )
     return State(step=step, module=module, slots=slots, losses=history[0], clips=history[1])
 
 
@@ -164,7 +171,7 @@ class TorchFitted:
     @property
     def device(self) -> torch.device:
         """Where the models live."""
-        return self.recipe.x.device
+        return self.recipe.device
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -187,15 +194,18 @@ class TorchFitted:
         """``(T,)`` learning rate of every step."""
         return np.array([self.recipe.lr(s) for s in range(self.recipe.total)])
 
-    def model(self, step: int | None = None) -> nn.Module:
-        """The module in eval mode with the parameters saved after ``step`` updates (default: the last)."""
+    def model(self, step: int | None = None, into: nn.Module | None = None) -> nn.Module:
+        """The module in eval mode with the parameters saved after ``step`` updates (default: the last).
+
+        ``into`` is an earlier one that nobody needs any more; it takes the parameters in its own precision.
+        """
         known = [c.step for c in self.checkpoints]
         wanted = known[-1] if step is None else step
         if wanted not in known:
             raise DataError(f"step must be one of the saved checkpoints {known}, got {wanted}; use replay for others")
-        module = self.build(0)
+        module = self.build(0) if into is None else into
         load_parameters(module, self.checkpoints[known.index(wanted)].path)
-        return module.to(self.device).eval()
+        return (module.to(self.device) if into is None else module).eval()
 
     def state(self, step: int) -> State:
         """The training as it was saved after ``step`` updates, optimizer state included."""
@@ -217,7 +227,7 @@ class TorchFitted:
         Raises:
             DataError: a batch's loss is not the recorded one up to rounding.
         """
-        recorded, tolerance = self.trajectory.loss, REPLAY_TOLERANCE[self.recipe.dtype]
+        recorded, tolerance = self.trajectory.loss, REPLAY_TOLERANCE[self.recipe.rounding]
         for now in advance(self.recipe, state, stop, None, "full"):
             expected, found = recorded[now.step - 1], now.losses[-1]
             if abs(found - expected) > tolerance * (abs(expected) + 1e-3):
@@ -243,16 +253,23 @@ class TorchFitted:
         attached = dataclasses.replace(attached, evaluation=count, name=name)
         return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, attached=attached))
 
+    def parts(self, split: Split) -> Iterator[Tensor]:
+        """Inputs in pieces for forward passes, each on the device by the time it is given."""
+        for part in chunks(self._placed(split)[0], draws=self.recipe.draws):
+            yield carried(part, self.device)
+
     @torch.no_grad()
     def outputs(self, module: nn.Module, split: Split) -> Tensor:
         """Outputs ``(n, outputs)`` of a module in eval mode."""
-        x, _ = self.tensors(split)
-        return torch.cat([module(chunk) for chunk in chunks(x, draws=self.recipe.draws)])
+        return torch.cat([module(part) for part in self.parts(split)])
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance under the final model."""
-        _, y = self.tensors(split)
+        y = self._placed(split)[1].to(self.device)
         return outcomes_of(self.task, self.outputs(self._final, split), y)
+
+    def _placed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return placed(split, self.recipe.attached, self.recipe.dtype, self.device)
 
     @cached_property
     def _final(self) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from influx.errors import IncompatibleError
 from influx.learners.torch.losses import LossFunction, per_instance
+from influx.learners.torch.traits import check_state
 from influx.problem import Data, TaskName
 
 IGNORED = -100  # the target that torch's cross-entropy leaves out
@@ -88,7 +89,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     trainer. Half precision becomes float32.
 
     Raises:
-        IncompatibleError: it cannot be copied, or has no trainable parameters.
+        IncompatibleError: it cannot be copied, has no trainable parameters, or state other than tensors.
     """
     if not isinstance(module, nn.Module):
         raise IncompatibleError(
@@ -117,6 +118,7 @@ def own_copy(module: nn.Module) -> nn.Module:
         parameter.grad = None
     if next(found.parameters(), None) is None:
         raise IncompatibleError("the model must have trainable parameters, it has none; set requires_grad=True")
+    check_state(found)
     return found.eval()
 
 

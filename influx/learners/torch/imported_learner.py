@@ -17,6 +17,7 @@ from influx.learners.torch.fitted import TorchFitted, parameters_name, save_chec
 from influx.learners.torch.imported import Loaded
 from influx.learners.torch.inputs import attached_to, to_tensors
 from influx.learners.torch.learner import NETS, TorchLearner
+from influx.learners.torch.loading import lies_apart
 from influx.learners.torch.sequential import Recipe, State
 from influx.learners.torch.tasks import Task, task_for
 from influx.learners.torch.training import Batches
@@ -116,7 +117,9 @@ class ImportedLearner(TorchLearner):
 
     def recipe(self, data: Data, seed: int, order: int) -> ImportedRecipe:
         """What is known of the training: its steps and their rates, no batches."""
-        x, y = to_tensors(data.train, self.dtype, self.device())
+        device = self.device()
+        apart = lies_apart(data.train, self.dtype, device)
+        x, y = to_tensors(data.train, self.dtype, "cpu" if apart else device)
         attached = attached_to(self.model, data, seed)
         rates = [one.rate for one in self.loaded]
         known = tuple(0.0 if rate is None else rate for rate in rates)
@@ -130,9 +133,10 @@ class ImportedLearner(TorchLearner):
             seed=seed,
             order=order,
             x=x if attached is None else attached.known(x, y),
-            y=y,
+            y=y.to(device),
             ids=data.train.ids,
             attached=attached,
+            apart=apart,
             steps=steps,
             rates=known,
         )

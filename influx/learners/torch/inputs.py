@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from influx.errors import IncompatibleError
+from influx.learners.torch.loading import lies_apart
 from influx.problem import Data, Split
 from influx.streams import normals
 
@@ -90,15 +91,26 @@ def evaluation_tensors(
     return x if attached is None else attached.evaluated(attached.known(x, y), split.ids), y
 
 
+def placed(split: Split, attached: Attached | None, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same on the device; in the host's memory where inputs would take most of the device's."""
+    return evaluation_tensors(split, attached, dtype, "cpu" if lies_apart(split, dtype, device) else device)
+
+
+def carried(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On the device; the host goes on while it is copied there, unless it is large."""
+    if torch.device(device).type == "cuda" and not tensor.is_cuda and tensor.nbytes <= PINNED_BYTES:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Floating-point inputs and targets in ``dtype``; integer ones stay integer."""
 
     def convert(array: NDArray[np.generic]) -> Tensor:
         repeated = array.size > 1 and not any(array.strides)  # what a plan has in place of data: one number
         tensor = torch.from_numpy(array[(slice(1),) * array.ndim].copy() if repeated else np.ascontiguousarray(array))
-        if torch.device(device).type == "cuda" and tensor.nbytes <= PINNED_BYTES:
-            tensor = tensor.pin_memory().to(device, non_blocking=True)  # the host goes on while it is copied
-        tensor = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        tensor = carried(tensor, device)
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return tensor.expand(array.shape) if repeated else tensor
 
     return convert(split.x), convert(split.y)

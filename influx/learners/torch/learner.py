@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.torch.dense import Dense, dense_layers
+from influx.learners.torch.devices import device_of
 from influx.learners.torch.fitted import TorchFitted, outcomes_of
-from influx.learners.torch.inputs import attached_to, evaluation_tensors, to_tensors
+from influx.learners.torch.inputs import attached_to, evaluation_tensors, placed, to_tensors
+from influx.learners.torch.loading import lies_apart
 from influx.learners.torch.optimizers import Optimizer
 from influx.learners.torch.pace import Counted, counted, net_shape, pace, training_cost
 from influx.learners.torch.recorded import record
@@ -104,25 +105,16 @@ class TorchLearner:
         module = self._module(data, 0, 0).to(device)
         x, y = self.example(data, 2, device)
         smallest = int(self.training.sizes(len(data.train)).min())
-        check_trainable(module, task_for(data.task), x, y, smallest)
+        check_trainable(module, task_for(data.task), x, y, smallest, self.training.precision)
         self._program(module, data)
 
     def device(self) -> torch.device:
         """The device of ``training.device``; auto prefers CUDA.
 
         Raises:
-            ConfigError: the device does not exist here.
+            ConfigError: the device does not exist here, or has no ``training.precision``.
         """
-        name = self.training.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise ConfigError(f"training.device must be cpu, cuda, cuda:N or auto, got {name!r}; change it")
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"training.device={name} but no CUDA device is visible; use training.device=cpu")
-        if name.startswith("cuda:") and int(name[5:]) >= (count := torch.cuda.device_count()):
-            raise ConfigError(f"training.device={name} but {count} CUDA devices are visible; use training.device=cuda")
-        return torch.device(name)
+        return device_of(self.training)
 
     @property
     def concurrent_blocks(self) -> int:
@@ -137,7 +129,9 @@ class TorchLearner:
 
     def recipe(self, data: Data, seed: int, order: int) -> Recipe:
         """The training numbered ``order`` of the problem with seed ``seed``."""
-        x, y = to_tensors(data.train, self.dtype, self.device())
+        device = self.device()
+        apart = lies_apart(data.train, self.dtype, device)
+        x, y = to_tensors(data.train, self.dtype, "cpu" if apart else device)
         attached = attached_to(self.model, data, seed)
         traits = self._traits(data)
         return Recipe(
@@ -148,12 +142,13 @@ class TorchLearner:
             seed=seed,
             order=order,
             x=x if attached is None else attached.known(x, y),
-            y=y,
+            y=y.to(device),
             ids=data.train.ids,
             random=traits.random,
             coupled=traits.coupled,
             takes_one=traits.takes_one,
             attached=attached,
+            apart=apart,
         )
 
     def example(self, data: Data, count: int = 1, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -172,7 +167,8 @@ class TorchLearner:
             x, y = self.example(data, 2, next(net.parameters()).device)
             plain = dense_layers(net) is not None  # the trial would load a compiler's modules for a second
             stack = self.training.engine == "vmap" or not is_large(net)
-            known = (data, PLAIN if plain else traits_of(net, task_for(data.task), x, y, stack))
+            task, precision = task_for(data.task), self.training.precision
+            known = (data, PLAIN if plain else traits_of(net, task, x, y, stack, precision))
             self.__dict__["_tried"] = known
         traits: Traits = known[1]
         return traits
@@ -233,13 +229,13 @@ class TorchLearner:
             IncompatibleError: ``training.engine`` asks for a program that the module does not allow.
         """
         engine: Engine = self.training.engine
-        layers = dense_layers(module)
-        if engine == "dense" and layers is None:
+        layers, mixed = dense_layers(module), self.training.precision != "model"
+        if engine == "dense" and (layers is None or mixed):
             raise IncompatibleError(
-                "training.engine=dense takes networks of linear layers and tanh, relu, sigmoid, gelu or silu only; "
-                "use training.engine=auto"
+                "training.engine=dense takes networks of linear layers and tanh, relu, sigmoid, gelu or silu only, and "
+                "training.precision=model; use training.engine=auto"
             )
-        if engine in ("auto", "dense") and layers is not None:
+        if engine in ("auto", "dense") and layers is not None and not mixed:
             return Dense(*layers)
         traits = self._traits(data, None if next(module.parameters()).is_meta else module)
         if engine == "vmap" and not traits.stackable:
@@ -264,11 +260,11 @@ class TorchLearner:
         if (design.init != init).any() or (design.order != order).any():
             raise ValueError("all rows of one block must share init and order")
         recipe = self.recipe(data, seed, order)
-        module = (self._module(data, seed, init) if start is None else start).to(recipe.x.device)
-        weights = torch.from_numpy(design.weights).to(recipe.x.device, recipe.dtype)
+        module = (self._module(data, seed, init) if start is None else start).to(recipe.device)
+        weights = torch.from_numpy(design.weights).to(recipe.device, recipe.dtype)
         program = self._program(module, data)
-        splits, device = (data.train, data.test), recipe.x.device
-        sides = [evaluation_tensors(split, recipe.attached, recipe.dtype, device)[0] for split in splits]
+        splits = (data.train, data.test)
+        sides = [placed(split, recipe.attached, recipe.dtype, recipe.device)[0] for split in splits]
         outputs = (
             one_by_one(recipe, module, weights, design.loss_norm, sides)
             if program is None

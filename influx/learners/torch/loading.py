@@ -12,6 +12,7 @@ from torch import Tensor
 
 from influx.problem import Split
 
+SHARE = 0.5  # of a card's memory that inputs of the training set may take
 Pair = tuple[Tensor, Tensor]
 Load = Callable[[slice], Pair]
 
@@ -52,6 +53,38 @@ class Copies:
         for tensor in pair:
             tensor.record_stream(current)
         return pair
+
+
+@dataclass(frozen=True)
+class AsIs:
+    """Nothing to wait for: on processors."""
+
+    def load(self, load: Load, part: slice) -> Pair:
+        """In the thread that loads."""
+        return load(part)
+
+    def take(self, loaded: Pair) -> Pair:
+        """In the other one."""
+        return loaded
+
+
+def lies_apart(split: Split, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a split's inputs stay in the host's memory, since they would take most of the device's."""
+    if device.type != "cuda":
+        return False
+    element = dtype.itemsize if split.x.dtype.kind == "f" else split.x.itemsize
+    whole: int = torch.cuda.get_device_properties(device).total_memory
+    return split.x.size * element > SHARE * whole
+
+
+def fed(parts: list[slice], load: Load, apart: bool, device: torch.device) -> Iterator[Pair]:
+    """``load`` of every part in turn; of data that lie ``apart`` from the device the next part is on its way."""
+    if not apart or not parts:
+        yield from map(load, parts)
+        return
+    beside: Beside = Copies(device) if device.type == "cuda" else AsIs()
+    for _, pair in overlapped(parts, load(parts[0]), load, beside):
+        yield pair
 
 
 def loaded(split: Split, size: int, tensors: Callable[[Split], Pair]) -> Iterator[tuple[slice, Pair]]:

@@ -62,7 +62,7 @@ def _train(fitted: TorchFitted, folder: Folder, saved: list[int], whole: set[int
 
 
 def _start(fitted: TorchFitted, folder: Folder, complete: list[int]) -> State:
-    optimizer, device = fitted.recipe.optimizer, str(fitted.recipe.x.device)
+    optimizer, device = fitted.recipe.optimizer, str(fitted.recipe.device)
     if complete:
         return load_state(folder, max(complete), fitted.build, optimizer, device)
     module = fitted.build(0).to(device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from influx import interrupts
 from influx.learners.torch.fitted import chunks
+from influx.learners.torch.inputs import carried
 from influx.learners.torch.sequential import Recipe, State, advance
 from influx.learners.torch.stacked import Program
 from influx.problem import LossNorm
@@ -25,7 +26,8 @@ def stacked(
     if count < padded:
         weights = torch.cat([weights, weights[-1:].expand(padded - count, -1)])
     forward = program.train(recipe, weights, norm, lambda step: interrupts.check_forced())
-    return [torch.cat([forward(part).cpu() for part in chunks(x, block, recipe.draws)], dim=1)[:count] for x in sides]
+    outputs = [[forward(carried(part, recipe.device)).cpu() for part in chunks(x, block, recipe.draws)] for x in sides]
+    return [torch.cat(parts, dim=1)[:count] for parts in outputs]
 
 
 def one_by_one(recipe: Recipe, module: nn.Module, weights: Tensor, norm: LossNorm, sides: list[Tensor]) -> list[Tensor]:
@@ -40,5 +42,6 @@ def one_by_one(recipe: Recipe, module: nn.Module, weights: Tensor, norm: LossNor
         module.eval()
         with torch.no_grad():
             for x, kept in zip(sides, outputs, strict=True):
-                kept.append(torch.cat([module(part).cpu() for part in chunks(x, draws=recipe.draws)]))
+                parts = chunks(x, draws=recipe.draws)
+                kept.append(torch.cat([module(carried(part, recipe.device)).cpu() for part in parts]))
     return [torch.stack(kept) for kept in outputs]

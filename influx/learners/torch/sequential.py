@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from influx.errors import NumericalError
-from influx.learners.torch.inputs import Attached
+from influx.learners.torch.inputs import Attached, carried
+from influx.learners.torch.loading import Pair, fed
+from influx.learners.torch.mixed import passed
 from influx.learners.torch.optimizers import SGD, Optimizer, Slots
 from influx.learners.torch.tasks import Task
 from influx.learners.torch.training import Batches, Training
@@ -44,18 +47,24 @@ class Recipe:
     batches: Batches
     seed: int
     order: int
-    x: Tensor  # (n_train, ...), without latent draws: see inputs
+    x: Tensor  # (n_train, ...), without latent draws: see inputs; on the device unless they lie apart from it
     y: Tensor  # (n_train,)
     ids: NDArray[np.int64]
     random: bool = False  # a training forward pass draws random numbers
     coupled: bool = False  # a training forward pass mixes the instances of a batch
     takes_one: bool = True  # it works for a batch of one
     attached: Attached | None = None  # what the module reads beside the instances
+    apart: bool = False  # x is in the host's memory, the rest on the device
 
     @property
     def total(self) -> int:
         """Steps in the whole training."""
         return len(self.batches)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the training takes place."""
+        return self.y.device
 
     @property
     def draws(self) -> int:
@@ -67,6 +76,11 @@ class Recipe:
         """Of parameters and arithmetic; tokens stay whole numbers."""
         dtype: torch.dtype = self.x.dtype if self.x.is_floating_point() else getattr(torch, self.training.dtype)
         return dtype
+
+    @property
+    def rounding(self) -> torch.dtype:
+        """What the coarsest arithmetic of a step is in."""
+        return self.dtype if self.training.precision == "model" else torch.bfloat16
 
     @property
     def unlike_sgd(self) -> str:
@@ -90,11 +104,34 @@ class Recipe:
 
     def inputs(self, rows: Tensor, step: int | None = None) -> Tensor:
         """What the module reads of rows of the training: at the step that leaves state ``step``, or in evaluation."""
-        x = self.x[rows]
+        return self.drawn(self.known(rows), rows, step)
+
+    def known(self, rows: Tensor) -> Tensor:
+        """The same without latent draws."""
+        return carried(self.x[rows.to(self.x.device)], self.device)
+
+    def drawn(self, known: Tensor, rows: Tensor, step: int | None) -> Tensor:
+        """The same with them."""
         if self.attached is None:
-            return x
+            return known
         ids = self.ids[rows.cpu().numpy()]
-        return self.attached.evaluated(x, ids) if step is None else self.attached.trained(x, ids, self.order, step)
+        if step is None:
+            return self.attached.evaluated(known, ids)
+        return self.attached.trained(known, ids, self.order, step)
+
+    def fed(self, first: int, last: int) -> Iterator[Pair]:
+        """Inputs without latent draws, and rows, of the batches of steps ``first`` to ``last``, which is left out."""
+
+        def load(part: slice) -> Pair:
+            rows = torch.from_numpy(self.batches.rows[part])
+            return self.known(rows), carried(rows, self.device)
+
+        edges = self.batches.offsets[first : last + 1].tolist()
+        return fed([slice(*edge) for edge in itertools.pairwise(edges)], load, self.apart, self.device)
+
+    def outputs(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What ``call`` makes of inputs in a step of the training, in its precision."""
+        return passed(self.training.precision, call, x)
 
     def lr(self, step: int) -> float:
         """Learning rate of the update that leaves checkpoint ``step``."""
@@ -126,15 +163,15 @@ def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, nor
     module = state.module
     params = list(module.parameters())
     decay = decays(recipe.optimizer, [p.shape for p in params])
-    while state.step < stop:
+    for x, rows in recipe.fed(state.step, stop):
         module.train()
-        rows = recipe.batches[state.step]
         with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext():
-            loss, grads = _batch(recipe, module, params, state.step, weights, norm)
+            loss, grads = _batch(recipe, module, params, state.step, x, rows, weights, norm)
         if not np.isfinite(loss):
             raise NumericalError(
-                f"the training loss is {loss} at step {state.step} (instances {recipe.ids[rows][:5].tolist()}…); "
-                "lower optimizer.lr, set training.clip_norm or check the data"
+                f"the training loss is {loss} at step {state.step} (instances "
+                f"{recipe.ids[rows[:5].cpu().numpy()].tolist()}…); lower optimizer.lr, set training.clip_norm or "
+                "check the data"
             )
         factor = 1.0
         if recipe.training.clip_norm is not None:
@@ -157,21 +194,23 @@ def _batch(
     module: nn.Module,
     params: list[nn.Parameter],
     step: int,
+    x: Tensor,
+    rows: Tensor,
     weights: Tensor | None,
     norm: LossNorm,
 ) -> tuple[float, list[Tensor]]:
-    rows = recipe.batches[step]
-    index = torch.from_numpy(rows).to(recipe.x.device)
+    """Mean risk and its gradient, of inputs without draws and rows of the training."""
     size = float(len(rows))
-    w = None if weights is None else weights[index]
+    w = None if weights is None else weights[rows]
     if w is not None and norm == "subset":
         size = float(w.sum()) or 1.0
     if w is not None and recipe.coupled:
-        index, w = index[w != 0], w[w != 0]
-    if len(index) < (1 if recipe.takes_one or w is None else 2):
+        kept = w != 0
+        x, rows, w = x[kept], rows[kept], w[kept]
+    if len(rows) < (1 if recipe.takes_one or w is None else 2):
         return 0.0, [torch.zeros_like(p) for p in params]
     with torch.enable_grad():
-        risks = recipe.task.loss(module(recipe.inputs(index, step)), recipe.y[index])
+        risks = recipe.task.loss(recipe.outputs(module, recipe.drawn(x, rows, step)), recipe.y[rows])
         loss = (risks.sum() if w is None else (risks * w).sum()) / size
     grads = torch.autograd.grad(loss, params, allow_unused=True)
     return float(loss.detach()), [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
@@ -187,7 +226,7 @@ def clip(grads: list[Tensor], limit: float) -> tuple[list[Tensor], float]:
 @contextlib.contextmanager
 def _noise(recipe: Recipe, step: int) -> Iterator[None]:
     """Random numbers of a step (dropout masks…) depend on the seed, the order and the step alone."""
-    devices = [recipe.x.device] if recipe.x.device.type == "cuda" else []
+    devices = [recipe.device] if recipe.device.type == "cuda" else []
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
         torch.manual_seed(stream_seed(recipe.seed, f"noise/{recipe.order}/{step}"))
         yield

@@ -86,11 +86,12 @@ class Vmap:
         slots = recipe.optimizer.slots(params)
 
         def loss(params: dict[str, Tensor], w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return (recipe.task.loss(functional_call(self.module, params, (x,)), y) * w).sum()
+            outputs = recipe.outputs(lambda x: functional_call(self.module, params, (x,)), x)
+            return (recipe.task.loss(outputs, y) * w).sum()
 
         gradient = vmap(grad(loss), in_dims=(0, 0, None, None))
         for step in range(recipe.total):
-            index = torch.from_numpy(recipe.batches[step]).to(recipe.x.device)
+            index = torch.from_numpy(recipe.batches[step]).to(recipe.device)
             w = batch_weights(weights, index, norm)
             named_grads = gradient(
                 dict(zip(names, params, strict=True)), w, recipe.inputs(index, step), recipe.y[index]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.errors import ConfigError
+from influx.learners.torch.mixed import Precision
 from influx.streams import stream
 
 ScheduleName = Literal["constant", "step", "cosine"]
@@ -35,9 +36,11 @@ class Training:
         checkpoints: saved intervals; step 0 and the last step are always saved.
         checkpoint_spacing: even, log (denser at the start) or every (``checkpoints`` is ignored).
         checkpoint_every: with spacing every, steps from one checkpoint to the next.
-        dtype: parameters and arithmetic.
+        dtype: parameters, and arithmetic where ``precision`` does not say otherwise.
+        precision: of a step's forward and backward pass: model (``dtype``), or bfloat16 (products and convolutions, by
+            autocast; parameters, losses, optimizer and all evaluation stay in float32).
         device: cpu, cuda, or auto.
-        engine: how many models are retrained at once: dense (batched products, plain networks of linear
+        engine: how many models are retrained at once: dense (batched products, at precision=model, networks of linear
             layers), vmap (any net without batch statistics or dropout), sequential (one at a time), auto (also
             one at a time: nets of more than 16 million parameters, dense ones apart).
         block: models per retraining block; None chooses by the size of the model.
@@ -56,6 +59,7 @@ class Training:
     checkpoint_spacing: Literal["even", "log", "every"] = "even"
     checkpoint_every: int = 1
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Precision = "model"
     device: str = "cpu"
     engine: Engine = "auto"
     block: int | None = None
@@ -79,6 +83,10 @@ class Training:
             raise ConfigError(f"training.final_fraction must be from 0 to 1, got {self.final_fraction}; change it")
         if self.block is not None and self.block < 1:
             raise ConfigError(f"training.block must be at least 1 or null, got {self.block}; raise it")
+        if self.precision != "model" and self.dtype != "float32":
+            raise ConfigError(
+                f"training.precision={self.precision} is for training.dtype=float32, got {self.dtype}; change one"
+            )
 
     def steps(self, n_train: int) -> int:
         """Updates in the whole training."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from influx.errors import IncompatibleError
+from influx.learners.torch.mixed import Precision, passed
 from influx.learners.torch.sequential import GLOBAL_GENERATOR, random_state
 from influx.learners.torch.sizes import few_tokens, is_large, passes_in_outline
 from influx.learners.torch.tasks import Task
@@ -35,7 +36,9 @@ class Traits:
 PLAIN = Traits(coupled=False, takes_one=True, random=False, stackable=True)
 
 
-def traits_of(module: nn.Module, task: Task, x: Tensor, y: Tensor, stack: bool = True) -> Traits:
+def traits_of(
+    module: nn.Module, task: Task, x: Tensor, y: Tensor, stack: bool = True, precision: Precision = "model"
+) -> Traits:
     """Try a copy of the module on the instances ``x`` (2, ...) and their targets.
 
     Long texts are shortened for large nets. Without ``stack`` a module is not stackable.
@@ -44,7 +47,7 @@ def traits_of(module: nn.Module, task: Task, x: Tensor, y: Tensor, stack: bool =
     random = is_random(module, x)
     coupled = has_batch_statistics(module) or (not random and _depends_on_others(copy.deepcopy(module).train(), x))
     alone = not (coupled or random or has_parameter_hooks(module))
-    stackable = stack and alone and _stackable(module, task, x, y)
+    stackable = stack and alone and _stackable(module, task, x, y, precision)
     return Traits(coupled, not coupled or _takes_one(module, x), random, stackable)
 
 
@@ -95,11 +98,11 @@ def is_random(module: nn.Module, x: Tensor) -> bool:
         return not torch.equal(before, random_state(x.device))
 
 
-def _stackable(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> bool:
+def _stackable(module: nn.Module, task: Task, x: Tensor, y: Tensor, precision: Precision) -> bool:
     stacked = {name: torch.stack([p.detach()] * 2) for name, p in module.named_parameters()}
 
     def loss(params: dict[str, Tensor]) -> Tensor:
-        return task.loss(functional_call(module, params, (x,)), y).sum()
+        return task.loss(passed(precision, lambda x: functional_call(module, params, (x,)), x), y).sum()
 
     try:
         vmap(grad(loss))(stacked)
@@ -110,12 +113,16 @@ def _stackable(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> bool:
     return True
 
 
-def check_trainable(module: nn.Module, task: Task, x: Tensor, y: Tensor, smallest_batch: int) -> None:
+def check_trainable(
+    module: nn.Module, task: Task, x: Tensor, y: Tensor, smallest_batch: int, precision: Precision = "model"
+) -> None:
     """Refuse a module that training would fail on later.
 
     Raises:
-        IncompatibleError: frozen parameters, batches too small for batch statistics, outputs of another shape.
+        IncompatibleError: frozen parameters, state other than tensors, batches too small for batch statistics, outputs
+            of another shape.
     """
+    check_state(module)
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
     if frozen:
         raise IncompatibleError(
@@ -127,7 +134,7 @@ def check_trainable(module: nn.Module, task: Task, x: Tensor, y: Tensor, smalles
             f"batch normalisation needs two instances where one has been removed, the smallest batch has "
             f"{smallest_batch}; change training.batch_size, set training.drop_last=true or use a model with norm=group"
         )
-    _learn(module, task, x, y)
+    _learn(module, task, x, y, precision)
     if _depends_on_others(copy.deepcopy(module).eval(), few_tokens(module, x)):
         raise IncompatibleError(
             "the model's output for an instance depends on the other instances of its batch even in eval mode, so that "
@@ -135,12 +142,12 @@ def check_trainable(module: nn.Module, task: Task, x: Tensor, y: Tensor, smalles
         )
 
 
-def _learn(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> None:
-    """One forward and backward pass of a copy; of a large module without numbers, where that is possible."""
+def _learn(module: nn.Module, task: Task, x: Tensor, y: Tensor, precision: Precision) -> None:
+    """A forward and backward pass of a copy, also in ``precision``; of a large module without numbers, if possible."""
 
-    def forth_and_back(probe: nn.Module) -> None:
+    def forth_and_back(probe: nn.Module, precision: Precision = "model") -> None:
         device = next(probe.parameters()).device
-        task.loss(probe.train()(x.to(device)), y.to(device)).sum().backward()
+        task.loss(passed(precision, probe.train(), x.to(device)), y.to(device)).sum().backward()
 
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         if is_large(module) and passes_in_outline(module, forth_and_back):
@@ -153,6 +160,28 @@ def _learn(module: nn.Module, task: Task, x: Tensor, y: Tensor) -> None:
                 f"the model cannot be trained on inputs of shape {tuple(x.shape[1:])} ({first}); "
                 "choose another model or another shape of the dataset"
             ) from error
+        try:
+            if precision != "model":
+                forth_and_back(copy.deepcopy(module), precision)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise IncompatibleError(
+                f"the model cannot be trained with training.precision={precision} ({str(error).splitlines()[0]}); "
+                "use training.precision=model"
+            ) from error
+
+
+def check_state(module: nn.Module) -> None:
+    """Refuse a module whose state is more than tensors: checkpoints hold nothing else.
+
+    Raises:
+        IncompatibleError: it is.
+    """
+    other = [name for name, value in module.state_dict().items() if not isinstance(value, Tensor)]
+    if other:
+        raise IncompatibleError(
+            f"the model's state must be tensors, {other[0]} is something else (of get_extra_state), which checkpoints "
+            "do not hold; make it a buffer, or leave it out of the state"
+        )
 
 
 def _takes_one(module: nn.Module, x: Tensor) -> bool:
