@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from influx.engines.layers import LayerRows
+from influx.engines.outer import Tokens, by_token
 
 Strategy = Literal["ekfac", "kfac", "diagonal"]
 OTHER_WAYS = (
     "the model uses a parameter in another way for some instances than for others, so that its layers have no one "
     "shape; choose an estimator that does not look at layers, such as estimator=if_cg"
 )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What gradients of a layer are multiplied with, made from those of m instances.
+
+    Attributes:
+        weights: of squares in the block's basis, in the shape of its eigenvalues.
+        tensors: each with m in its first dimension.
+    """
+
+    weights: Tensor
+    tensors: tuple[Tensor, ...]
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Of tokens ``(m, L)`` and vectors ``(m, L, d)``."""
+        return by_token(*self.tensors)
+
+
+class Met(NamedTuple):
+    """What products with a block of gradients give besides: squared norms, the sum, and what is left to multiply."""
+
+    squares: Tensor  # (b,)
+    total: Tensor  # (q,)
+    sides: tuple[Tensor, Tensor] | None = None  # (b, rows) and (b, columns)
 
 
 class Block(Protocol):
@@ -24,7 +52,11 @@ class Block(Protocol):
     """
 
     kind: str
-    trace: float  # of the layer's exact curvature
+
+    @property
+    def trace(self) -> float:
+        """Of the layer's exact curvature."""
+        ...
 
     def gather(self, layer: LayerRows, weight: float, again: bool) -> None:
         """First pass; ``again`` when the instances are those of the last call, with other output gradients."""
@@ -59,29 +91,74 @@ class Block(Protocol):
         """``(b,)`` sums of squares in this basis times ``weights``, which have the shape of the eigenvalues."""
         ...
 
+    def hold(self, layer: LayerRows, weights: Tensor) -> tuple[Tensor, ...]:
+        """What others' gradients are to be multiplied with, for products weighed by ``weights`` in this basis."""
+        ...
+
+    def meet(self, layer: LayerRows, held: Held, into: Tensor) -> Met:
+        """Add the products of ``b`` gradients with what is held to ``into`` (b, m), or leave them to ``finish``."""
+        ...
+
+    def finish(self, sides: tuple[Tensor, Tensor], held: Held, into: Tensor) -> None:
+        """Add the products that are left, from the sides of one or more calls of ``meet``."""
+        ...
+
 
 @dataclass
-class Whole:
-    """The layer's own matrix, written out."""
+class WrittenOut:
+    """A layer whose gradients are written out to be multiplied."""
 
     numbers: int
+
+    def into(self, flat: Tensor) -> Tensor:
+        """Themselves."""
+        return flat
+
+    def back(self, turned: Tensor) -> Tensor:
+        """Themselves."""
+        return turned
+
+    def hold(self, layer: LayerRows, weights: Tensor) -> tuple[Tensor, ...]:
+        """``(b, q)`` products with the matrix that has these eigenvalues."""
+        turned = self.into(layer.flat())
+        return (self.back(turned * weights.to(turned)),)
+
+    def meet(self, layer: LayerRows, held: Held, into: Tensor) -> Met:
+        """One product of matrices."""
+        flat = layer.flat()
+        into.addmm_(flat, held.tensors[0].T)
+        return Met(flat.square().sum(1), flat.sum(0))
+
+    def finish(self, sides: tuple[Tensor, Tensor], held: Held, into: Tensor) -> None:
+        """Nothing is left."""
+
+
+@dataclass
+class Whole(WrittenOut):
+    """The layer's own matrix, written out."""
+
     trace: float = 0.0
     kind: str = "whole"
-    _matrix: Tensor | None = None
+    _matrix: Tensor | None = None  # then the eigenvectors
     _values: Tensor | None = None
+    _dtype: torch.dtype = torch.float64
 
     def gather(self, layer: LayerRows, weight: float, again: bool) -> None:
         """Outer products."""
         flat = layer.flat()
-        self._matrix = flat.new_zeros(self.numbers, self.numbers) if self._matrix is None else self._matrix
-        self._matrix.addmm_(flat.T, flat, alpha=weight)
+        if self._matrix is None:
+            self._matrix, self._dtype = flat.new_zeros(self.numbers, self.numbers, dtype=torch.float64), flat.dtype
+        if self._dtype == torch.float64:
+            self._matrix.addmm_(flat.T, flat, alpha=weight)
+        else:
+            self._matrix.add_(flat.T @ flat, alpha=weight)
 
     def turn(self) -> None:
         """Eigenvalues and eigenvectors, which take the matrix's place."""
         assert self._matrix is not None
         self.trace = float(self._matrix.trace())
-        values, self._matrix = torch.linalg.eigh(self._matrix)
-        self._values = values.clamp_min(0)
+        values, basis = torch.linalg.eigh(self._matrix)
+        self._values, self._matrix = values.clamp_min(0), basis.to(self._dtype)
 
     def measure(self, layer: LayerRows, weight: float) -> None:
         """They are known."""
@@ -94,19 +171,20 @@ class Whole:
 
     def diagonal(self, values: Tensor) -> Tensor:
         """``(q,)``."""
-        return values @ self._basis.square()
+        return values @ self._basis.to(values).square()
 
     def into(self, flat: Tensor) -> Tensor:
         """``(k, q)``."""
-        return flat @ self._basis
+        return flat @ self._basis.to(flat)
 
     def back(self, turned: Tensor) -> Tensor:
         """``(k, q)``."""
-        return turned @ self._basis.T
+        return turned @ self._basis.T.to(turned)
 
     def weighed(self, layer: LayerRows, weights: Tensor) -> Tensor:
         """Written out."""
-        return self.into(layer.flat()).square() @ weights
+        turned = self.into(layer.flat())
+        return turned.square_() @ weights.to(turned)
 
     @property
     def _basis(self) -> Tensor:
@@ -115,10 +193,9 @@ class Whole:
 
 
 @dataclass
-class Separate:
+class Separate(WrittenOut):
     """The diagonal of the layer's matrix."""
 
-    numbers: int
     trace: float = 0.0
     kind: str = "diagonal"
     _values: Tensor | None = None
@@ -126,7 +203,7 @@ class Separate:
     def gather(self, layer: LayerRows, weight: float, again: bool) -> None:
         """Squares."""
         squares = layer.flat().square().sum(0)
-        self._values = squares * weight if self._values is None else self._values.add_(squares, alpha=weight)
+        self._values = squares.double() * weight if self._values is None else self._values.add_(squares, alpha=weight)
 
     def turn(self) -> None:
         """There is no other basis."""
@@ -145,14 +222,7 @@ class Separate:
         """Themselves."""
         return values
 
-    def into(self, flat: Tensor) -> Tensor:
-        """Themselves."""
-        return flat
-
-    def back(self, turned: Tensor) -> Tensor:
-        """Themselves."""
-        return turned
-
     def weighed(self, layer: LayerRows, weights: Tensor) -> Tensor:
         """Written out."""
-        return layer.flat().square() @ weights
+        squares = layer.flat().square()
+        return squares @ weights.to(squares)

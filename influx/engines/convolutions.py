@@ -83,6 +83,20 @@ class Convolved:
         patches = self.geometry.patches(self.inputs).flatten(1, 1 + len(self.geometry.kernel)).flatten(2)
         return Dense(self._joined(self.gradients.flatten(2))), Dense(self._joined(patches))
 
+    def by_pixel(self) -> tuple[Dense, Dense]:
+        """The same, channels of a pixel of a patch together: less to copy where they are together in the inputs."""
+        dims, geometry = len(self.geometry.kernel), self.geometry
+        patches = geometry.patches(self.inputs)
+        patches = patches.permute(0, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims), 1)
+        columns = patches.reshape(self.instances, -1, self.inputs.shape[1] * math.prod(geometry.kernel))
+        return Dense(self.gradients.movedim(1, -1).reshape(self.instances, -1, self.gradients.shape[1])), Dense(columns)
+
+    @property
+    def pixels(self) -> Tensor:
+        """Which of the weight's columns each of those columns is."""
+        channels, pixels = self.inputs.shape[1], math.prod(self.geometry.kernel)
+        return torch.arange(channels * pixels, device=self.inputs.device).view(channels, pixels).T.flatten()
+
     def _joined(self, images: Tensor) -> Tensor:
         """``(b, k L, d)`` from ``(b k, d, L)``."""
         return images.transpose(1, 2).reshape(self.instances, -1, images.shape[1])

@@ -29,6 +29,7 @@ from influx.problem import Checkpoint, Split
 
 WRITTEN_BYTES = 64 << 20  # of gradients multiplied at a time
 CONDITIONED = 1e-8  # smallest eigenvalue over the largest from which no damping is needed
+SMALL = 2000  # parameters up to which everything is float64: nets that are compared with exact solutions
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Curvature:
         """Per-instance gradients at these parameters in float64, in the parameter order of ``matrix``."""
         gradients = self.gradients or Gradients(self.fitted, self.train, self.train)
         return gradients.exact if self.checkpoint is None else gradients.at(self.checkpoint, dtype=torch.float64)
+
+    @cached_property
+    def layered(self) -> GradientsAt:
+        """The same for curvature layer by layer: in the model's own precision, but for small nets."""
+        if self.at.size <= SMALL:
+            return self.at
+        gradients = self.gradients or Gradients(self.fitted, self.train, self.train)
+        return gradients.at(self.checkpoint or self.fitted.checkpoints[-1])
 
     def tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets, floating-point ones in float64."""

@@ -6,6 +6,8 @@ Q_r ⊗ Q_c. The second moments of Q_rᵀ G Q_c are the eigenvalues that bring t
 layer, in the Frobenius norm, that this basis allows. A bias is one more input, which is always 1. Tokens are one-hot,
 and the basis of their side is the standard one. So is that of a side with more than ``SIDE`` numbers, whose moments
 would not fit in memory: its block is of the kind ``partial``.
+
+Sums over instances and decompositions are float64, everything else is in the gradients' own precision.
 """
 
 from __future__ import annotations
@@ -16,79 +18,37 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from influx.engines.blocks import OTHER_WAYS, Block, Separate, Strategy, Whole
+from influx.engines import outer
+from influx.engines.blocks import OTHER_WAYS, Block, Held, Met, Separate, Strategy, Whole
+from influx.engines.convolutions import Convolved
 from influx.engines.factors import Dense, OneHot, Side, positions
 from influx.engines.layers import LayerRows, Weighted
+from influx.engines.sides import shape_of, sides_of
 from influx.errors import IncompatibleError
 
 WHOLE = 2000  # numbers at most in a layer that is no sum of outer products for its matrix to be written out
 SIDE = 8000  # numbers at most in a side with a basis of its own: half a gigabyte
-PIECE_BYTES = 32 << 20  # of one layer's gradients, written out at a time
 
 
-def block_for(layer: LayerRows, numbers: int, strategy: Strategy, whole: int = 0) -> Block:
+def block_for(layer: LayerRows, numbers: int, strategy: Strategy, whole: int = 0, repeated: bool = True) -> Block:
     """The block of a layer with so many numbers, given gradients of a few instances.
 
-    Weights with up to ``whole`` numbers get a matrix of their own too.
+    Weights with up to ``whole`` numbers get a matrix of their own too. ``repeated`` says that instances come several
+    times, with other output gradients.
     """
-    found = _sides(layer)
+    found = sides_of(layer)
     if found is None or numbers <= whole:
         return Whole(numbers) if numbers <= max(whole, WHOLE) and strategy != "diagonal" else Separate(numbers)
     assert isinstance(layer, Weighted)
-    turned, narrow = turnable(strategy, *found)
-    ones = layer.terms[0].inputs_side if layer.bias else None
+    rows, _, ones = found
+    shape = shape_of(*found)
+    fits = isinstance(rows, OneHot) or shape[0] <= SIDE, shape[1] <= SIDE
+    turned = (False, False) if strategy == "diagonal" else (isinstance(rows, Dense) and fits[0], fits[1])
+    narrow = strategy == "diagonal" or all(fits)
     kind = "diagonal" if not any(turned) else "kronecker" if narrow else "partial"
-    return Kronecker(_shape(found), ones, turned, strategy == "kfac", kind=kind)
-
-
-def turnable(strategy: Strategy, rows: Side, columns: Dense) -> tuple[tuple[bool, bool], bool]:
-    """Whether each side gets a basis other than its own, and whether neither is too large for one."""
-    fits = isinstance(rows, OneHot) or rows.width <= SIDE, columns.width <= SIDE
-    if strategy == "diagonal":
-        return (False, False), True
-    return (isinstance(rows, Dense) and fits[0], fits[1]), all(fits)
-
-
-def factor_numbers(layer: LayerRows) -> int:
-    """Numbers in both sides of one layer's outer products, all positions together."""
-    if not isinstance(layer, Weighted) or any(term.extent is None for term in layer.terms):
-        return 1
-    return sum(term.extent[0] * term.extent[1] for term in layer.terms if term.extent is not None)
-
-
-def _sides(layer: LayerRows) -> tuple[Side, Dense] | None:
-    """Rows and columns of the outer products of all uses, with the bias; None when G is no sum of these."""
-    if not isinstance(layer, Weighted) or any(term.extent is None for term in layer.terms):
-        return None
-    pairs = [term.sides() for term in layer.terms]
-    rows, columns = (_joined([pair[number] for pair in pairs]) for number in (0, 1))
-    if rows is None or not isinstance(columns, Dense):
-        return None
-    if layer.bias and layer.terms[0].inputs_side == 1:
-        columns = _with_ones(columns)
-    elif layer.bias and isinstance(rows, Dense):
-        rows = _with_ones(rows)
-    return rows, columns
-
-
-def _joined(sides: list[Side]) -> Side | None:
-    """Positions of all uses; None for tokens in one and numbers in another, as of a tied embedding."""
-    if len(sides) == 1:
-        return sides[0]
-    dense = [side.vectors for side in sides if isinstance(side, Dense)]
-    tokens = [side for side in sides if isinstance(side, OneHot)]
-    if dense and tokens:
-        return None
-    return Dense(torch.cat(dense, 1)) if dense else OneHot(torch.cat([t.index for t in tokens], 1), tokens[0].size)
-
-
-def _with_ones(side: Dense) -> Dense:
-    return Dense(torch.cat([side.vectors, side.vectors.new_ones(*side.vectors.shape[:2], 1)], 2))
-
-
-def _shape(sides: tuple[Side, Dense]) -> tuple[int, int]:
-    rows, columns = sides
-    return (rows.size if isinstance(rows, OneHot) else rows.width), columns.width
+    first = layer.terms[0]
+    order = first.pixels if isinstance(first, Convolved) else None
+    return Kronecker(shape, ones, turned, strategy == "kfac", repeated, kind, order)
 
 
 @dataclass
@@ -100,52 +60,62 @@ class Kronecker:
         ones: the side with the bias, None without one.
         turned: whether a side gets a basis other than its own.
         product: eigenvalues are products of those of the two factors (K-FAC), with a second pass to no purpose.
-        trace: of the layer's exact curvature.
+        repeated: instances come several times, with other output gradients.
+        order: which of the weight's columns each column is, where they are in another order.
     """
 
     shape: tuple[int, int]
     ones: int | None
     turned: tuple[bool, bool]
     product: bool
-    trace: float = 0.0
+    repeated: bool = True
     kind: str = "kronecker"
+    order: Tensor | None = None
     _moments: list[Tensor | None] = field(default_factory=lambda: [None, None])  # (d, d), or (d,) without a basis
     _last: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by side: vectors and their moment
     _bases: list[Tensor | None] = field(default_factory=lambda: [None, None])
     _values: Tensor | None = None
+    _trace: float = 0.0
     _count: float = 0.0  # Σ w over instances and their pseudo-gradients
     _length: int = 1
+    _dtype: torch.dtype = torch.float64
 
     def gather(self, layer: LayerRows, weight: float, again: bool) -> None:
         """Second moments of both sides."""
-        sides = self._matching(layer)
-        self.trace += weight * float(layer.squares().sum())
-        self._count, self._length = self._count + weight * len(sides[1].vectors), positions(sides[1])
-        for number, side in enumerate(sides):
+        rows, columns = self._matching(layer)
+        if self.product:
+            self._trace += weight * float(layer.squares().sum())
+        self._count, self._length = self._count + weight * len(columns.vectors), positions(columns)
+        self._dtype = columns.vectors.dtype
+        for number, side in enumerate((rows, columns)):
             if self.turned[number] or self.product:
                 found, known = self._moment(number, side, again), self._moments[number]
-                self._moments[number] = found * weight if known is None else known.add_(found, alpha=weight)
+                self._moments[number] = found.double() * weight if known is None else known.add_(found, alpha=weight)
 
     def _moment(self, number: int, side: Side, again: bool) -> Tensor:
         """Inputs stay the same when output gradients change: their moment is computed once."""
         if isinstance(side, OneHot):
             return torch.bincount(side.index.flatten(), minlength=side.size).double()
         if not self.turned[number]:
-            return side.vectors.flatten(0, 1).square().sum(0)
-        if not again or number not in self._last or not torch.equal(self._last[number][0], side.vectors):
-            flat = side.vectors.flatten(0, 1)
-            self._last[number] = side.vectors, flat.T @ flat
-        return self._last[number][1]
+            return self._full(side.vectors, number).flatten(0, 1).square().sum(0)
+        known = self._last.get(number)
+        if again and known is not None and torch.equal(known[0], side.vectors):
+            return known[1]
+        found = outer.moment(side.vectors.flatten(0, 1), self.ones == number)
+        if self.repeated:
+            self._last[number] = side.vectors, found
+        return found
 
     def turn(self) -> None:
         """Eigenvectors of both moments."""
         own = []
         self._last = {}
-        for number, moment in enumerate(self._moments):
+        for number, found in enumerate(self._moments):
             self._moments[number] = None
-            if moment is not None and moment.ndim == 2:
-                moment, self._bases[number] = torch.linalg.eigh(moment)  # reads one triangle
-            own.append(moment)
+            if found is not None and found.ndim == 2:
+                found, basis = torch.linalg.eigh(found)  # reads the lower triangle
+                self._bases[number] = basis.to(self._dtype)
+            own.append(found)
         if self.product and own[0] is not None and own[1] is not None:
             # inputs independent of output gradients, and these uncorrelated between positions: Grosse & Martens 2016
             both = torch.outer(own[0].clamp_min(0), own[1].clamp_min(0))
@@ -157,13 +127,13 @@ class Kronecker:
             return
         rows, columns = self._matching(layer)
         if self._values is None:
-            self._values = columns.vectors.new_zeros(self.shape)
+            self._values = columns.vectors.new_zeros(self.shape, dtype=torch.float64)
         if isinstance(rows, OneHot):
-            where, sums = self._by_token(rows, columns)
-            self._values.index_add_(0, where % rows.size, sums.square_(), alpha=weight)
+            token, _, sums = outer.by_token(rows.index, self._based(columns.vectors, 1))
+            self._values.index_add_(0, token, sums.square_().double(), alpha=weight)
         elif positions(rows) == 1:
-            left, right = self._squares(rows, columns)
-            self._values.addmm_(left.T, right, alpha=weight)
+            left, right = self._single(rows, columns)
+            self._values.add_(left.square().T @ right.square(), alpha=weight)
         else:
             for written in self._written(rows, columns):
                 self._values.add_(written.square_().sum(0), alpha=weight)
@@ -171,14 +141,63 @@ class Kronecker:
     def weighed(self, layer: LayerRows, weights: Tensor) -> Tensor:
         """No gradient is written out where there is one position or tokens are rows."""
         rows, columns = self._matching(layer)
+        weights = weights.to(columns.vectors)
         if isinstance(rows, OneHot):
-            where, sums = self._by_token(rows, columns)
-            found = (sums.square_() * weights[where % rows.size]).sum(1)
-            return found.new_zeros(len(rows.index)).index_add_(0, where // rows.size, found)
+            token, instance, sums = outer.by_token(rows.index, self._based(columns.vectors, 1))
+            found = (sums.square_() * weights[token]).sum(1)
+            return found.new_zeros(len(rows.index)).index_add_(0, instance, found)
         if positions(rows) == 1:
-            left, right = self._squares(rows, columns)
-            return ((left @ weights) * right).sum(1)
+            left, right = self._single(rows, columns)
+            return ((left.square() @ weights) * right.square()).sum(1)
         return torch.cat([made.square_().flatten(1) @ weights.flatten() for made in self._written(rows, columns)])
+
+    def hold(self, layer: LayerRows, weights: Tensor) -> tuple[Tensor, ...]:
+        """Sides in the basis where there is one position; tokens and their vectors; else written out."""
+        rows, columns = self._matching(layer)
+        weights = weights.to(columns.vectors)
+        if isinstance(rows, OneHot):
+            weighed, basis = self._based(columns.vectors, 1) * weights[rows.index], self._bases[1]
+            return rows.index, weighed if basis is None else weighed @ basis.T
+        if positions(rows) == 1:
+            return self._single(rows, columns)
+        made = torch.cat([self._unturned(made.mul_(weights)) for made in self._written(rows, columns)])
+        if self.ones is None:
+            return (made.flatten(1),)
+        weight, bias = made.split([made.shape[1 + self.ones] - 1, 1], 1 + self.ones)
+        return weight.flatten(1), bias.flatten(1)
+
+    def meet(self, layer: LayerRows, held: Held, into: Tensor) -> Met:
+        """Sides of one position, and tokens, are left for ``finish``, which multiplies more instances at a time."""
+        rows, columns = self._matching(layer)
+        if isinstance(rows, OneHot):
+            token, instance, sums = outer.by_token(rows.index, columns.vectors)
+            squares = sums.new_zeros(len(into)).index_add_(0, instance, sums.square().sum(1))
+            total = sums.new_zeros(self.shape).index_add_(0, token, sums)
+            return Met(squares, total.flatten(), (rows.index, columns.vectors))
+        if positions(rows) > 1:
+            squares, made = outer.written_products(rows.vectors, columns.vectors, held.tensors[0], into)
+            total = self._ordered(made[None], inverse=True).flatten()
+            if self.ones is not None:
+                bias = (rows, columns)[1 - self.ones].vectors.sum(1)
+                into.addmm_(bias, held.tensors[1].T)
+                squares, total = squares + bias.square().sum(1), torch.cat([total, bias.sum(0)])
+            return Met(squares, total)
+        if held.tensors[0].shape[1] != self.shape[0]:
+            raise IncompatibleError(OTHER_WAYS)
+        left, right = self._full(rows.vectors, 0)[:, 0], self._full(columns.vectors, 1)[:, 0]
+        squares = left.square().sum(1) * right.square().sum(1)
+        return Met(squares, self._flat((left.T @ right)[None])[0], self._single(rows, columns))
+
+    def finish(self, sides: tuple[Tensor, Tensor], held: Held, into: Tensor) -> None:
+        """Products token by token, or of outer products in the basis, written out some columns at a time."""
+        if sides[1].ndim == 3:
+            return outer.token_products(outer.by_token(*sides), held.tokens, into)
+        outer.outer_products(sides, (held.tensors[0], held.tensors[1]), held.weights.to(into), into)
+
+    @property
+    def trace(self) -> float:
+        """That of the eigenvalues, but for K-FAC."""
+        return self._trace if self.product else float(self.eigenvalues.sum())
 
     @property
     def eigenvalues(self) -> Tensor:
@@ -188,59 +207,76 @@ class Kronecker:
 
     def diagonal(self, values: Tensor) -> Tensor:
         """Σ_rc Q_r² Q_c² of the values."""
-        made, (first, second) = self._matrices(values[None])[0], self._bases
-        made = made if second is None else made @ second.square()
-        return made if first is None else first.square().T @ made
-
-    def into(self, flat: Tensor) -> Tensor:
-        """Q_rᵀ G Q_c, ``(k, rows, columns)``."""
-        return self._turn(self._matrices(flat))
-
-    def back(self, turned: Tensor) -> Tensor:
-        """Q_r G Q_cᵀ, the bias last."""
-        first, second = self._bases
-        made = turned if second is None else turned @ second.T
-        made = made if first is None else first @ made
-        return made.flatten(1) if self.ones != 1 else torch.cat([made[:, :, :-1].flatten(1), made[:, :, -1]], 1)
-
-    def _matrices(self, flat: Tensor) -> Tensor:
-        if self.ones != 1:
-            return flat.reshape(-1, *self.shape)
-        weight, bias = flat.split([self.shape[0] * (self.shape[1] - 1), self.shape[0]], 1)
-        return torch.cat([weight.reshape(len(flat), self.shape[0], -1), bias[:, :, None]], 2)
-
-    def _turn(self, made: Tensor) -> Tensor:
-        first, second = self._bases
+        made = self._matrices(values[None])[0]
+        first, second = (None if basis is None else basis.to(made).square() for basis in self._bases)
         made = made if second is None else made @ second
         return made if first is None else first.T @ made
 
-    def _based(self, side: Dense, number: int) -> Tensor:
+    def into(self, flat: Tensor) -> Tensor:
+        """Q_rᵀ G Q_c, ``(k, rows, columns)``."""
+        made, (first, second) = self._matrices(flat), self._bases
+        made = made if second is None else made @ second.to(made)
+        return made if first is None else first.T.to(made) @ made
+
+    def back(self, turned: Tensor) -> Tensor:
+        """Q_r G Q_cᵀ, the bias last."""
+        return self._flat(self._unturned(turned))
+
+    def _unturned(self, turned: Tensor) -> Tensor:
+        first, second = self._bases
+        made = turned if second is None else turned @ second.T.to(turned)
+        return made if first is None else first.to(made) @ made
+
+    def _flat(self, made: Tensor) -> Tensor:
+        if self.ones != 1:
+            return self._ordered(made, inverse=True).flatten(1)
+        return torch.cat([self._ordered(made[:, :, :-1], inverse=True).flatten(1), made[:, :, -1]], 1)
+
+    def _matrices(self, flat: Tensor) -> Tensor:
+        if self.ones != 1:
+            return self._ordered(flat.reshape(-1, *self.shape))
+        weight, bias = flat.split([self.shape[0] * (self.shape[1] - 1), self.shape[0]], 1)
+        return torch.cat([self._ordered(weight.reshape(len(flat), self.shape[0], -1)), bias[:, :, None]], 2)
+
+    def _ordered(self, made: Tensor, inverse: bool = False) -> Tensor:
+        """Columns in the order of the block, or back in that of the weight."""
+        if self.order is None:
+            return made
+        return made[:, :, self.order.argsort() if inverse else self.order]
+
+    def _full(self, vectors: Tensor, number: int) -> Tensor:
+        return outer.with_ones(vectors) if self.ones == number else vectors
+
+    def _based(self, vectors: Tensor, number: int) -> Tensor:
+        """``(b, L, d)`` vectors of a side in its basis."""
         basis = self._bases[number]
-        return side.vectors if basis is None else side.vectors @ basis
+        if basis is None:
+            return self._full(vectors, number)
+        flat = vectors.flatten(0, 1)
+        made = torch.addmm(basis[-1], flat, basis[:-1]) if self.ones == number else flat @ basis
+        return made.view(*vectors.shape[:2], -1)
 
-    def _squares(self, rows: Dense, columns: Dense) -> tuple[Tensor, Tensor]:
+    def _single(self, rows: Dense, columns: Dense) -> tuple[Tensor, Tensor]:
         """``(b, rows)`` and ``(b, columns)`` of single outer products in the basis."""
-        return self._based(rows, 0)[:, 0].square(), self._based(columns, 1)[:, 0].square()
-
-    def _by_token(self, rows: OneHot, columns: Dense) -> tuple[Tensor, Tensor]:
-        """Rows of gradients that are not zero: where, instance times vocabulary plus token, and ``(., columns)``."""
-        keys = rows.index + rows.size * torch.arange(len(rows.index), device=rows.index.device)[:, None]
-        where, place = torch.unique(keys, return_inverse=True)
-        vectors = self._based(columns, 1).flatten(0, 1)
-        return where, vectors.new_zeros(len(where), vectors.shape[1]).index_add_(0, place.flatten(), vectors)
+        return self._based(rows.vectors, 0)[:, 0], self._based(columns.vectors, 1)[:, 0]
 
     def _written(self, rows: Dense, columns: Dense) -> Iterator[Tensor]:
         """Gradients in the basis, ``(b, rows, columns)`` of some instances at a time."""
         (high, wide), length = self.shape, positions(rows)
-        early = length * (high**2 + wide**2) < high * wide * (high + wide)  # turn the sides, not their products
-        left, right = (self._based(rows, 0), self._based(columns, 1)) if early else (rows.vectors, columns.vectors)
-        size = max(PIECE_BYTES // (8 * high * wide), 1)
-        for mine, theirs in zip(left.split(size), right.split(size), strict=True):
-            made = torch.bmm(mine.transpose(1, 2), theirs)
-            yield made if early else self._turn(made)
+        first, second = self._bases
+        early = first is None or length <= wide, second is None or length <= high  # turn sides, not their products
+        size = max(outer.PIECE_BYTES // (rows.vectors.element_size() * high * wide), 1)
+        for mine, theirs in zip(rows.vectors.split(size), columns.vectors.split(size), strict=True):
+            left = self._based(mine, 0) if early[0] else self._full(mine, 0)
+            made = torch.bmm(left.transpose(1, 2), self._based(theirs, 1) if early[1] else theirs)
+            if second is not None and not early[1]:
+                made = made @ second[: made.shape[2]]
+                if self.ones == 1:
+                    made.addcmul_(left.sum(1).unsqueeze(2), second[-1])
+            yield made if early[0] or first is None else first.T @ made
 
     def _matching(self, layer: LayerRows) -> tuple[Side, Dense]:
-        found = _sides(layer)
-        if found is None or _shape(found) != self.shape:
+        found = sides_of(layer)
+        if found is None or shape_of(*found) != self.shape:
             raise IncompatibleError(OTHER_WAYS)
-        return found
+        return found[:2]

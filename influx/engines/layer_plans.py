@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from influx.engines.solver_plans import pass_work, together
+from influx.engines.solver_plans import HELD_BYTES, pass_work, together
 from influx.planning import Prospect, Work
 
 if TYPE_CHECKING:
@@ -14,7 +14,33 @@ if TYPE_CHECKING:
 
 def ekfac_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
     """The layers' curvature, and the passes for influence."""
-    return layered_work(prospect, kind, solver) + pass_work(prospect)
+    return layered_work(prospect, kind, solver) + layer_pass_work(prospect)
+
+
+def _precision(prospect: Prospect) -> tuple[float, float]:
+    """Of gradients: time of an operation in that of a float32 one, bytes of a number."""
+    from influx.engines.curvature import SMALL
+
+    size = 8 if prospect.net.parameters <= SMALL else prospect.net.number_bytes
+    return size / 4, float(size)
+
+
+def layer_pass_work(prospect: Prospect) -> Work:
+    """Gradients of all instances and their products, layer by layer."""
+    from influx.engines.layer_passes import MOST
+
+    net, n, m = prospect.net, len(prospect.train), len(prospect.test)
+    times, size = _precision(prospect)
+    p = net.parameters
+    each = sum(rows + columns if columns else numbers for rows, columns, numbers in net.sides) if net.plain else p
+    held = int(min(m, max(1, HELD_BYTES // (size * each)), MOST))
+    passes = -(-m // held)
+    return Work(
+        gradients=float(passes * n + m),
+        flops=times * (6.0 * net.macs * (passes * n + m) + 2.0 * n * m * p),
+        bytes=size * 2.0 * held * each + 8.0 * n * m,
+        formula=f"{f'{passes} ' if passes > 1 else ''}n + m gradients, n m p products with n={n}, m={m}, p={p}",
+    )
 
 
 def layered_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
@@ -31,7 +57,8 @@ def layered_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
         repeats = solver.samples
     passes = 1 if solver.strategy == "kfac" else 2
     m, every = len(prospect.test), len(prospect.train)
-    flops = held = 0.0
+    flops = held = cubes = 0.0
+    times, size = _precision(prospect)
     largest = 0  # of the matrices to diagonalise, one after the other
     for rows, columns, numbers in prospect.net.sides:
         product = rows or numbers // max(columns, 1)
@@ -40,14 +67,16 @@ def layered_work(prospect: Prospect, kind: Kind, solver: EKFAC) -> Work:
         else:
             bases = [d for d in (rows, columns) if d and d <= SIDE and solver.strategy != "diagonal"]
         squares = float(sum(d**2 for d in bases))
-        flops += 15.0 * sum(d**3 for d in bases) + passes * repeats * n * squares
+        cubes += 15.0 * sum(d**3 for d in bases)
+        flops += passes * repeats * n * squares
         flops += (2.0 * m * product * sum(bases) if columns else m * squares) + every * squares
-        held += 2.0 * squares + 2.0 * numbers
+        held += (1.0 + size / 8) * squares + 2.0 * numbers
         largest = max(largest, *bases, 0)
     audited = p if solver.audit and p <= AUDITED else 0
     made = Work(
         gradients=float(passes * repeats * n),
-        flops=2 * (passes * n * (2.0 + 4.0 * repeats) * prospect.net.macs + 2.0 * passes * repeats * n * p + flops),
+        flops=2 * cubes
+        + times * (passes * n * (2.0 + 4.0 * repeats) * prospect.net.macs + 2.0 * passes * repeats * n * p + flops),
         bytes=8.0 * (held + 3.0 * largest**2 + 2.0 * p),
         formula=f"{passes} passes of {repeats} gradients over {n} instances, d³ of layers' sides, d <= {largest}",
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from influx.engines.blocks import OTHER_WAYS, Block
+from influx.engines.blocks import OTHER_WAYS, Block, Held
 from influx.engines.layers import Flat, LayerRows, Weighted
 from influx.engines.rows import Rows
 from influx.errors import IncompatibleError, NumericalError
@@ -59,8 +59,27 @@ class Layerwise:
 
     def quadratic_of(self, rows: Rows) -> Tensor:
         """The same from gradients that are not written out: far fewer operations for wide layers."""
-        pairs = zip(self.parts, rows.layers, strict=True)
-        return torch.stack([part.block.weighed(layer, 1 / part.divisor) for part, layer in pairs]).sum(0)
+        return self.weighed(rows, torch.reciprocal)
+
+    def weighed(self, rows: Rows, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``(b,)`` quadratic forms of gradients with a function of the matrix."""
+        pairs = zip(self.parts, alike(rows, len(self.parts)), strict=True)
+        found = [part.block.weighed(layer, function(part.divisor)) for part, layer in pairs]
+        return torch.stack(found).sum(0)
+
+    def held(self, blocks: Iterable[Rows]) -> list[Held]:
+        """What gradients are to be multiplied with, layer by layer, from all blocks of other gradients together."""
+        weights = [part.divisor.reciprocal() for part in self.parts]
+        made: list[list[tuple[Tensor, ...]]] = [[] for _ in self.parts]
+        for rows in blocks:
+            layers = alike(rows, len(self.parts))
+            for into, part, layer, weight in zip(made, self.parts, layers, weights, strict=True):
+                into.append(part.block.hold(layer, weight))
+        found = []
+        for weight in weights:
+            pieces = made.pop(0)  # one layer after the other, since both need memory
+            found.append(Held(weight, tuple(map(torch.cat, zip(*pieces, strict=True)))))
+        return found
 
     @property
     def damping(self) -> Tensor:
@@ -96,13 +115,19 @@ def alike(rows: Rows, count: int) -> list[LayerRows]:
     return rows.layers
 
 
+def decayed(block: Block, decay: Tensor) -> Tensor:
+    """The eigenvalues with weight decay ``decay`` (q,), which no rotation changes where it is the same everywhere."""
+    alike = bool((decay == decay[0]).all())
+    return block.eigenvalues + (decay[0] if alike else block.diagonal(decay))
+
+
 def damped(names: tuple[str, ...], columns: slice, block: Block, decay: Tensor, damping: float | None) -> Part:
     """A layer with weight decay ``decay`` (q,) and damping; None is a tenth of its mean eigenvalue.
 
     Raises:
         NumericalError: the layer's curvature with both is singular.
     """
-    values = block.eigenvalues + block.diagonal(decay)
+    values = decayed(block, decay)
     mean, largest = float(values.mean()), float(values.max())
     chosen = RELATIVE_DAMPING * mean if damping is None else damping
     divisor = values + chosen

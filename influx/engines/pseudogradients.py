@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.engines.autograd import exactly
 from influx.engines.gradients import GradientsAt, OutputGradient
 from influx.engines.operators import Kind, sampled
 from influx.engines.rows import Rows
@@ -27,7 +28,7 @@ class PseudoGradients:
     """Of the instances of a split; every call of ``blocks`` gives the same ones.
 
     Attributes:
-        at: per-instance gradients, float64.
+        at: per-instance gradients.
         task: what outputs mean.
         split: n instances with equal weights.
         kind: which curvature; ``hessian`` is no sum of outer products.
@@ -49,8 +50,9 @@ class PseudoGradients:
         each = self.repeats
         weight = 1 / len(self.split) / (each if self.kind == "sampled_fisher" else 1)
         for part, (x, y) in loaded(self.split, self.size, self.at.tensors):
-            for number in range(each):
-                yield self.at.rows(x, y, self._gradient(part, number)), weight, number > 0
+            seeds = [self._gradient(part, number) for number in range(each)]
+            for number, rows in enumerate(self.at.several(x, y, seeds)):
+                yield rows, weight, number > 0
 
     def first(self) -> Rows:
         """Of one instance, to see the layers."""
@@ -66,5 +68,7 @@ class PseudoGradients:
 
     def _gradient(self, part: slice, number: int) -> OutputGradient | None:
         if self.kind in ("ggn", "fisher"):
-            return partial(self.task.curvature_factor, k=number)
-        return partial(sampled, self.task, self.uniform[part, number]) if self.kind == "sampled_fisher" else None
+            return partial(exactly, partial(self.task.curvature_factor, k=number))
+        if self.kind == "sampled_fisher":
+            return partial(exactly, partial(sampled, self.task, self.uniform[part, number]))
+        return None

@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from influx import progress
-from influx.engines.gradients import GradientsAt
 from influx.engines.inverses import Inverse, Layered, Repeated, Solver, solutions
-from influx.engines.operators import Kind, check_curvature, definite_kind
+from influx.engines.layer_passes import LayerPasses
+from influx.engines.layerwise import Layerwise
+from influx.engines.operators import Kind, check_curvature
 from influx.engines.rows import Rows
+from influx.engines.seen import Relative, Seen
 from influx.engines.solver_plans import together
-from influx.errors import NumericalError
 from influx.influence import Influence, Scale
 from influx.planning import Prospect, Work
 from influx.run import Run
@@ -25,7 +26,6 @@ from influx.run import Run
 DECOUPLED = "AdamW's decoupled weight decay is treated as the gradient of a regulariser, which it is not"
 UNSOLVED = 0.3  # relative residual of a stochastic solver worth a warning
 NEARLY_STATIONARY = 0.01  # gradient of the objective in mean gradient norms of instances
-Relative = Literal["none", "theta", "loss", "gradient"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +79,21 @@ def solved(run: Run, inverse: Inverse, kind: Kind, relative: Relative, own: bool
     ``relative`` divides row i by ‖(H_r + δI)⁻¹ g_i‖ (theta), √(g_iᵀ (H_r + δI)⁻¹ g_i) (loss) or ‖g_i‖ (gradient); a
     zero gradient keeps zeros.
     """
-    gradients = run.gradients.exact
-    passes = Passes(run, gradients, inverse, relative, own)
+    seen = Seen(run, run.curvature.at.size, relative, own)
+    passes: LayerPasses | Passes
+    passes = LayerPasses(run, inverse, seen) if isinstance(inverse, Layerwise) else Passes(run, inverse, seen)
     values, spread = run.zeros(), run.zeros() if isinstance(inverse, Repeated) else None
-    at_once = together(gradients.size)
+    at_once = passes.together
     for start in range(0, len(run.test), at_once):
         columns = slice(start, min(start + at_once, len(run.test)))
         passes.fill(values, spread, columns)
-    slope = doubts(run, passes.total / len(run.train), float(passes.norms.mean()))
+    slope = doubts(run, seen.total / len(run.train), float(seen.norms.mean()))
     unsolved(run, inverse)
-    if passes.without:
-        run.warn(f"{passes.without} training instances have a zero gradient; their influence is zero")
+    if seen.without:
+        run.warn(f"{seen.without} training instances have a zero gradient; their influence is zero")
     report: dict[str, Any] = {"curvature": kind} | inverse.report | {"gradient_norm": slope}
     note = "" if own else ASK
-    found = passes.own.numpy() if own else None
+    found = seen.own.numpy() if own else None
     return run.influence(
         values, scale=scale, stderr=spread, self_influence=found, self_influence_note=note, report=report
     )
@@ -127,14 +128,14 @@ def doubts(run: Run, mean_gradient: Tensor, mean_norm: float) -> float:
 class Passes:
     """Passes over the training set for a few test instances at a time; the first one also looks at each instance."""
 
-    def __init__(self, run: Run, gradients: GradientsAt, inverse: Inverse, relative: Relative, own: bool):
-        """``gradients`` are those at the final parameters in float64."""
-        self.run, self.gradients, self.inverse, self.relative, self.with_own = run, gradients, inverse, relative, own
-        n = len(run.train)
-        self.own, self.norms = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        self.divisors = torch.ones(n, dtype=torch.float64)
-        self.total = torch.zeros(gradients.size, dtype=torch.float64, device=run.curvature.decay.device)
-        self.without = 0
+    def __init__(self, run: Run, inverse: Inverse, seen: Seen):
+        """Gradients are those at the final parameters in float64."""
+        self.run, self.inverse, self.seen, self.gradients = run, inverse, seen, run.gradients.exact
+
+    @property
+    def together(self) -> int:
+        """Test instances at a time."""
+        return together(self.gradients.size)
 
     def fill(self, values: Any, spread: Any, columns: slice) -> None:
         """Influence on the test instances ``columns``, and its standard error if there is one."""
@@ -147,8 +148,8 @@ class Passes:
                 if first:
                     self._look(part, flat, rows)
                 each = (flat @ repeats.transpose(1, 2)).div_(n)  # (r, b, columns)
-                if self.relative != "none":
-                    each /= self.divisors[part].to(flat)[:, None]
+                if self.seen.relative != "none":
+                    each /= self.seen.divisors[part].to(flat)[:, None]
                 values[part, columns] = (each[0] if len(each) == 1 else each.mean(0)).cpu().numpy()
                 if spread is not None:
                     found = each.std(0, correction=1) / len(each) ** 0.5 if len(each) > 1 else each[0] * np.nan
@@ -156,36 +157,13 @@ class Passes:
                 done(len(flat))
 
     def _look(self, part: slice, flat: Tensor, rows: Rows) -> None:
-        """Norms, divisors and influence on itself of a block of training instances."""
-        n = len(self.run.train)
-        self.total += flat.sum(0)
+        """What is to be known of a block of training instances."""
         norms = flat.norm(dim=1)
-        quadratic, divisors = self._sizes(flat, rows, norms)
-        if self.relative != "none":
-            zero = norms == 0
-            self.without += int(zero.sum())
-            if bool((divisors[~zero] <= 0).any()):
-                raise NumericalError(
-                    "an instance's own quadratic form must be positive to divide by; set a larger estimator.damping or "
-                    f"estimator.curvature={definite_kind(self.run.curvature.fitted.task)}"
-                )
-            divisors = torch.where(zero, torch.ones_like(divisors), divisors)
-        self.norms[part], self.divisors[part] = norms.cpu(), divisors.cpu()
-        if self.with_own:
-            self.own[part] = (quadratic / n / divisors).cpu()
-
-    def _sizes(self, flat: Tensor, rows: Rows, norms: Tensor) -> tuple[Tensor, Tensor]:
-        """``(b,)`` quadratic forms with the inverse, where somebody asks for them, and divisors."""
-        if self.relative == "theta":
+        quadratic = solved = torch.zeros_like(norms)
+        if self.seen.relative == "theta":
             moved = self.inverse.solve(flat)
-            return (moved * flat).sum(1), moved.norm(dim=1)
-        quadratic = torch.zeros_like(norms)
-        if self.with_own or self.relative == "loss":
+            quadratic, solved = (moved * flat).sum(1), moved.norm(dim=1)
+        elif self.seen.with_quadratic:
             layered = self.inverse if isinstance(self.inverse, Layered) else None
             quadratic = self.inverse.quadratic(flat) if layered is None else layered.quadratic_of(rows)
-        if self.relative == "gradient":
-            return quadratic, norms
-        # negative ones must not hide behind a root that is not a number
-        return quadratic, quadratic.sign() * quadratic.abs().sqrt() if self.relative == "loss" else torch.ones_like(
-            norms
-        )
+        self.seen.note(part, flat.sum(0), norms, quadratic, solved)

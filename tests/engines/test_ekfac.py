@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from influx.engines import kronecker
+from influx.engines import kronecker, layer_passes, outer
 from influx.engines.compared import rank_correlation
 from influx.engines.gradients import GradientsAt
 from influx.engines.kronecker import block_for
@@ -22,10 +22,11 @@ from influx.engines.solvers.ekfac import EKFAC
 from influx.errors import ConfigError, NumericalError
 from influx.learners.torch.optimizers import SGD
 from influx.learners.torch.tasks import Classification
+from influx.models.cnn import CNN
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.needs import Need
-from influx.oracles.toys import Toy, table, train
+from influx.oracles.toys import Toy, images, table, train
 from influx.planning import Prospect
 from influx.problem import Split
 from influx.run import Run
@@ -167,7 +168,7 @@ def test_every_kind_of_layer_against_moments_of_written_out_gradients(
     make: Callable[[], nn.Module], tokens: bool, pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pieces:
-        monkeypatch.setattr(kronecker, "PIECE_BYTES", 1)
+        monkeypatch.setattr(outer, "PIECE_BYTES", 1)
     given = source(make, tokens)
     g = pseudo(given)
     for strategy in ("ekfac", "diagonal"):
@@ -413,3 +414,93 @@ def test_what_cannot_be_inverted_is_refused_in_one_sentence(tmp_path: Path) -> N
     for settings in ({"strategy": "shampoo"}, {"samples": 0}, {"max_examples": 0}, {"whole": -1}):
         with pytest.raises(ConfigError, match=f"estimator.{next(iter(settings))} must.*set"):
             EKFAC(**settings)  # type: ignore[arg-type]
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 4), nn.Tanh(), nn.Linear(4, 3, bias=False))
+
+
+def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"PIECE_BYTES": 1, "FEW": 2, "TILE": 1, "PANEL": 1}.items():
+        monkeypatch.setattr(outer, name, size)
+    for name, size in {"FACTOR_BYTES": 1, "GROUP": 2, "MOST": 2, "LEFT_BYTES": 1}.items():
+        monkeypatch.setattr(layer_passes, name, size)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize(("make", "tokens"), [(Sequence, True), (convolutions, False), (dense, False)])
+def test_products_by_factors_are_those_with_solutions(
+    make: Callable[[], nn.Module], tokens: bool, pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:
+        in_small_pieces(monkeypatch)
+    given = source(make, tokens)
+    inverse = measured(given, "ekfac")
+    x, y = given.at.tensors(given.split)
+    held = inverse.held(given.at.rows(x[part], y[part]) for part in (slice(0, 2), slice(2, 3)))
+    group, parts = layer_passes.Group(inverse, held, 5), (slice(0, 3), slice(3, 5))
+    found = [group.add(given.at.rows(x[part], y[part]), part.stop - part.start) for part in parts]
+    g = given.at.rows(x, y).flat()
+    expected = g @ inverse.solve(g[:3]).T
+    assert (group.finish() - expected).abs().max() < 1e-12 * expected.abs().max()
+    assert torch.allclose(torch.cat([squares for squares, _ in found]), g.square().sum(1), rtol=1e-12, atol=0)
+    assert torch.allclose(found[0][1] + found[1][1], g.sum(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ones", [False, True])
+def test_moments_are_right_below_the_diagonal(ones: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outer, "PANEL", 2)
+    vectors = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = torch.cat([vectors, torch.ones(7, 1)], 1) if ones else vectors
+    assert torch.allclose(outer.moment(vectors, ones).tril(), (whole.T @ whole).tril(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("relative", ["none", "theta", "loss"])
+def test_influence_is_that_of_solutions_whatever_the_blocks(
+    tmp_path: Path, relative: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = train(tmp_path, table(), MLP(width=3), SGD(lr=0.1, weight_decay=0.1))
+    run = run_of(toy)
+    inverse, at = EKFAC(whole=0 if relative == "none" else None).inverse(run, "ggn", 0.3), run.curvature.at
+    g, target = (at.rows(*at.tensors(split)).flat() for split in (run.train, run.test))
+    moved, n = inverse.solve(g), len(run.train)
+    own = (moved * g).sum(1)
+    divisors = {"none": torch.ones_like(own), "theta": moved.norm(dim=1), "loss": own.sqrt()}[relative]
+    name, settings = ("if_ekfac", {"whole": 0}) if relative == "none" else ("relatif", {"constraint": relative})
+    given = {"curvature": "ggn", "damping": 0.3} | settings | ({} if relative == "none" else {"solver": "ekfac"})
+    for pieces in (False, True):
+        if pieces:
+            in_small_pieces(monkeypatch)
+        found = toy.estimate(name, **given)
+        expected = (moved @ target.T / n / divisors[:, None]).numpy()
+        assert np.abs(found.values - expected).max() < 1e-12 * np.abs(expected).max()
+        assert found.self_influence is not None
+        assert np.allclose(found.self_influence, (own / n / divisors).numpy(), rtol=1e-12, atol=0)
+
+
+SLOW_CNN = pytest.param(CNN(channels=[2, 3], hidden=3), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("model", [MLP(width=3), SLOW_CNN])
+def test_the_precision_of_the_model_is_enough(
+    tmp_path: Path, model: MLP | CNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = images() if isinstance(model, CNN) else table()
+    toy = train(tmp_path, data, model, SGD(lr=0.1, weight_decay=0.1), dtype="float32")
+    exact = toy.estimate("if_ekfac", whole=0, damping=0.1)
+    monkeypatch.setattr("influx.engines.curvature.SMALL", 0)
+    run = run_of(toy)
+    assert next(iter(run.curvature.layered.parameters.values())).dtype == torch.float32
+    found = toy.estimate("if_ekfac", whole=0, damping=0.1)
+    assert 0 < np.abs(found.values - exact.values).max() < 1e-4 * np.abs(exact.values).max()
+    assert exact.self_influence is not None
+    assert np.allclose(found.self_influence, exact.self_influence, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("ggn", [True, False])
+def test_one_forward_pass_serves_several_output_gradients(ggn: bool) -> None:
+    given = source(Sequence, True)
+    x, y = given.at.tensors(given.split)
+    ofs = [given._gradient(slice(0, 5), number) for number in range(3)] if ggn else [None, None]
+    for rows, of in zip(given.at.several(x, y, ofs), ofs, strict=True):
+        assert torch.equal(rows.flat(), given.at.rows(x, y, of).flat())

@@ -14,9 +14,10 @@ from influx import progress
 from influx.engines.blocks import Block, Strategy
 from influx.engines.compared import AUDITED, compared
 from influx.engines.inverses import by_instance, labels_of
-from influx.engines.kronecker import block_for, factor_numbers
+from influx.engines.kronecker import block_for
+from influx.engines.layer_passes import block_size
 from influx.engines.layer_plans import ekfac_work
-from influx.engines.layerwise import Layerwise, Part, alike, damped, layers_of
+from influx.engines.layerwise import Layerwise, Part, alike, damped, decayed, layers_of
 from influx.engines.operators import Kind
 from influx.engines.pseudogradients import PseudoGradients
 from influx.errors import ConfigError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from influx.engines.curvature import Curvature
 
 SMALL = 1500  # numbers of a weight whose own matrix costs little more than its factors
-FACTOR_BYTES = 64 << 20  # inputs and output gradients of one layer, position by position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class EKFAC:
 
     Two passes over the training set: one for the factors, one for the eigenvalues; ``kfac`` needs the first only.
     What is no product of inputs and output gradients gets a matrix of its own up to 2,000 numbers, else a diagonal.
-    Inputs or outputs of a layer that are more than 8,000 keep their own basis.
+    Inputs or outputs of a layer that are more than 8,000 keep their own basis. From 2,000 parameters on gradients
+    have the precision of the model; sums over instances and decompositions are float64.
 
     Source: George et al. 2018, arXiv:1806.03884; Grosse et al. 2023, arXiv:2308.03296. They sample labels; ``ggn``
     here takes the expectation over labels instead.
@@ -121,7 +122,7 @@ class EKFAC:
         self.check(kind)
         decay, parts = run.curvature.decay, []
         for names, columns, block in self.measured(run, kind, points):
-            values = block.eigenvalues + block.diagonal(decay[columns])
+            values = decayed(block, decay[columns])
             parts.append(Part(names, columns, block, 0.0, values.clamp_min(0)))
         return Layerwise(parts, {"strategy": self.strategy})
 
@@ -134,7 +135,7 @@ class EKFAC:
         source, share = sources[0], 1 / len(sources)
         layers = list(layers_of(source.first(), source.at.parameters))
         blocks: list[Block] = [
-            block_for(layer, columns.stop - columns.start, self.strategy, self.own_matrix)
+            block_for(layer, columns.stop - columns.start, self.strategy, self.own_matrix, source.repeats > 1)
             for layer, _, columns in layers
         ]
         passes = 1 if self.strategy == "kfac" else 2
@@ -165,10 +166,9 @@ class EKFAC:
         if self.max_examples is not None and self.max_examples < len(split):
             chosen = np.sort(np.argsort(by_instance(run, "instances of the curvature"))[: self.max_examples])
             split, uniform = split.take(chosen), uniform[chosen]
-        at, outputs = engine.at, engine.outputs
+        at, outputs = engine.layered, engine.outputs
         source = PseudoGradients(at, engine.fitted.task, split, kind, outputs, uniform, 1)
-        widest = max(map(factor_numbers, source.first().layers))
-        return replace(source, size=max(1, min(at.block_size(split), FACTOR_BYTES // (8 * widest))))
+        return replace(source, size=block_size(at, split, source.first()))
 
     def _report(self, parts: list[Part]) -> dict[str, float | str]:
         """Damping and condition of the layers, and which share of the parameters is in which kind of block."""

@@ -23,9 +23,10 @@ class EKFACInfluence(Solved):
         what is between layers and off those diagonals, the more so the smaller δ (``whole`` brings back the latter).
         A side of a layer with more than 8,000 numbers keeps its own basis. ``if_cg`` solves the same system to any
         accuracy, in some ten to forty products with the curvature.
-    Needs: per-instance gradients at the final parameters.
-    Cost: two passes over the training set for each output (for each sampled label with ``sampled_fisher``), a
-        decomposition of d_in³ + d_out³ per layer; memory d_in² + d_out² + d_in d_out per layer, whatever n.
+    Needs: curvature at the final parameters, layer by layer.
+    Cost: two passes over the training set for each output (for each sampled label with ``sampled_fisher``), a third one
+        with n m p multiply-adds for influence, and a decomposition of d_in³ + d_out³ per layer, in the precision of the
+        model from 2,000 parameters on; memory d_in² + d_out² + d_in d_out per layer, whatever n.
     Source: Grosse et al. 2023, arXiv:2308.03296; George et al. 2018, arXiv:1806.03884. They sample
         labels and leave out norms and embeddings; here the expectation over labels is taken, and nothing is left out.
 
@@ -40,7 +41,7 @@ class EKFACInfluence(Solved):
             means 1,500 for ekfac and 0 (as published) for the others.
     """
 
-    requires: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS, Need.CURVATURE})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.CURVATURE})
     scale: ClassVar[Scale] = "loss"
     card: ClassVar[Card] = Card(
         family="influence functions",
