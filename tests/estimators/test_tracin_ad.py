@@ -16,7 +16,7 @@ from influx.datasets.corruption.anomaly_class import AnomalyClass
 from influx.engines import influence_samples
 from influx.engines.directional import along, mean_gradient
 from influx.engines.gradients import Gradients
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError
 from influx.models.mlp import MLP
 from influx.models.vae import VAE
 from influx.oracles import toys
@@ -60,6 +60,28 @@ def test_on_a_density_model_it_is_the_mean_influence_over_latent_draws(draws: in
     if draws is None:
         cp = density.estimate("tracincp").values
         np.testing.assert_allclose(found.tables["anomaly"]["mean"], cp.mean(axis=0), rtol=1e-12)
+
+
+def test_some_parameters_have_their_share_alone(density: Toy) -> None:
+    names, expected = ("decoder.layers.2.weight", "decoder.layers.2.bias"), np.zeros(len(density.test))
+    for checkpoint in density.fitted.checkpoints[:-1]:
+        module = density.module(checkpoint.step)
+        owner = np.repeat(
+            [name in names for name, _ in module.named_parameters()], [*map(numbers, module.parameters())]
+        )
+        sides = [density.fitted.tensors(split)[0] for split in (density.train, density.test)]
+        mine, theirs = (gradient_of(density, module, x)[:, owner] for x in sides)
+        expected += checkpoint.lr[0] * theirs @ mine.mean(axis=0)
+    for settings in ({}, {"distribution": False}):
+        found = density.estimate("tracin_ad", parameters=["decoder.layers.2"], **settings)
+        np.testing.assert_allclose(found.tables["anomaly"]["mean"], expected, rtol=1e-9)
+        assert found.scale == "rank" and found.report["parameters"] == ["decoder.layers.2"]
+    with pytest.raises(IncompatibleError, match=r"parameters=head .* these begin with encoder, decoder"):
+        density.estimate("tracin_ad", parameters="head")
+
+
+def numbers(parameter: torch.Tensor) -> int:
+    return parameter.numel()
 
 
 def test_the_mean_alone_has_no_matrix(toy: Toy) -> None:
@@ -157,6 +179,7 @@ def test_a_class_that_a_density_model_never_saw_is_in_the_upper_tail(tmp_path: P
         ({"level": 1.0}, r"estimator\.level must be between 0 and 1"),
         ({"aggregate": "quantile", "distribution": False}, r"aggregate=quantile needs the distribution"),
         ({"aggregate": "quantile", "samples": 5}, r"set estimator\.fresh=false"),
+        ({"parameters": []}, r"estimator\.parameters must name some parameters"),
         ({"choose": "loss_drop"}, r"estimator\.choose=loss_drop keeps some"),
     ],
 )

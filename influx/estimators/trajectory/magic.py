@@ -26,7 +26,8 @@ class Magic(Backward):
 
     Attributes:
         self_influence: compute it too, for (n + m) / m times the cost.
-        audit: instances to remove really, and to nudge for finite differences; 0 for none.
+        audit: instances to remove really, and to nudge for finite differences; 0 for none, growth is
+            reported all the same.
         curve_tests: of how many test instances, the first ones, to keep when their strongest proponents and opponents
             were influential.
         start: first step to unroll; influence through earlier steps is ignored.

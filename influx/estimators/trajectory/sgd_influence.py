@@ -27,7 +27,8 @@ class SGDInfluence(Backward):
 
     Attributes:
         self_influence: compute it too, for (n + m) / m times the cost.
-        audit: instances to remove really, and to nudge for finite differences; 0 for none.
+        audit: instances to remove really, and to nudge for finite differences; 0 for none, growth is
+            reported all the same.
         curve_tests: of how many test instances, the first ones, to keep when their strongest proponents and opponents
             were influential.
         epochs: go back through the last so many epochs only (the authors find few enough); None means all.

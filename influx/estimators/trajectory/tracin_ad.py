@@ -9,6 +9,7 @@ import numpy as np
 
 from influx.engines import subsets, tails
 from influx.engines.attribution import doubts
+from influx.engines.draws import Partial, named_parts
 from influx.engines.gradients import Gradients
 from influx.engines.influence_samples import Array, Rows, Weighted, collect, drawn, means
 from influx.engines.path import Path
@@ -66,6 +67,8 @@ class TracInAD:
         reference: how many training instances, at most.
         draws: latent draws per instance, where the model has them; None takes the model's number.
         n_boot: resamples.
+        parameters: all, or the beginnings of the names of those whose gradients are compared, as for vae_tracin: the
+            released code takes the last layers. Values of a part are no change in risk: their scale is rank.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
@@ -94,6 +97,7 @@ class TracInAD:
     reference: int = 500
     draws: int | None = None
     n_boot: int = 1000
+    parameters: str | list[str] = "all"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -104,6 +108,7 @@ class TracInAD:
         if not 0 < self.level < 1:
             raise ConfigError(f"estimator.level must be between 0 and 1, got {self.level}; 0.9 is the default")
         self._path()
+        named_parts(self.parameters)
         if self.aggregate == "quantile" and not self.distribution:
             raise ConfigError(
                 "estimator.aggregate=quantile needs the distribution; set estimator.distribution=true or "
@@ -174,7 +179,7 @@ class TracInAD:
         tables, least = self._tables(run, parts, reference, usual)
         return run.influence(
             found.values,
-            scale=scale_of(self.weight, run.unlike_sgd),
+            scale=self._scale(run),
             self_influence=found.own,
             self_influence_note=DRAWN if np.isnan(found.own).any() else "",
             tables=tables,
@@ -197,7 +202,7 @@ class TracInAD:
         tables, least = self._tables(run, {"mean": scores, "score": scores}, reference, usual)
         return run.influence(
             np.broadcast_to(np.nan, (len(run.train), len(run.test))),
-            scale=scale_of(self.weight, run.unlike_sgd),
+            scale=self._scale(run),
             self_influence_note=ALONE,
             tables=tables,
             report=report | least,
@@ -227,11 +232,15 @@ class TracInAD:
         return min(self.reference, n) if self.against == "train" else 0
 
     def _gradients(self, run: Run) -> Gradients:
-        """With the latent draws asked for."""
-        known = run.gradients
-        if self.draws is None:
+        """With the latent draws asked for, of the parameters asked for."""
+        known, parts = run.gradients, named_parts(self.parameters)
+        if self.draws is None and not parts:
             return known
-        return Gradients(known.fitted.with_draws(self.draws, "tracin_ad"), known.train, known.test)
+        fitted = known.fitted if self.draws is None else known.fitted.with_draws(self.draws, "tracin_ad")
+        return Partial(fitted, known.train, known.test, parts=parts)
+
+    def _scale(self, run: Run) -> Scale:
+        return "rank" if named_parts(self.parameters) else scale_of(self.weight, run.unlike_sgd)
 
     def _tables(
         self, run: Run, parts: dict[str, Any], reference: Array, usual: Rows
@@ -257,6 +266,7 @@ class TracInAD:
             "choose": self.choose,
             "weight": self.weight,
             "lr_at": self.lr_at,
+            "parameters": self.parameters,
             "samples": self._size(n),
             "fresh": self.fresh and self.samples is not None,
             "score": "mean" if self.aggregate == "mean" else f"quantile {self.level:g}",

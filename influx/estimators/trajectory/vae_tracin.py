@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from influx.engines.draws import Drawn, DrawnProducts, Own, ignores_draws, is_mean_over_draws, numbers_of, spread_of
+from influx.engines.draws import (
+    Drawn,
+    DrawnProducts,
+    Own,
+    ignores_draws,
+    is_mean_over_draws,
+    named_parts,
+    numbers_of,
+    spread_of,
+)
 from influx.engines.kernels import Kernel, products
 from influx.engines.similarity import Checkpointed, scale_of, similarity_work
 from influx.errors import ConfigError, IncompatibleError
@@ -96,8 +105,7 @@ class VAETracIn(Checkpointed):
                 f"{'an even number of' if self.draws > 1 else 'at least 2'} draws, got estimator.draws={self.draws}; "
                 "change it or set estimator.self_unbiased=same"
             )
-        if not self.parameters:
-            raise ConfigError("estimator.parameters must name some parameters, got nothing; all is the default")
+        named_parts(self.parameters)
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients and products at every checkpoint used, for all draws and without each group.
@@ -169,6 +177,4 @@ class VAETracIn(Checkpointed):
     @property
     def _parts(self) -> tuple[str, ...]:
         """How the names of the chosen parameters begin; nothing for all."""
-        if self.parameters == "all":
-            return ()
-        return (self.parameters,) if isinstance(self.parameters, str) else tuple(self.parameters)
+        return named_parts(self.parameters)
