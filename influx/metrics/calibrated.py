@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from influx.metrics.statistics import FloatArray
 
 BINS = 4096  # of the residuals, for the bootstrap of their quantile
+GROUPS = 4096  # rows that the bootstrap draws; of more, as many random groups
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def calibrate(
         order: ``(rows,)`` a random order of them.
         level: share of cells to be covered.
         fitted: scores have another unit; half of the calibrating rows then fit a straight line first.
-        resamples: ``(n_boot, rows)`` random numbers within [0, 1) that draw the calibrating rows.
+        resamples: ``(n_boot, rows)`` random numbers within [0, 1) that draw the calibrating rows; ``GROUPS`` of rows
+            at most.
     """
     judged, rest = np.split(order, [len(order) // 2])
     fitting, rest = np.split(rest, [len(rest) // 2]) if fitted else (rest[:0], rest)
@@ -60,7 +62,7 @@ def calibrate(
     residual = np.abs(truth - (slope * scores + offset))
     half = quantile(residual[rest], level)
     plain = np.abs(truth[rest] - float(np.median(truth[rest])))
-    drawn = resamples[:, : len(rest)]
+    drawn = resamples[:, : min(len(rest), GROUPS)]
     return Calibrated(
         half=half,
         half_samples=_resampled(residual[rest], level, drawn),
@@ -99,17 +101,20 @@ def quantile(residual: FloatArray, level: float) -> float:
 
 
 def _resampled(residual: FloatArray, level: float, drawn: NDArray[np.float64]) -> FloatArray:
-    """``(n_boot,)`` the quantile when rows are resampled, up to the width of a bin where there are many cells."""
+    """``(n_boot,)`` the quantile when rows (in random order), or groups of them, are resampled.
+
+    Up to the width of a bin where there are many cells.
+    """
     edges = np.unique(residual if residual.size <= BINS else np.quantile(residual, np.linspace(0, 1, BINS)))
     bins = np.searchsorted(edges, residual)  # residual <= edges[bins]
-    counts = np.zeros((len(residual), len(edges)))
-    for row, places in zip(counts, bins, strict=True):
-        row[:] = np.bincount(places, minlength=len(edges))
-    chosen = np.floor(drawn * len(residual)).astype(np.int64)
-    weights = np.zeros((len(drawn), len(residual)))
+    groups = drawn.shape[1]
+    counts = np.zeros((groups, len(edges)))
+    for row, places in zip(counts, np.array_split(bins, groups), strict=True):
+        row[:] = np.bincount(places.ravel(), minlength=len(edges))
+    chosen = np.floor(drawn * groups).astype(np.int64)
+    weights = np.zeros((len(drawn), groups))
     for row, picked in zip(weights, chosen, strict=True):
-        row[:] = np.bincount(picked, minlength=len(residual))
+        row[:] = np.bincount(picked, minlength=groups)
     below = np.cumsum(weights @ counts, axis=1)
-    return np.asarray(
-        edges[(below < adjusted(level, len(residual)) * residual.size).sum(axis=1).clip(max=len(edges) - 1)]
-    )
+    wanted = adjusted(level, len(residual)) * below[:, -1:]
+    return np.asarray(edges[(below < wanted).sum(axis=1).clip(max=len(edges) - 1)])

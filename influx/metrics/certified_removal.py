@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,13 +17,14 @@ from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
 from influx.needs import Need
 from influx.planning import Prospect, Work
-from influx.problem import Design, Split
+from influx.problem import Data, Design, Split
 from influx.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SETTING = "metric.certified_removal"
+SINGLE = "certified_single"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,18 @@ class CertifiedRemoval:
         ``certified_radius_k<k>`` is the median r, -1 for a wrong vote. No change of that many instances, whoever
         chooses them, does more: r bounds the influence of every group of r on the vote. The estimator plays no part.
         The table certified is the curve over budgets, certificates has votes and r of every test instance.
+        ``certified_single`` is the accuracy of one model trained on everything, which has no certificate. With a
+        poisoning in the data, ``certified_attack_k<k>`` and ``certified_attack_single`` are the shares of attacked
+        test instances that vote and single model give the class that the attacker wants, and
+        ``certified_poison_k<k>`` is the certified accuracy with as many changes as there are poisoned instances:
+        on those the poison decides nothing, wherever it is.
     Counts as one change: an instance removed (weight 0) or given another label in its row. An instance with other
         inputs may move to another part and counts twice. Scaling of the inputs and the seed must not depend on what the
         adversary changes, and training must repeat exactly.
     Intervals: 95% Wilson over test instances; percentiles of order statistics for the median.
     Not applicable: a regression.
     Needs: retraining; classes.
-    Cost: Σ k trainings, each on about n/k instances, the same for all estimators.
+    Cost: 1 + Σ k trainings, each of the latter on about n/k instances, the same for all estimators.
     Source: Levine & Feizi 2021, arXiv:2006.14768, theorem 1 (deep partition aggregation); the hash is of the inputs, as
         in its semi-supervised variant.
 
@@ -69,34 +76,40 @@ class CertifiedRemoval:
             return Work()
         designs = tuple(self._design(prospect.train, k) for k in self.partitions)
         return Work(
-            trainings=designs,
+            trainings=(_single(prospect.train), *designs),
             numbers=10.0 * sum(self.partitions) * len(prospect.test),
             bytes=16.0 * max(self.partitions) * (len(prospect.train) + len(prospect.test)),
-            formula=f"{' + '.join(str(k) for k in self.partitions)} trainings on parts",
+            formula=f"{' + '.join(str(k) for k in self.partitions)} trainings on parts + 1 on everything",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """One row per number of parts and budget, and the median radius."""
+        """One row per number of parts and budget, the median radius, the single model, and what an attack reaches."""
         import pandas as pd
 
         data = run.problem.data
         if data.task != "classification":
             names = [name for k in self.partitions for name in self._names(k)]
-            return tidy(unavailable(names, "not applicable", "this is regression: there is no class to vote on"))
+            note = "this is regression: there is no class to vote on"
+            return tidy(unavailable([*names, SINGLE], "not applicable", note))
+        attack = attack_in(data)
+        judged = np.ones(len(run.test), bool) if attack is None else attack.labelled
         rows: list[Measured] = []
         curves, certificates = [], []
         for k in self.partitions:
             design = self._design(run.train, k)
             votes = np.zeros((len(run.test), data.n_outputs), np.int64)
-            for _, _, test in run.retrain.parts(design, "retraining on parts of the data"):
-                for predicted in test.prediction.astype(np.int64):
-                    votes[np.arange(len(votes)), predicted] += 1
+            for predicted in _predicted(run, design, "retraining on parts of the data"):
+                votes[np.arange(len(votes)), predicted] += 1
             winner, radius = certified(votes)
-            right = winner == run.test.y
-            held = np.where(right, radius, -1)
-            rows += self._rows(k, held, self._protocol(k, design.weights.sum(axis=1)))
-            curves += [_point(k, budget, held) for budget in range(int(max(held.max(), 0)) + 2)]
+            held, protocol = np.where(winner == run.test.y, radius, -1), self._protocol(k, design.weights.sum(axis=1))
+            rows += self._rows(k, held[judged], protocol)
+            rows += _under_attack(f"k{k}", winner, held, attack, protocol)
+            curves += [_point(k, budget, held[judged]) for budget in range(int(max(held.max(), 0)) + 2)]
             certificates.append(_certificates(run, k, votes, winner, radius))
+        (alone,) = _predicted(run, _single(run.train), "retraining on everything")
+        right = (alone == run.test.y)[judged]
+        rows.append(_share(SINGLE, right, "one model on everything, without a certificate"))
+        rows += _under_attack("single", alone, None, attack, "one model on everything")
         tables = {"certified": pd.DataFrame(curves), "certificates": pd.concat(certificates, ignore_index=True)}
         return tidy(rows, tables=tables)
 
@@ -115,10 +128,7 @@ class CertifiedRemoval:
         m, rows = len(held), []
         *names, of_radius = self._names(k)
         for name, budget in zip(names, self.budgets, strict=True):
-            share = float((held >= budget).mean())
-            low, high = wilson(share, m)
-            said = sentences(protocol, f"{budget} training instances changed", "95% CI: Wilson over test instances")
-            rows.append(Measured(metric=name, value=share, ci_low=low, ci_high=high, n=m, protocol=said))
+            rows.append(_share(name, held >= budget, sentences(protocol, f"{budget} training instances changed")))
         low, high = median_interval(held)
         said = sentences(protocol, "-1: wrong without any change", "95% CI: order statistics over test instances")
         value = float(np.median(held))
@@ -133,6 +143,77 @@ class CertifiedRemoval:
             "ties: first class; a change: removed or relabelled in its row; loss_norm=subset, steps as on everything",
             "inputs scaled beforehand",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned:
+    """What is known of a poisoning: ``guilty`` training instances, and test instances ``(m,)`` it is after.
+
+    ``wanted`` is the class that the attacker wants for each of the ``attacked``; ``labelled`` have their true label.
+    """
+
+    guilty: int
+    attacked: NDArray[np.bool_]
+    wanted: NDArray[np.int64]
+    labelled: NDArray[np.bool_]
+
+
+def attack_in(data: Data) -> Poisoned | None:
+    """The attack of corruption=backdoor or corruption=poison; None without one."""
+    m = len(data.test)
+    if "backdoor" in data.flags:
+        guilty = np.asarray(data.flags["backdoor"]).astype(bool)
+        wanted = int(data.train.y[guilty][0])
+        carries = np.asarray(data.test_flags.get("backdoor", np.zeros(m))).astype(bool)
+        attacked, labelled = carries & (data.test.y != wanted), np.ones(m, bool)
+        return Poisoned(
+            guilty=int(guilty.sum()), attacked=attacked, wanted=np.full(m, wanted, np.int64), labelled=labelled
+        )
+    if "poison" in data.flags and "target" in data.test_flags:
+        target = np.asarray(data.test_flags["target"]).astype(bool)  # labelled as the attacker wants
+        guilty = np.asarray(data.flags["poison"]).astype(bool)
+        return Poisoned(
+            guilty=int(guilty.sum()), attacked=target, wanted=data.test.y.astype(np.int64), labelled=~target
+        )
+    return None
+
+
+def _under_attack(
+    who: str, winner: NDArray[np.int64], held: NDArray[np.int64] | None, attack: Poisoned | None, protocol: str
+) -> list[Measured]:
+    """How often the attack reaches its aim, and with ``held`` (m,) how much is certified against all of the poison."""
+    if attack is None:
+        return []
+    name, rows = f"certified_attack_{who}", []
+    said = sentences(protocol, f"{attack.guilty} training instances are poisoned")
+    if attack.attacked.any():
+        reached = (winner == attack.wanted)[attack.attacked]
+        rows.append(_share(name, reached, sentences(said, "attacked test instances given the class that is wanted")))
+    else:
+        note = "no test instance carries the trigger; set corruption.test=half"
+        rows += unavailable([name], "not applicable", note, said)
+    if held is not None:
+        kept = held[attack.labelled] >= attack.guilty
+        rows.append(_share(f"certified_poison_{who}", kept, sentences(said, "as many changed")))
+    return rows
+
+
+def _single(train: Split) -> Design:
+    return subsets.turns(np.ones((1, len(train)), np.uint8), 1)
+
+
+def _predicted(run: Run, design: Design, label: str) -> Iterator[NDArray[np.int64]]:
+    """``(m,)`` predicted classes, model after model."""
+    for _, _, test in run.retrain.parts(design, label):
+        yield from test.prediction.astype(np.int64)
+
+
+def _share(name: str, held: NDArray[np.bool_], protocol: str) -> Measured:
+    """A share of test instances with Wilson's interval."""
+    value, n = float(held.mean()), len(held)
+    low, high = wilson(value, n)
+    said = sentences(protocol, "95% CI: Wilson over test instances")
+    return Measured(metric=name, value=value, ci_low=low, ci_high=high, n=n, protocol=said)
 
 
 def parts_of(x: NDArray[Any], k: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from influx.guarantees import unbounded
 from influx.influence import Influence
 from influx.run import Run
 
@@ -43,26 +44,14 @@ def concentration(influence: Influence, run: Run, level: float) -> Concentration
     Models on random subsets: given which of them hold an instance, the others are drawn independently, so the risks on
     either side are. The smallest numbers of models with and without an instance are used for all.
     """
-    name, estimator, report = run.again.name, _settings(run), influence.report
-    if name not in ("downsampling", "banzhaf", "tmc_shapley"):
-        return "the estimator is no mean over independent draws"
-    if estimator.target != "zero_one":
-        return "risks without bounds have no concentration bound; set estimator.target=zero_one"
-    if estimator.seeds != 1:
-        return "with several seeds risks are not independent; set estimator.seeds=1"
+    name, settings, report = run.again.name, settings_of(run), influence.report
+    reason = unbounded(name, settings)
+    if reason:
+        return reason
     if name == "tmc_shapley":
-        if estimator.truncation > 0 or estimator.stop != "budget" or estimator.groups is not None:
-            return "truncation, stopping rules and groups leave no bound; set estimator.truncation=0 and stop=budget"
-        empty = estimator.empty_value
-        if not isinstance(empty, str) and not 0 <= empty <= 1:
-            return f"with a risk of {empty:g} on nothing marginals exceed 1; set estimator.empty_value within [0, 1]"
-        draws = estimator.permutations // (2 if estimator.antithetic else 1)
+        draws = settings["permutations"] // (2 if settings["antithetic"] else 1)
         half = hoeffding(2.0, (draws,), level)
         return Concentration(half, f"Hoeffding, {draws} independent permutations of marginal risks within [-1, 1]")
-    if estimator.target_stderr is not None:
-        return "a stopping rule leaves no bound; set estimator.target_stderr=null"
-    if getattr(estimator, "sampling", "") == "paired_sizes" or getattr(estimator, "rule", "msr") != "msr":
-        return "this rule is no difference of two means; choose another sampling or rule=msr"
     counts = int(report["fewest_models_with"]), int(report["fewest_models_without"])
     half = hoeffding(1.0, counts, level)
     said = f"Hoeffding, at least {counts[0]} models with and {counts[1]} without an instance, risks within [0, 1]"
@@ -72,5 +61,6 @@ def concentration(influence: Influence, run: Run, level: float) -> Concentration
     return Concentration(half, said)
 
 
-def _settings(run: Run) -> Any:
-    return run.again.estimator
+def settings_of(run: Run) -> dict[str, Any]:
+    """The fields of the judged estimator."""
+    return dict(getattr(run.again.estimator, "__dict__", {}))

@@ -28,7 +28,8 @@ from influx.metrics.refit import (
     signed,
     weights_of,
 )
-from influx.metrics.statistics import check_resamples
+from influx.metrics.spread import Specialised, order
+from influx.metrics.statistics import FloatArray, check_resamples
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 
 NOTHING: Rows = np.empty(0, np.int64)
 Key = tuple[str, int]
+TEXTS = "distances between tokens mean nothing"
+BY_INPUTS: Mapping[Specialised, str] = {
+    "herding": "chosen by inputs, whose mean follows that of all",
+    "k_centre": "chosen by inputs, the farthest from those kept before",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +57,17 @@ class Coreset:
         spreads the choice), or by self-influence (``_self``, the most memorised first); models trained on the first
         share alone are judged on the other half. ``coreset_<rule>_<percent>`` is their accuracy,
         ``coreset_gain_<rule>_<percent>`` what it is above that of random subsets of equal size (and, with
-        ``balanced``, of equal composition); notes have the accuracy of models trained on everything. Minus the loss
+        ``balanced``, of equal composition), ``coreset_over_<specialised>_<rule>_<percent>`` above that of as many
+        instances chosen by their inputs alone, whose own accuracy and gain stand under ``coreset_<specialised>_…``,
+        the same for all estimators. Notes have the accuracy of models trained on everything. Minus the loss
         stands for accuracy where there are no classes. The tables coreset and coreset_loss are the curves.
     Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Every seed has a random subset of its own, the same for all estimators; sizes are nested. An interval is about
         the one subset that was chosen; notes say how far random ones lie apart.
     Needs: retraining.
-    Cost: per estimator rules · shares · seeds trainings, shares · seeds for random subsets, seeds for everything.
+    Not applicable: a choice by inputs among texts.
+    Cost: per estimator rules · shares · seeds trainings, 2 · shares · seeds for random subsets and the specialised
+        ones, seeds for everything; n · kept · d to choose by inputs of d numbers.
     Source: survey section 6 (subsampling); Wang et al. 2020 for the sum, Paul et al. 2021 for keeping what is hard.
         One ranking, not taken anew after each choice, so that the sum chooses near copies of a helpful instance
         together with it; turns are an addition against that.
@@ -65,6 +75,8 @@ class Coreset:
     Attributes:
         shares: of the training instances, kept; ascending.
         rules: self, sum and turns, or some of them.
+        specialised: choice by inputs: herding (the mean of those kept follows that of all) or k_centre (the farthest
+            from those kept comes next), within every class when ``balanced``.
         balanced: keep the first share of every class instead of all, in proportion to the class.
         seeds: trainings of every condition.
         n_boot: resamples.
@@ -74,6 +86,7 @@ class Coreset:
 
     shares: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
     rules: list[scores.Rule] = field(default_factory=lambda: ["self", "sum", "turns"])
+    specialised: Specialised = "herding"
     balanced: bool = True
     seeds: int = 5
     n_boot: int = 1000
@@ -82,45 +95,57 @@ class Coreset:
         """Check ranges."""
         check_shares("metric.coreset.shares", self.shares, most=0.99)
         check_chosen("metric.coreset.rules", self.rules, get_args(scores.Rule))
+        check_chosen("metric.coreset.specialised", [self.specialised], get_args(Specialised))
         check_seeds("metric.coreset.seeds", self.seeds)
         check_resamples("metric.coreset.n_boot", self.n_boot)
 
     def plan(self, prospect: Prospect) -> Work:
-        """Trainings on random subsets and on everything, and as many as one estimator's ranking takes."""
+        """Trainings on random and specialised subsets and on everything, and as many as one estimator's take."""
         judge, n = Judge.of(prospect, self.seeds), len(prospect.train)
-        sets = [np.ones(n, np.uint8), *self._sets(prospect, self._random(prospect)).values()]
+        common = self._common(prospect)
+        sets = [
+            np.ones(n, np.uint8),
+            *(kept for ranked in common.values() for kept in self._sets(prospect, ranked).values()),
+        ]
         each = len(self.shares) * self.seeds
+        inputs = float(np.prod(prospect.train.x.shape[1:]))
         return Work(
             trainings=(judge.design(sets),),
             own_trainings=float(len(self.rules) * each),
-            numbers=4.0 * len(self.rules) * self.n_boot * each * len(judge.y),
-            bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
+            numbers=6.0 * len(self.rules) * self.n_boot * each * len(judge.y),
+            flops=3.0 * n * n * self.shares[-1] * inputs if self.specialised in common else 0.0,
+            bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y) + 16.0 * n * inputs,
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.rules)} rules of each estimator "
-            "+ random)",
+            f"+ {' + '.join(common)})",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Two rows per rule and share; curves."""
+        """Three rows per rule and share, two per share for the choice by inputs; curves."""
         judge = Judge.of(run, self.seeds)
-        found = {rule: scores.by_rule(rule, influence, judge.ranking) for rule in self.rules}
-        orders = scores.orders(found)
+        found: dict[str, FloatArray | Unavailable] = {}
+        found |= {rule: scores.by_rule(rule, influence, judge.ranking) for rule in self.rules}
+        orders = scores.orders(found) | self._common(run)
         sets: dict[Key, NDArray[Any]] = {("full", 0): np.ones(len(run.train), np.uint8)}
-        for kind, ranked in {**orders, "random": self._random(run)}.items():
+        for kind, ranked in orders.items():
             sets |= {(kind, place): kept for place, kept in self._sets(run, ranked).items()}
         made = judge.refit(run.retrain, sets, "retraining on subsets")
         resamples = Resamples.drawn(run, judge, self.n_boot)
         each = "of every class" if self._strata(run.problem.data) is not None else ""
         rows: list[Measured] = []
-        for rule, score in found.items():
-            protocol = sentences(f"kept: {scores.FIRST[rule]}", each, judge.protocol(self.n_boot))
+        for rule in (*self.rules, self.specialised):
+            score, first_ones = found.get(rule), scores.FIRST.get(rule, BY_INPUTS[self.specialised])
+            protocol = sentences(f"kept: {first_ones}", each, judge.protocol(self.n_boot))
             if isinstance(score, Unavailable):
                 rows += unavailable(self._names(rule), score.status, score.note, protocol)
+            elif rule not in orders:
+                rows += unavailable(self._names(rule), "not applicable", TEXTS, protocol)
             else:
                 rows += self._rows(rule, made, resamples, protocol)
         return tidy(rows, tables=self._tables(made, orders, resamples, judge))
 
     def _names(self, rule: str) -> list[str]:
-        return [f"coreset_{kind}{rule}_{percent(share)}" for share in self.shares for kind in ("", "gain_")]
+        kinds = ("", "gain_") if rule == self.specialised else ("", "gain_", f"over_{self.specialised}_")
+        return [f"coreset_{kind}{rule}_{percent(share)}" for share in self.shares for kind in kinds]
 
     def _rows(self, rule: str, made: Mapping[Key, Refitted], resamples: Resamples, protocol: str) -> Iterator[Measured]:
         names, everything = iter(self._names(rule)), float(made["full", 0].quality.mean())
@@ -130,12 +155,20 @@ class Coreset:
             yield resamples.measured(next(names), kept, protocol, note)
             against = f"everything against a random subset: {signed(everything - float(random.mean()))}"
             yield resamples.measured(next(names), kept - random, protocol, against)
+            if rule == self.specialised:
+                continue
+            name, said = next(names), sentences(protocol, f"against: {BY_INPUTS[self.specialised]}")
+            if (self.specialised, place) in made:
+                other = made[self.specialised, place].quality
+                yield resamples.measured(name, kept - other, said, f"by {self.specialised}: {other.mean():.4f}")
+            else:
+                yield from unavailable([name], "not applicable", TEXTS, said)
 
     def _tables(
         self, made: Mapping[Key, Refitted], orders: Mapping[str, Rows], resamples: Resamples, judge: Judge
     ) -> dict[str, pd.DataFrame]:
         series = {}
-        for kind in (*orders, "random"):
+        for kind in orders:
             ends = [*(made[kind, place] for place in range(len(self.shares))), made["full", 0]]
             title = kind if kind == "random" else f"by {kind}"
             series[title] = zip([*self.shares, 1.0], ends, strict=True)
@@ -144,9 +177,13 @@ class Coreset:
     def _strata(self, data: Data) -> NDArray[Any] | None:
         return data.train.y if self.balanced and data.task == "classification" else None
 
-    def _random(self, run: Run | Prospect) -> Rows:
-        """``(seeds, n)`` a random ranking for every seed."""
-        return subsets.permutations(run.train.ids, self.seeds, run.drawn("coreset"))
+    def _common(self, run: Run | Prospect) -> dict[str, Rows]:
+        """Orders that all estimators share: (seeds, n) at random, and (n,) by inputs where these have distances."""
+        found = {"random": subsets.permutations(run.train.ids, self.seeds, run.drawn("coreset"))}
+        if run.problem.data.kind != "text":
+            most = counts_for(self.shares, len(run.train), "metric.coreset.shares")[-1]
+            found[self.specialised] = order(self.specialised, run.train, most, self._strata(run.problem.data))
+        return found
 
     def _sets(self, run: Run | Prospect, orders: Rows) -> dict[int, NDArray[np.uint8]]:
         """Weights of the first of ``orders``, (n,) or (seeds, n), for every share."""

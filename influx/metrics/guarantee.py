@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from influx.errors import ConfigError
+from influx.guarantees import exactly
 from influx.influence import Influence
 from influx.metrics.aligned import Aligned, Unavailable, align, left_out
-from influx.metrics.calibrated import Calibrated, calibrate
-from influx.metrics.concentration import Concentration, concentration
-from influx.metrics.stability_bounds import Stability, stability
+from influx.metrics.calibrated import BINS, GROUPS, Calibrated, calibrate
+from influx.metrics.concentration import Concentration, concentration, settings_of
+from influx.metrics.stability_bounds import LINEAR, Stability, stability
 from influx.metrics.statistics import check_resamples, counts_of, interval, resample
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
@@ -34,13 +35,6 @@ NAMES = (
 )
 CALIBRATED, STABILITY = NAMES[1:3], NAMES[4:]
 ROUNDING = 1e-9  # of the optimum, relative to a bound
-EXACT = {  # estimators that compute their quantity exactly, and that quantity
-    "loo": "leave-one-out of the model under the seeds given, by retraining",
-    "cooks_distance": "leave-one-out of the linear model, by its optimum without each instance",
-    "shapley": "Shapley value of the players over all coalitions, by retraining",
-    "knn_loo": "leave-one-out of a nearest-neighbour classifier on the features",
-    "knn_shapley": "Shapley value of a nearest-neighbour classifier on the features (Jia et al. 2019)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +80,13 @@ class Guarantee:
 
     def plan(self, prospect: Prospect) -> Work:
         """Residuals, their bins, and the bound."""
-        n, m = prospect.truth_rows, len(prospect.test)
+        n, m, groups = prospect.truth_rows, len(prospect.test), min(prospect.truth_rows, GROUPS)
+        linear = getattr(prospect.problem.learner, "name", "") in LINEAR
+        bounded = float(len(prospect.train) * m) if linear else 0.0
         return Work(
-            numbers=30.0 * n * m + 8.0 * len(prospect.train) * m,
-            flops=4.0 * self.n_boot * n * 4096,
-            bytes=8.0 * (6.0 * n * m + 4096.0 * (n + self.n_boot) + 2.0 * len(prospect.train) * m),
+            numbers=30.0 * n * m + 8.0 * bounded,
+            flops=4.0 * self.n_boot * groups * BINS,
+            bytes=8.0 * (6.0 * n * m + float(BINS) * (groups + self.n_boot if n else 0) + 2.0 * bounded),
             formula=f"{n} x {m} residuals",
         )
 
@@ -117,7 +113,7 @@ class Guarantee:
             note = f"calibration needs finite values of 8 training instances with truth, there are {rows}"
             return Unavailable(status="not applicable" if rows < 8 else "degenerate", note=note)
         order = run.drawn("calibration").permutation(rows)  # the same halves for all estimators
-        draws = run.rng("calibrating instances").random((self.n_boot, rows))
+        draws = run.rng("calibrating instances").random((self.n_boot, min(rows, GROUPS)))
         arrays = aligned.scores[:, finite], aligned.truth[:, finite]
         found = calibrate(*arrays, order, self.level, fitted=fitted, resamples=draws)
         if isinstance(found, str):
@@ -134,7 +130,7 @@ class Guarantee:
         sampled: Concentration | str,
     ) -> Measured:
         """The row ``guarantee``."""
-        exact = exact_for(run)
+        exact = exactly(run.again.name, settings_of(run))
         if exact:
             agreed = self._agreement(influence, run) if exact.startswith("leave-one-out of the") else ""
             protocol = sentences("exact", exact, "up to rounding")
@@ -248,16 +244,6 @@ class Guarantee:
             return ""
         share = float((np.abs(influence.values) > bound.cells * (1 + 1e-6) + 1e-6).mean())
         return f"{share:.2%} of the values exceed their bound, so they are no leave-one-out" if share else ""
-
-
-def exact_for(run: Run) -> str:
-    """The quantity that the judged estimator computes exactly, or nothing."""
-    estimator = run.again.estimator
-    approximate = getattr(estimator, "variant", "exact") != "exact"  # Cook's distance by one step
-    semivalue = getattr(estimator, "semivalue", "shapley")
-    if run.again.name == "knn_shapley" and semivalue != "shapley":
-        return f"{semivalue} semivalue of a nearest-neighbour classifier on the features"
-    return "" if approximate else EXACT.get(run.again.name, "")
 
 
 def cells_of(influence: Influence) -> int:

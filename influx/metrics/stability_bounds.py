@@ -22,6 +22,8 @@ from influx.metrics.statistics import FloatArray
 from influx.problem import Outcomes, Split
 from influx.run import Run
 
+LINEAR = ("ridge", "logistic")  # names of the learners with a strongly convex objective
+
 
 @dataclass(frozen=True)
 class Stability:
@@ -34,7 +36,7 @@ class Stability:
 def stability(run: Run, subset: bool) -> Stability | str:
     """The bound for model=ridge and model=logistic, or why there is none. ``subset`` is the truth's loss_norm."""
     learner: Any = run.problem.learner
-    if getattr(learner, "name", "") not in ("ridge", "logistic"):
+    if getattr(learner, "name", "") not in LINEAR:
         return "leave-one-out stability is for model=ridge and model=logistic"
     if not learner.weight_decay > 0:
         return "the objective is not strongly convex; set model.weight_decay above 0"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.aligned import MIN_ROWS
+from influx.metrics.aligned import MIN_ROWS, left_out
+from influx.metrics.per_test import summarise
 from influx.metrics.ranking import top
 from influx.metrics.resampled import resampled_spearman
 from influx.metrics.row_samples import pearson_samples
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 KINDS = ("spearman", "pearson")
 SIZES = {"norm": "gradient norm", "loss": "loss"}
+EACH = tuple(f"tradeoff_{size}_spearman_each" for size in SIZES)
 LISTS = ("tradeoff_same_topk", "tradeoff_distinct", "tradeoff_most", "tradeoff_norm_spearman_topk")
 SCORES = {
     "self": "self-influence",
@@ -53,16 +55,18 @@ class Tradeoff:
     """Magnitude against direction: how far an estimator follows the size of training gradients and losses.
 
     Measures: Spearman and Pearson correlation over training instances of their gradient's norm, and of their loss, with
-        self-influence (``_self``) and with Σ_j |influence[i, j]| (``_sum``). Of the k largest influences of each test
+        self-influence (``_self``) and with Σ_j |influence[i, j]| (``_sum``); ``_each``: the median over test instances
+        of the Spearman correlation with |influence[i, j]| on one of them. Of the k largest influences of each test
         instance (its list): ``tradeoff_same_topk``, the share of test instances with the list, as a set, that most of
         them have; ``tradeoff_distinct``, distinct training instances in all lists over what there could be,
         min(n, k·m): 1 if no two lists share one; ``tradeoff_most``, the share of lists that hold the training
         instance in most lists, a global outlier if it is 1; ``tradeoff_norm_spearman_topk``, the Spearman
         correlation of the gradient's norm with the number of lists.
-    Intervals: 95% percentile bootstrap over training instances for correlations. For shares of lists over test
-        instances, except ``tradeoff_distinct``, which grows with their number and has none; the list and the instance
-        that most have stay the chosen ones in all resamples, so that the intervals of ``tradeoff_same_topk`` and
-        ``tradeoff_most`` are about these and not about whichever is the most frequent.
+    Intervals: 95% percentile bootstrap over training instances for correlations, over test instances for ``_each``,
+        the training instances being fixed. For shares of lists over test instances, except ``tradeoff_distinct``,
+        which grows with their number and has none; the list and the instance that most have stay the chosen ones in
+        all resamples, so that the intervals of ``tradeoff_same_topk`` and ``tradeoff_most`` are about these and not
+        about whichever is the most frequent.
     Degenerate: constant scores or sizes. Training instances without scores are left out.
     Needs: gradients at the final parameters.
     Cost: n gradients, n·m·log n, n_boot·n.
@@ -96,8 +100,8 @@ class Tradeoff:
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Twelve rows: four correlations of each score, and the four of ``LISTS``."""
-        everything = [*names("self"), *names("sum"), *LISTS]
+        """Fourteen rows: four correlations of each score, the two of ``EACH`` and the four of ``LISTS``."""
+        everything = [*names("self"), *names("sum"), *EACH, *LISTS]
         computed = influence.computed
         if computed.sum() < MIN_ROWS:
             note = f"a comparison needs {MIN_ROWS} training instances with scores, there are {int(computed.sum())}"
@@ -112,6 +116,7 @@ class Tradeoff:
         else:
             rows = list(self._correlations("self", influence.self_influence[computed], sizes, run, coverage))
         rows += self._correlations("sum", np.abs(values).sum(axis=1), sizes, run, coverage)
+        rows += self._each(values, sizes, run, coverage)
         return tidy([*rows, *self._lists(values, sizes["norm"], run, coverage)])
 
     def _correlations(
@@ -138,6 +143,24 @@ class Tradeoff:
         low, high = interval(samples)
         value = float(of(pair[0], pair[1])[0])
         return Measured(metric=name, value=value, ci_low=low, ci_high=high, n=pair.shape[1], protocol=protocol)
+
+    def _each(self, values: FloatArray, sizes: dict[str, FloatArray], run: Run, coverage: str) -> Iterator[Measured]:
+        broken = np.asarray(~np.isfinite(values).all(axis=0))
+        constant = ~broken & constant_columns(np.abs(values))
+        magnitudes = np.abs(values[:, ~(broken | constant)])
+        note = left_out(broken, constant)
+        for name, (size, said) in zip(EACH, SIZES.items(), strict=True):
+            fits = np.isfinite(sizes[size]).all() and not constant_columns(sizes[size][:, None])[0]
+            found = spearman_columns(magnitudes, sizes[size][:, None]) if fits else np.full(magnitudes.shape[1], np.nan)
+            yield summarise(
+                name,
+                found,
+                rng=run.rng("test instances"),
+                n_boot=self.n_boot,
+                centre="median",
+                protocol=sentences(f"{said} with absolute influence on one test instance", coverage),
+                note=note if fits else sentences(f"the {said} is constant or not finite", note),
+            )
 
     def _lists(self, values: FloatArray, norm: FloatArray, run: Run, coverage: str) -> Iterator[Measured]:
         n, m = values.shape

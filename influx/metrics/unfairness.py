@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from influx.engines import subsets
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.statistics import check_resamples, counts_of, interval, resample, weighted_mean
+from influx.metrics.aligned import left_out
+from influx.metrics.flagged import per_column
+from influx.metrics.per_test import summarise
+from influx.metrics.statistics import (
+    check_resamples,
+    constant_columns,
+    counts_of,
+    interval,
+    resample,
+    weighted_mean,
+)
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
 from influx.planning import Prospect, Work
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("unfairness_any", "unfairness_mean", "unfairness_most", "unfairness_seed", "unfairness_excess")
+FOUND = "unfairness_auroc"
 Z = 1.959963984540054  # of a 95% interval
 
 
@@ -34,12 +45,14 @@ class Unfairness:
         least that. ``unfairness_mean``: mean of p_i(j) over i and j. ``unfairness_most``: largest mean over i of any
         test instance. ``unfairness_seed``: chance q(j) that two seeds disagree on the same data, averaged.
         ``unfairness_excess``: mean of p minus mean of q, which is what one instance adds to the luck of the seed.
+        ``unfairness_auroc``: does an estimator name the instances that turn a prediction? For each test instance with
+        p_i(j) > 0 for some i, the AUROC of |influence[i, j]| for these i among those left out, then the mean.
     Intervals: 95%. Wilson's over test instances for any, mean (a mean of shares varies no more than a share) and
         seed, over removals for most, which does not count that the largest was picked; percentile bootstrap over
-        test instances for excess.
-    Needs: retraining; classes. Labels of test instances play no part, nor does the estimator.
+        test instances for excess and AUROC.
+    Needs: retraining; classes. Labels of test instances play no part, nor does the estimator but for the AUROC.
     Cost: seeds · (removed + 1) + baseline_seeds trainings, shared with truth=loo; removed · m comparisons.
-    Source: Black & Fredrikson 2021. The baseline is an addition.
+    Source: Black & Fredrikson 2021. The baseline and the AUROC are additions.
 
     Attributes:
         seeds: initialisations and batch orders under which instances are left out.
@@ -81,9 +94,10 @@ class Unfairness:
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """One row per number of ``NAMES``."""
+        """One row per number of ``NAMES``, and ``FOUND``."""
         if run.problem.data.task != "classification":
-            return tidy(unavailable(NAMES, "not applicable", "this is regression: there is no class to change"))
+            why = "this is regression: there is no class to change"
+            return tidy(unavailable([*NAMES, FOUND], "not applicable", why))
         removed, n, m = self._removed(run), len(run.train), len(run.test)
         flips = np.zeros((len(removed), m))
         for design in self._designs(n, removed):
@@ -109,7 +123,33 @@ class Unfairness:
                 protocol=sentences(protocol, f"bootstrap over test instances x{self.n_boot}"),
             ),
         ]
+        rows.append(self._found(influence, flips > 0, removed, run, protocol))
         return tidy(rows)
+
+    def _found(
+        self, influence: Influence, turned: NDArray[np.bool_], removed: NDArray[np.int64], run: Run, protocol: str
+    ) -> Measured:
+        """AUROC of absolute influence for the removals that turned a prediction, ``turned`` (removed, m)."""
+        scored = influence.computed[removed]
+        turned, rows = turned[scored], removed[scored]
+        asked = np.asarray(turned.any(axis=0) & ~turned.all(axis=0))
+        if not asked.any():
+            return unavailable([FOUND], "not applicable", "no prediction turned by leaving an instance out", protocol)[
+                0
+            ]
+        magnitudes = np.abs(influence.values[rows][:, asked])
+        broken = ~np.isfinite(magnitudes).all(axis=0)
+        constant = ~broken & constant_columns(magnitudes)
+        values = per_column(magnitudes, turned[:, asked], ~(broken | constant))[1]
+        said = f"test instances whose prediction turned: {int(asked.sum())} of {len(asked)}"
+        return summarise(
+            FOUND,
+            values,
+            rng=run.rng("turned test instances"),
+            n_boot=self.n_boot,
+            protocol=sentences("by absolute influence", said, protocol),
+            note=left_out(broken, constant),
+        )
 
     def _removed(self, run: Run | Prospect) -> NDArray[np.int64]:
         """Rows of the training split to leave out, ascending."""

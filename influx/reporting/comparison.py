@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +39,7 @@ class Entry:
         estimator: its plain name.
         kind: an estimator's own run, a baseline measured beside it, or the noise ceiling.
         run: name of the run that it comes from; empty for ceilings.
+        model: what was trained, where rows of several models stand together.
         scores: by metric; a missing one was not measured.
         seconds: what it took, with what the trainings that it read from the bank would have taken; NaN if unknown.
         unpaid: trainings that it read and did not make.
@@ -61,6 +62,11 @@ class Entry:
     front: bool = False
     letters: str = ""
     difference: Difference | None = None
+    model: str = ""
+
+    def of(self, model: str) -> Entry:
+        """The row with its model in its name; itself where there is one model."""
+        return replace(self, name=f"{self.name}, {model}", model=model) if model else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +121,8 @@ def pareto_front(scores: Sequence[float], seconds: Sequence[float]) -> list[bool
     return front
 
 
-def letter_display(different: NDArray[np.bool_]) -> list[str]:
-    """Letters for rows, best first: two rows share one if and only if they are not ``different`` (R, R).
+def letter_display(different: NDArray[np.bool_], used: int = 0) -> list[str]:
+    """Letters for rows, best first, after ``used`` others: two rows share one if and only if not ``different`` (R, R).
 
     Rows that do not differ are covered by groups within which nobody differs, each grown from the first pair that no
     earlier group holds (a greedy form of Piepho's letter display, 2004).
@@ -138,13 +144,18 @@ def letter_display(different: NDArray[np.bool_]) -> list[str]:
     shown = [""] * count
     for number, group in enumerate(sorted(groups)):
         for row in group:
-            shown[row] += letter(number)
+            shown[row] += letter(used + number)
     return shown
+
+
+def letters_of(shown: str) -> set[str]:
+    """The letters of a row; "a1" is one."""
+    return set(re.findall(r"[a-z]\d*", shown))
 
 
 def share_letter(one: str, other: str) -> bool:
     """Whether two rows of a letter display have a letter in common; "a1" is one letter."""
-    return bool(set(re.findall(r"[a-z]\d*", one)) & set(re.findall(r"[a-z]\d*", other)))
+    return bool(letters_of(one) & letters_of(other))
 
 
 def letter(number: int) -> str:

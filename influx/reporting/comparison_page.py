@@ -98,7 +98,8 @@ class _Part:
         if len(points) < 2:
             return Markup("")
         best = ", ".join(point.name for point in sorted(points, key=lambda p: p.seconds) if point.front)
-        ceiling = next((e.scores.get(c.metric) for e in c.entries if e.kind == "ceiling"), None)
+        known = [e.scores.get(c.metric) for e in c.entries if e.kind == "ceiling"]
+        ceiling = known[0] if len(known) == 1 else None  # of one model
         plot = series.front(
             points,
             ceiling=ceiling.value if ceiling else None,

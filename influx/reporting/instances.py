@@ -68,7 +68,9 @@ def _instance(record: RunRecord, test_id: int) -> Markup:
         body = tag("div", shown, body, class_="shown")
     own = record.passages.passage("test", record.column(test_id)) if record.passages is not None else None
     shown_text = _passage(own) if own is not None else Markup("")
-    return tag("div", title, shown_text, body, class_="instance")
+    strongest = max((abs(near.influence) for near in record.neighbours(test_id, "proponent", 1)), default=0.0)
+    found: dict[str, object] = {"data_id": test_id, "data_label": label, "data_influence": f"{strongest:.6g}"}
+    return tag("div", title, shown_text, body, class_="instance", **found)
 
 
 def _side(record: RunRecord, test_id: int, role: Literal["proponent", "opponent"]) -> Markup:

@@ -1,4 +1,4 @@
-"""The one script of the HTML report, which works offline: sorts and searches tables, opens what links and paper need.
+"""The one script of the HTML report, offline: sorts and searches tables and instances, opens what links and paper need.
 
 The page's policy names this text by its hash, so that nothing else on the page can run.
 """
@@ -43,31 +43,55 @@ SCRIPT = """
       });
     });
   };
-  const searchable = (table, before, state) => {
+  const searchable = (found, what, bar, state) => {
     const label = document.createElement("label"), box = document.createElement("input");
     box.type = "search";
     box.autocomplete = "off";
-    label.append("Search rows ", box);
-    before.prepend(label);
-    const rows = [...table.tBodies[0].rows];
+    label.append(`Search ${what} `, box);
+    bar.prepend(label);
     box.addEventListener("input", () => {
       const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
       let shown = 0;
-      for (const row of rows) {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every(word => text.includes(word));
-        shown += !row.hidden;
+      for (const one of found) {
+        const text = one.textContent.toLowerCase();
+        one.hidden = !words.every(word => text.includes(word));
+        shown += !one.hidden;
       }
-      state.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+      state.textContent = words.length ? `${shown} of ${found.length} ${what}` : "";
     });
   };
-  for (const table of document.querySelectorAll("table.sortable")) {
+  const ordered = (found, bar, say) => {
+    const label = document.createElement("label"), choice = document.createElement("select");
+    choice.append(...["id", "label", "influence"].map(key => new Option(key)));
+    label.append("Sort by ", choice);
+    bar.append(label);
+    choice.addEventListener("change", () => {
+      const key = choice.value, sign = key === "influence" ? -1 : 1, end = document.createComment("");
+      found[0].parentElement.insertBefore(end, found.at(-1).nextSibling);
+      found.sort((a, b) => compare(a.dataset[key], b.dataset[key], sign));
+      end.before(...found);
+      end.remove();
+      say(`sorted by ${key}`);
+    });
+  };
+  const controls = before => {
     const bar = document.createElement("div"), state = document.createElement("output");
     bar.className = "controls";
     bar.append(state);
-    table.parentElement.before(bar);
+    before.before(bar);
+    return [bar, state];
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const [bar, state] = controls(table.parentElement), rows = [...table.tBodies[0].rows];
     sortable(table, text => { state.textContent = text; });
-    if (table.tBodies[0].rows.length > 7) searchable(table, bar, state);
+    if (rows.length > 7) searchable(rows, "rows", bar, state);
+  }
+  for (const section of document.querySelectorAll("section")) {
+    const found = [...section.children].filter(one => one.classList.contains("instance"));
+    if (found.length < 3) continue;
+    const [bar, state] = controls(found[0]);
+    searchable(found, "test instances", bar, state);
+    ordered(found, bar, text => { state.textContent = text; });
   }
   const open = element => {
     for (let at = element; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;

@@ -47,7 +47,9 @@ td .ci { display: block; }
   font-size: 13.5px; color: var(--soft); }
 .controls:not(:has(input)):has(output:empty) { display: none; }
 .controls input { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--soft);
-  border-radius: 4px; padding: 3px 8px; width: 22em; max-width: 60vw; }
+  border-radius: 4px; padding: 3px 8px; width: 22em; max-width: 60vw; } .controls label { white-space: nowrap; }
+.controls select { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--soft);
+  border-radius: 4px; padding: 2px 4px; }
 thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
   cursor: pointer; }
 thead button::after { content: "\\00a0\\2195"; color: var(--line); } thead button:hover { color: var(--ink); }

@@ -23,6 +23,9 @@ ABOUT_CEILING_OF_MEAN = (
     "exceed it"
 )
 SIGN = "positive influence = proponent: the test loss would be higher without it"
+RETRAINED = ("removal", "qld", "brittleness")  # metrics that have nothing to estimate
+ABOUT_RETRAINED = "they measure what retraining does, beside random removal, and no noisy truth stands between"
+ABOUT_CALIBRATION = "R² of calibration is at most the Pearson ceiling, unless the estimate is of the truth's own seed"
 
 # Metrics are found by the words of their names: pooled_pearson, topk_proponents, mislabel_auroc_self, ceiling_spearman
 _DETECTION = {"auroc": "AUROC", "ap": "AP", "auprc": "AUPRC", "mrr": "MRR"}
@@ -205,7 +208,9 @@ def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str
         read = text.number(spent.get("trainings")) - text.number(spent.get("trained_now"))
         unpaid = f", of which {text.count(read)} were read from the bank and cost nothing here" if read > 0 else ""
         yield "truth", f"{text.seconds(spent.get('seconds'))} s, {peak} MB, {trainings} trainings{unpaid}"
-    yield "guarantee", guarantee_line(table, record.estimator)
+    settings = record.config.get("estimator")
+    settings = settings if isinstance(settings, Mapping) else {}
+    yield "guarantee", guarantee_line(table, record.estimator, settings, truth=record.truth is not None)
     yield "sign", SIGN
     yield "protocol", record.protocol or "not recorded"
 
@@ -222,6 +227,10 @@ def _ceiling(table: list[dict[str, Any]]) -> str:
     shown = {str(row["metric"]) for row in distinct}
     known += [ABOUT_CEILING] if "ceiling_spearman" in shown else []
     known += [ABOUT_CEILING_OF_MEAN] if CEILING_OF_MEAN in shown else []
+    families = {str(row["metric"]).partition("_")[0] for row in table}
+    known += [ABOUT_CALIBRATION] if first and "calibration" in families else []
+    without = ", ".join(name for name in RETRAINED if name in families)
+    known += [f"not applicable to {without}: {ABOUT_RETRAINED}"] if without else []
     lost = [row for name, row in first.items() if "lds" not in words(name) and row["status"] != "ok"]
     if lost:
         known.insert(0, f"{lost[0]['status']}: {lost[0]['note'] or 'no reason was recorded'}")

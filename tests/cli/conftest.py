@@ -29,6 +29,7 @@ TINY = (
     "metric.lds.subsets=6",
     "metric.lds.n_boot=100",
     "metric.agreement.n_boot=100",
+    "metric.guarantee.n_boot=100",
     "baselines=[random]",
 )
 

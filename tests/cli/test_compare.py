@@ -166,6 +166,34 @@ def test_other_problems_are_refused_by_the_setting_that_differs(influx: Influx, 
     assert "Protocol 2: " in shown and "do not answer the same question" in shown
 
 
+def test_models_on_the_same_instances_share_a_table_each_with_its_own_truth(influx: Influx, make: Maker) -> None:
+    nets, trees = {"choices": {"model": "mlp"}}, {"choices": {"model": "lightgbm"}, "problem": {"id": "trees"}}
+    places = [make(name, noise, name=f"net_{name}", **nets) for name, noise in (("good", 0.1), ("poor", 5.0))]
+    places += [make(name, noise, name=f"tree_{name}", **trees) for name, noise in (("good", 0.5), ("poor", 5.0))]
+    done = influx("compare", *places, "--json")
+    rows, found = rows_of(done), json.loads(done.out)
+    assert {"good, mlp", "poor, mlp", "random, mlp", "good, lightgbm", "random, lightgbm"} <= rows.keys()
+    assert rows["poor, lightgbm"]["model"] == "lightgbm" and rows["noise ceiling, mlp"]["kind"] == "ceiling"
+    assert {(pair["row"], pair["minus"]) for pair in found["pairs"]} == {
+        ("good, mlp", "poor, mlp"),
+        ("good, lightgbm", "poor, lightgbm"),
+    }
+    assert rows["good, lightgbm"]["difference"] is None and rows["poor, mlp"]["difference"]["value"] < 0
+    assert len({row["letters"] for row in rows.values() if row["kind"] == "run"}) == 4
+    assert "model mlp (id abc123), model lightgbm (id trees)" in found["protocols"][0]["problem"]
+    assert any("own ground truth" in note for note in found["notes"])
+    assert len(json.loads(influx("compare", *places, "--json", "--force").out)["protocols"]) == 2
+
+
+@pytest.mark.parametrize("other", [{"n_train": 80}, {"choices": {"model": "mlp"}}])
+def test_other_data_and_other_settings_of_one_model_share_no_table(
+    influx: Influx, make: Maker, other: dict[str, Any]
+) -> None:
+    changed = {"choices": {"model": "lightgbm"}, "problem": {"id": "other"}} | other
+    done = influx("compare", make("a", 0.1, choices={"model": "mlp"}), make("b", 0.1, **changed))
+    assert done.code == 2 and "need one protocol" in done.err
+
+
 def test_each_protocol_has_its_own_order_front_and_reference(influx: Influx, make: Maker) -> None:
     other = {"n_train": 80, "problem": {"id": "other"}}
     places = [make("a", 2.0), make("b", 1.0), make("c", 0.5, **other), make("d", 0.1, **other)]

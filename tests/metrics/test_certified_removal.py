@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from influx.errors import ConfigError
@@ -56,6 +59,39 @@ def test_certified_accuracy_is_that_of_models_trained_one_at_a_time(tmp_path: Pa
     assert value["certified_k3_0"] == np.mean(np.array(held) >= 0)
     assert value["certified_k3_1"] == np.mean(np.array(held) >= 1)
     assert value["certified_radius_k3"] == np.median(held)
+    assert value["certified_single"] == np.mean(without(toy, [], 0).prediction == toy.test.y)
+
+
+def poisoned(tmp_path: Path, flags: dict[str, Any], test_flags: dict[str, Any]) -> tuple[toys.Toy, pd.DataFrame]:
+    data = replace(toys.table(n_train=24, n_test=12), flags=flags, test_flags=test_flags)
+    toy, metric = toys.learned(tmp_path, data, Logistic(weight_decay=0.1)), CertifiedRemoval(partitions=[3])
+    frame = metric.evaluate(Influence(values=np.zeros((24, 12))), run_of(toy, metric, "certified_removal"))
+    return toy, frame.set_index("metric")
+
+
+def test_an_attack_is_counted_where_it_is_aimed(tmp_path: Path) -> None:
+    guilty, carries = np.arange(24) == 3, np.arange(12) < 9
+    toy, found = poisoned(tmp_path, {"backdoor": guilty}, {"backdoor": carries})
+    wanted = toy.train.y[3]
+    aimed = carries & (toy.test.y != wanted)
+    reached = (without(toy, [], 0).prediction == wanted)[aimed]
+    assert found.value["certified_attack_single"] == reached.mean() and found.n["certified_attack_k3"] == aimed.sum()
+    assert found.value["certified_poison_k3"] == found.value["certified_k3_1"]  # one instance is poisoned
+    assert found.n["certified_single"] == 12
+
+
+def test_targets_have_the_label_that_the_attacker_wants_and_do_not_judge_accuracy(tmp_path: Path) -> None:
+    target = np.arange(12) < 4
+    toy, found = poisoned(tmp_path, {"poison": np.arange(24) < 2}, {"target": target})
+    right = without(toy, [], 0).prediction == toy.test.y
+    assert found.value["certified_attack_single"] == right[target].mean()
+    assert found.value["certified_single"] == right[~target].mean() and found.n["certified_k3_0"] == 8
+    assert found.value["certified_poison_k3"] == found.value["certified_k3_2"]
+
+
+def test_a_backdoor_that_no_test_instance_carries_has_no_success_to_count(tmp_path: Path) -> None:
+    _, found = poisoned(tmp_path, {"backdoor": np.arange(24) == 3}, {})
+    assert found.status["certified_attack_k3"] == "not applicable" and "half" in found.note["certified_attack_single"]
 
 
 def test_the_part_of_an_instance_depends_on_its_inputs_alone() -> None:

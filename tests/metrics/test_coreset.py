@@ -16,6 +16,7 @@ from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
 from influx.metrics.coreset import Coreset, first
 from influx.metrics.refit import Judge
+from influx.metrics.spread import herding, k_centre, order
 from influx.metrics.tidy import tables_of
 from influx.models.mlp import MLP
 from influx.oracles import toys
@@ -80,10 +81,15 @@ def test_accuracies_are_those_of_models_trained_one_at_a_time(toy: Toy, balanced
             kept = [i for label, most in enumerate(quota) for i in [i for i in best if y[i] == label][:most]]
         expected = np.mean([accuracy(toy, kept, seed, judging) for seed in range(SEEDS)])
         assert found.value[f"coreset_{rule}_{share}"] == pytest.approx(expected, abs=1e-12)
-    curves = tables_of(frame)["coreset"].set_index(["series", "kept"])["accuracy"]
+    curves, strata = tables_of(frame)["coreset"].set_index(["series", "kept"])["accuracy"], y if balanced else None
     for share in (0.3, 0.5):
         gain = curves["by self", share] - curves["random", share]
         assert found.value[f"coreset_gain_self_{100 * share:g}"] == pytest.approx(gain, abs=1e-12)
+        over = curves["by self", share] - curves["by herding", share]
+        assert found.value[f"coreset_over_herding_self_{100 * share:g}"] == pytest.approx(over, abs=1e-12)
+        kept = first(order("herding", toy.train, 10, strata), round(share * N), strata).tolist()
+        expected = np.mean([accuracy(toy, kept, seed, judging) for seed in range(SEEDS)])
+        assert found.value[f"coreset_herding_{100 * share:g}"] == pytest.approx(expected, abs=1e-12)
     everything = np.mean([accuracy(toy, range(N), seed, judging) for seed in range(SEEDS)])
     assert curves["by sum", 1.0] == curves["random", 1.0] == pytest.approx(everything, abs=1e-12)
 
@@ -93,11 +99,31 @@ def test_random_subsets_are_as_large_as_the_chosen_and_differ_from_seed_to_seed(
     for balanced in (False, True):
         metric = Coreset(shares=[0.3, 0.5], seeds=3, balanced=balanced)
         prospect = Prospect(problem=toy.problem, who="test")
-        six, ten = metric._sets(prospect, metric._random(prospect)).values()
+        six, ten = metric._sets(prospect, metric._common(prospect)["random"]).values()
         assert (six.sum(axis=1) == 6).all() and (ten.sum(axis=1) == 10).all()
         assert (six <= ten).all() and len(np.unique(ten, axis=0)) == 3
         if balanced:
             assert all(np.bincount(y[row > 0]).tolist() == [2, 2, 2] for row in six)
+
+
+def test_choices_by_inputs_are_the_best_of_all_at_every_step() -> None:
+    x = np.random.default_rng(0).normal(size=(15, 3))
+    chosen: list[int] = []
+    for _ in range(6):
+        left = [i for i in range(15) if i not in chosen]
+        chosen.append(min(left, key=lambda i: float(np.linalg.norm(x[[*chosen, i]].mean(axis=0) - x.mean(axis=0)))))
+    assert herding(x, 6).tolist() == chosen
+    spread = k_centre(x, 6).tolist()
+    for place in range(1, 6):
+        gaps = np.linalg.norm(x[:, None] - x[spread[:place]], axis=2).min(axis=1)
+        assert spread[place] == gaps.argmax()
+    assert sorted(k_centre(np.zeros((4, 2)), 4).tolist()) == [0, 1, 2, 3]
+
+
+def test_an_order_by_inputs_names_every_row_once_and_classes_in_proportion(toy: Toy) -> None:
+    rows = order("k_centre", toy.train, 6, toy.train.y)
+    assert sorted(rows.tolist()) == list(range(N))
+    assert np.bincount(toy.train.y[first(rows, 6, toy.train.y)]).tolist() == [2, 2, 2]
 
 
 def test_the_first_of_every_class() -> None:
@@ -108,7 +134,9 @@ def test_the_first_of_every_class() -> None:
 
 def test_scores_that_rank_nothing_are_degenerate(toy: Toy) -> None:
     frame = measured(toy, np.ones((N, M)))
-    assert (frame["status"] == "degenerate").all() and len(frame) == 12
+    by_inputs = frame["metric"].isin([f"coreset_{kind}herding_{share}" for kind in ("", "gain_") for share in (30, 50)])
+    assert (frame["status"][~by_inputs] == "degenerate").all() and (frame["status"][by_inputs] == "ok").all()
+    assert len(frame) == 22 and by_inputs.sum() == 4
 
 
 def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
@@ -119,10 +147,12 @@ def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
     assert frame.status["coreset_self_50"] == "not applicable" and frame.status["coreset_sum_50"] == "ok"
     planned = metric.plan(Prospect(problem=toy.problem, who="coreset"))
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
-    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.own_trainings - 2 == 8  # no self-influence
+    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.own_trainings - 2 == 10  # no self-influence
 
 
-@pytest.mark.parametrize("settings", [{"shares": [1.0]}, {"rules": ["most"]}, {"seeds": 0}, {"n_boot": 1}])
+@pytest.mark.parametrize(
+    "settings", [{"shares": [1.0]}, {"rules": ["most"]}, {"specialised": "all"}, {"seeds": 0}, {"n_boot": 1}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"metric\.coreset\.{next(iter(settings))}"):
         Coreset(**settings)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from influx.config import load_choice
 from influx.engines.retrain import Bank
 from influx.engines.subsets import leave_one_out
+from influx.guarantees import by_construction
 from influx.influence import Influence
 from influx.learners.linear.logistic import Logistic
 from influx.learners.linear.ridge import Ridge
@@ -20,7 +22,7 @@ from influx.metrics.concentration import Concentration, bernstein, concentration
 from influx.metrics.guarantee import Guarantee
 from influx.metrics.stability_bounds import stability
 from influx.oracles import toys
-from influx.reporting.guarantee import UNKNOWN, guarantee_line
+from influx.reporting.guarantee import guarantee_line
 from influx.run import Run
 from influx.store import Folder
 
@@ -167,8 +169,31 @@ def test_one_line_says_which_guarantee() -> None:
     coverage = row | {"metric": "guarantee_coverage", "value": 0.91, "protocol": ""}
     said = guarantee_line([calibrated, coverage], "e")
     assert said.startswith("calibrated: value ± ") and "level 0.9" in said and "measured coverage" in said
+    gain = row | {"metric": "guarantee_gain", "value": -0.2, "protocol": ""}
+    assert "no narrower than around a constant" in guarantee_line([calibrated, coverage, gain], "e")
+    assert guarantee_line([calibrated, coverage, gain | {"value": 0.2}], "e") == said
     exact = calibrated | {"protocol": "exact; leave-one-out of x; up to rounding", "value": 0.0}
     assert guarantee_line([exact], "e") == "exact: leave-one-out of x"
     certificate = row | {"metric": "certified_radius_k50", "value": 14.0, "protocol": ""}
     assert "withstand 14" in guarantee_line([certificate], "e")
-    assert guarantee_line([exact], "other") == UNKNOWN
+    assert guarantee_line([exact], "other").startswith("none by construction; guarantee in metric calibrates")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("loo", {}, "exact: leave-one-out"),
+        ("knn_shapley", {"semivalue": "beta"}, "exact: beta semivalue"),
+        ("cooks_distance", {"variant": "one_step"}, "none by construction"),
+        ("shapley_taylor", {"estimator": "permutation"}, "none by construction"),
+        ("downsampling", {"target": "zero_one"}, "concentration: a bound (Hoeffding)"),
+        ("downsampling", {}, "none: risks without bounds have no concentration bound; set estimator.target=zero_one"),
+        ("tmc_shapley", {"target": "zero_one"}, "none: truncation"),
+        ("tracincp", {}, "none by construction; guarantee in metric calibrates an interval on a ground truth such as"),
+    ],
+)
+def test_without_a_metric_the_construction_says_which(name: str, changed: dict[str, Any], said: str) -> None:
+    settings = {key: value for key, value in load_choice("estimator", name).items() if key != "_target_"} | changed
+    assert guarantee_line([], name, settings).startswith(said)
+    given = by_construction(name, settings, truth=True)
+    assert given == guarantee_line([], name, settings, truth=True)

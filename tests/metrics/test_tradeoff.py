@@ -12,7 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from influx.engines.retrain import Bank
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.tradeoff import LISTS, Tradeoff, names
+from influx.metrics.tradeoff import EACH, LISTS, Tradeoff, names
 from influx.models.mlp import MLP
 from influx.oracles import plain, toys
 from influx.oracles.toys import Toy
@@ -48,6 +48,10 @@ def test_correlations_are_those_of_scipy(toy: Toy, norms: np.ndarray) -> None:
                 row = found.loc[f"tradeoff_{size}_{kind}_{score}"]
                 assert row.value == pytest.approx(of(sizes, scores).statistic, abs=1e-9)
                 assert row.ci_low < row.value < row.ci_high and row.n == 15
+        each = [spearmanr(sizes, np.abs(column)).statistic for column in values.T]
+        row = found.loc[f"tradeoff_{size}_spearman_each"]
+        assert row.value == pytest.approx(np.median(each), abs=1e-9)
+        assert min(each) <= row.ci_low <= row.value <= row.ci_high <= max(each) and row.n == 7
 
 
 def test_a_score_that_is_the_norm_names_the_same_instances_everywhere(toy: Toy, norms: np.ndarray) -> None:
@@ -79,6 +83,7 @@ def test_what_cannot_be_had_is_said(toy: Toy) -> None:
     values[:, 0] = np.nan
     found = measured(toy, Influence(values=values), k=15)
     assert (found.status[list(LISTS)] == "not applicable").all() and "k=15" in found.note["tradeoff_most"]
+    assert (found.n[list(EACH)] == 6).all() and "1 of 7 test instances" in found.note[EACH[0]]
     assert "1 of 7 test instances" in measured(toy, Influence(values=values)).note["tradeoff_most"]
 
 

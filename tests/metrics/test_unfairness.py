@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 from influx.engines.retrain import Bank, row_keys
 from influx.errors import ConfigError
 from influx.estimators.retraining.loo import LeaveOneOut
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD
-from influx.metrics.unfairness import NAMES, Unfairness, disagreement, wilson
+from influx.metrics.unfairness import FOUND, NAMES, Unfairness, disagreement, wilson
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy
@@ -24,8 +25,6 @@ from influx.planning import Prospect
 from influx.problem import Design, Problem
 from influx.run import Run
 from influx.store import Folder
-
-NOTHING = Influence(values=np.zeros((1, 1)))
 
 
 @pytest.fixture
@@ -39,9 +38,13 @@ def run_of(toy: Toy, metric: Unfairness) -> Run:
     return Run(problem=toy.problem, fitted=toy.fitted, bank=bank, requires=metric.requires, who="unfairness")
 
 
+def scored(toy: Toy) -> Influence:
+    return Influence(values=np.random.default_rng(0).normal(size=(len(toy.train), len(toy.test))))
+
+
 def measured(toy: Toy, **settings: Any) -> pd.DataFrame:
     metric = Unfairness(**settings)
-    return metric.evaluate(NOTHING, run_of(toy, metric)).set_index("metric")
+    return metric.evaluate(scored(toy), run_of(toy, metric)).set_index("metric")
 
 
 def predicted(toy: Toy, removed: int | None, seed: int) -> np.ndarray:
@@ -68,6 +71,9 @@ def test_it_counts_the_predictions_that_change(toy: Toy) -> None:
     expected = [(share > 0).any(axis=0).mean(), share.mean(), share.mean(axis=0).max(), luck.mean()]
     assert np.allclose(found[list(NAMES[:4])], expected, atol=1e-12)
     assert found["unfairness_excess"] == pytest.approx(share.mean() - luck.mean(), abs=1e-12)
+    values = np.abs(scored(toy).values)
+    areas = [roc_auc_score(share[:, j] > 0, values[:, j]) for j in range(m) if 0 < (share[:, j] > 0).sum() < n]
+    assert found[FOUND] == pytest.approx(np.mean(areas), abs=1e-12)
 
 
 def test_a_model_that_does_not_learn_is_fair_and_only_as_lucky_as_its_initialisation(tmp_path: Path) -> None:
@@ -76,6 +82,7 @@ def test_a_model_that_does_not_learn_is_fair_and_only_as_lucky_as_its_initialisa
     assert (found.loc[list(NAMES[:3]), "value"] == 0).all() and found.loc["unfairness_seed", "value"] > 0
     assert found.loc["unfairness_excess", "value"] == -found.loc["unfairness_seed", "value"]
     assert 0 < found.loc["unfairness_any", "ci_high"] < 0.3  # 0 of 20 does not prove 0
+    assert found.loc[FOUND, "status"] == "not applicable" and "turned" in found.loc[FOUND, "note"]
 
 
 def test_of_some_removals_the_worst_is_a_lower_bound(toy: Toy) -> None:
@@ -109,7 +116,7 @@ def test_regression_has_no_classes(tmp_path: Path) -> None:
 def test_the_plan_names_the_models_that_are_trained(toy: Toy) -> None:
     metric = Unfairness(seeds=2, budget=5)
     run = run_of(toy, metric)
-    metric.evaluate(NOTHING, run)
+    metric.evaluate(scored(toy), run)
     assert run.bank.trained == 2 * 6 + 8  # of the 10 of the baseline, 2 are there
     planned = metric.plan(Prospect(problem=toy.problem, who="unfairness")).trainings
     assert len({key for design in planned for key in row_keys(design)}) == run.bank.requested

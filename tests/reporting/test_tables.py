@@ -206,7 +206,7 @@ def test_truth_is_named_in_the_heading(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("radius", "told"),
-    [(-1.0, "no certificate for half"), (0.0, "withstand 0 changed"), (float("nan"), "not measured")],
+    [(-1.0, "no certificate for half"), (0.0, "withstand 0 changed"), (float("nan"), "none by construction")],
 )
 def test_a_wrong_vote_is_no_certificate(radius: float, told: str) -> None:
     assert told in guarantee_line([metric_row("a", "certified_radius_k5", radius)], "a")
@@ -222,3 +222,11 @@ def test_the_guarantee_is_below_the_table(folder: Path) -> None:
     pd.concat([rows, pd.DataFrame(more)]).to_csv(folder / "metrics.csv", index=False)
     lines = dict(verdict_of(RunRecord.load(folder)).lines)
     assert lines["guarantee"].startswith("calibrated: value ± 0.00042 at level 0.9, measured coverage 0.910 [0.86")
+
+
+def test_metrics_without_a_ceiling_say_so(folder: Path) -> None:
+    rows = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    more = [metric_row("tracincp", name, 0.5) for name in ("removal_area_top", "qld", "calibration_r2")]
+    pd.concat([rows, pd.DataFrame(more)]).to_csv(folder / "metrics.csv", index=False)
+    said = dict(verdict_of(RunRecord.load(folder)).lines)["ceiling"]
+    assert "not applicable to removal, qld: they measure what retraining does" in said and "R² of calibration" in said
