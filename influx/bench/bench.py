@@ -10,7 +10,7 @@ from pathlib import Path
 
 from influx import interrupts, progress
 from influx.bench import growth, orders
-from influx.bench.clock import Kernel, Rounds
+from influx.bench.clock import LONG, Kernel, Rounds
 from influx.bench.gates import SLOWER, larger, slower
 from influx.bench.machine import differences, machine
 from influx.bench.measures import Check, Entry, Results
@@ -23,8 +23,10 @@ from influx.pipeline import threads
 from influx.verification import verify
 
 
-def run(suites: Sequence[Suite], baseline: Results | None = None) -> Results:
+def run(suites: Sequence[Suite], baseline: Results | None = None, anew: bool = False) -> Results:
     """Everything that the suites declare. Where a baseline is from this machine, what looks too slow is timed again.
+
+    For a baseline made ``anew`` all short estimates are: one disturbed there would hide what later gets slower.
 
     Raises:
         UserError: a suite describes what cannot be run.
@@ -34,6 +36,8 @@ def run(suites: Sequence[Suite], baseline: Results | None = None) -> Results:
     comparable = baseline is not None and not differences(baseline.machine, results.machine)
 
     def suspect(key: str, found: Rounds[Influence]) -> bool:
+        if anew:
+            return found.spent < LONG
         before = baseline.entries.get(key) if comparable and baseline is not None else None
         if before is None or before.error:
             return False

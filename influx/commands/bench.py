@@ -38,7 +38,7 @@ def bench(names: Sequence[str], baseline: Path | None, update: bool, output: Pat
     from influx.store import Folder
 
     with progress.shown_by(factory()):
-        now = run(suites, then)
+        now = run(suites, then, anew=update)
     findings = list(gates.on_their_own(now))
     code = gates.exit_code(findings)
     compared = list(gates.against(now, _updatable(then, now) if update else then)) if then else []

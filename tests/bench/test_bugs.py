@@ -199,6 +199,12 @@ def test_every_round_starts_with_the_trained_problem_alone(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_a_baseline_is_timed_more_often(clean: Results) -> None:
+    anew = run([tiny()], anew=True)
+    assert all(anew.entries[key].rounds > entry.rounds for key, entry in clean.entries.items())
+
+
+@pytest.mark.slow
 def test_a_doubled_time_is_caught(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TracInCP, "estimate", half_as_fast)
     code, said = judged()
