@@ -16,11 +16,12 @@ few), divided by the difference of their numbers.
 Exponents: a time is c + a x^b, and c, which is reading files, choosing how to compute and so on, is of no interest. All
 three are fitted by least squares of the logarithms, with c from 0 to the smallest time; ± is the standard error of b,
 which includes that c is not known. Where Table 1 says that a size does not matter, b is the slope of log t against
-log x. b agrees with Table 1 when it is within 0.15 and not when it is farther away than that and two standard errors;
-anything between is unclear. The error does not know of differences from run to run: on a busy machine incremental
-exponents moved by several of it, so repeat the script before believing a "no". A free c says little when a time is a
-sum of several powers; the local slopes from size to size are in the JSON file. The number of parameters p is varied by
-the width of a network: two hidden layers of that width, or two convolutions with so many channels.
+log x. b agrees with Table 1 when it is within 0.15 and not when it is farther away than that and two standard errors
+("lower" where it is cheaper than Table 1's order); anything between is unclear. The error does not know of differences
+from run to run: on a busy machine incremental exponents moved by several of it, so repeat the script before believing a
+"no". A free c says little when a time is a sum of several powers; the local slopes from size to size are in the JSON
+file. a is in nanoseconds, at the sizes that the axis leaves as they are. The number of parameters p is varied by the
+width of a network: two hidden layers of that width, or two convolutions with so many channels.
 """
 
 from __future__ import annotations
@@ -417,27 +418,30 @@ def measure(name: str, method: Method, budget: float, quick: bool) -> Times:
     return {size: min(times) for size, times in found.items()}
 
 
-def exponent(x: NDArray[np.float64], t: NDArray[np.float64], plain: bool) -> tuple[float, float]:
-    """The b of t = c + a x^b and its standard error; with c = 0 if ``plain``."""
+def exponent(x: NDArray[np.float64], t: NDArray[np.float64], plain: bool) -> tuple[float, float, float]:
+    """The b of t = c + a x^b, its standard error, and a in the unit of t; with c = 0 if ``plain``."""
     u, v = np.log(x / x[-1]), np.log(t / t[-1])
     if plain:
         slope, covariance = np.polyfit(u, v, 1, cov=True)
-        return float(slope[0]), float(np.sqrt(covariance[0, 0]))
+        b, error, a = slope[0], np.sqrt(covariance[0, 0]), np.exp(slope[1])
+        return float(b), float(error), float(a * t[-1] / x[-1] ** b)
 
     def model(u: NDArray[np.float64], c: float, a: float, b: float) -> NDArray[np.float64]:
         return np.log(c + a * np.exp(b * u))
 
     bounds = ([0, 1e-6, 0], [np.exp(v.min()), 2, 5])
     found, covariance = curve_fit(model, u, v, [bounds[1][0] / 4, 0.9, 1], bounds=bounds)
-    return float(found[2]), float(np.sqrt(covariance[2, 2]))
+    _, a, b = found
+    return float(b), float(np.sqrt(covariance[2, 2])), float(a * t[-1] / x[-1] ** b)
 
 
 def verdict(b: float, error: float, claim: float | None) -> str:
-    """Whether an exponent is the claimed one; unclear where noise could explain the difference."""
+    """Whether an exponent is the claimed one; unclear where noise could explain the difference, lower if cheaper."""
     if claim is None:
         return "–"
     away = abs(b - claim)
-    return "yes" if away <= TOLERANCE else "no" if away > TOLERANCE + 2 * error else "unclear"
+    no = "lower" if b < claim else "no"
+    return "yes" if away <= TOLERANCE else no if away > TOLERANCE + 2 * error else "unclear"
 
 
 def row(name: str, method: Method, series: Series, times: Times, quick: bool) -> dict[str, Any]:
@@ -450,7 +454,7 @@ def row(name: str, method: Method, series: Series, times: Times, quick: bool) ->
     values = series.values[: len(sizes)]
     x = np.array([parameters(size) for size in sizes] if series.axis == "p" else values, float)
     x = 2.0**x if series.axis == "2^n" else x - (series.axis == "m")
-    found = exponent(x, t, series.plain or series.claim == 0) if (t > 0).all() else (float("nan"), float("nan"))
+    b, error, a = exponent(x, t, series.plain or series.claim == 0) if (t > 0).all() else (float("nan"),) * 3
     return {
         "estimator": name,
         "column": method.column,
@@ -463,16 +467,30 @@ def row(name: str, method: Method, series: Series, times: Times, quick: bool) ->
         "seconds": t.tolist(),
         "local_slopes": (np.diff(np.log(np.maximum(t, 1e-12))) / np.diff(np.log(x))).tolist(),
         "claim": series.claim,
-        "exponent": found[0],
-        "error": found[1],
-        "agrees": verdict(*found, series.claim),
+        "exponent": b,
+        "error": error,
+        "constant": a,
+        "agrees": verdict(b, error, series.claim),
         "why": series.why,
     }
 
 
 def time_table(rows: list[dict[str, Any]]) -> Table:
-    """Exponents beside Table 1."""
-    table = Table("estimator", "Table 1", "time", "axis", "from … to", "ms", "claim", "exponent", "agrees", "why not")
+    """Exponents beside Table 1, with the constants a of a x^b."""
+    titles = (
+        "estimator",
+        "Table 1",
+        "time",
+        "axis",
+        "from … to",
+        "ms",
+        "claim",
+        "exponent",
+        "a, ns",
+        "agrees",
+        "why not",
+    )
+    table = Table(*titles)
     for number, r in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1]["estimator"] != r["estimator"]
         axis = r["axis"] + (" (cnn)" if r["net"] == "cnn" else "") + (" (written)" if r["written"] else "")
@@ -483,8 +501,9 @@ def time_table(rows: list[dict[str, Any]]) -> Table:
             f"{ends[0]:.3g} … {ends[1]:.3g}",
             "–" if r["claim"] is None else f"{r['claim']:g}",
             f"{r['exponent']:.2f} ± {r['error']:.2f}",
+            f"{1e9 * r['constant']:.2g}",
             f"[bold]{r['agrees']}[/]" if r["agrees"] == "no" else r["agrees"],
-            (r["why"] or UNKNOWN) if r["agrees"] in ("no", "unclear") else "",
+            "" if r["agrees"] in ("yes", "–") else r["why"] or UNKNOWN,
             end_section=last,
         )
     return table
