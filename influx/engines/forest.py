@@ -8,7 +8,7 @@ margin is that of class 1, and otherwise the number of classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -24,8 +24,10 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int64] | NDArray[np.float32] | Array
 Leaves = NDArray[np.int32]
 Name = Literal["squared_error", "logistic", "softmax", "share"]
+Side = Literal["train", "test"]
 STRETCH_BYTES = 32 << 20  # of rounds, and of terms of leaves, that are held at once
 TOGETHER = 256  # test instances compared at once
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
@@ -52,30 +54,16 @@ class Objective:
             return np.asarray(np.logaddexp.reduce(margins, -2) - own)
         raise IncompatibleError("averaged trees have no risk of a margin; choose a boosted model such as lightgbm")
 
-    def first(self, margins: Array, y: Labels) -> Array:
-        """``(..., C, n)`` first derivatives g."""
+    def slopes(self, margins: Array, y: Labels) -> tuple[Array, Array]:
+        """``(..., C, n)`` first derivatives g, and second ones h of each margin alone: the diagonal."""
         if self.name == "squared_error":
-            return np.asarray(margins - y)
+            return np.asarray(margins - y), np.ones_like(margins)
+        p = self.means(margins)
         if self.name == "logistic":
-            return np.asarray(self.means(margins) - (y == 1))
-        found = self.means(margins)
-        column = self._column(margins, y)
-        np.put_along_axis(found, column, np.take_along_axis(found, column, -2) - 1.0, -2)
-        return found
-
-    def second(self, margins: Array) -> Array:
-        """``(..., C, n)`` second derivatives h, of each margin alone: the diagonal."""
-        if self.name == "squared_error":
-            return np.ones_like(margins)
-        p = self.means(margins)
-        return np.asarray(p * (1.0 - p))
-
-    def third(self, margins: Array) -> Array:
-        """``(..., C, n)`` third derivatives, of each margin alone."""
-        if self.name == "squared_error":
-            return np.zeros_like(margins)
-        p = self.means(margins)
-        return np.asarray(p * (1.0 - p) * (1.0 - 2.0 * p))
+            return np.asarray(p - (y == 1)), p * (1.0 - p)
+        h, column = p * (1.0 - p), self._column(margins, y)
+        np.put_along_axis(p, column, np.take_along_axis(p, column, -2) - 1.0, -2)
+        return p, h
 
     def means(self, margins: Array) -> Array:
         """``(..., C, n)`` predicted values or probabilities."""
@@ -167,21 +155,45 @@ class Forest:
         k = max(1, STRETCH_BYTES // each)
         return [(start, min(start + k, self.rounds)) for start in range(0, self.rounds, k)]
 
-    def stretches(self, leaves: Leaves) -> Iterator[Stretch]:
-        """All rounds, as instances in ``leaves`` (T, C, n) go through them."""
-        margins = np.tile(self.base[:, None], leaves.shape[-1])
+    def stretches(self, side: Side) -> Iterable[Stretch]:
+        """All rounds, as training or test instances go through them.
+
+        One stretch is kept: the check of the leaves and the estimator both go through it.
+        """
+        if len(self.spans) > 1:
+            return self._walk(side)
+        if side not in self._kept:
+            self._kept[side] = list(self._walk(side))
+        return self._kept[side]
+
+    @cached_property
+    def _kept(self) -> dict[Side, list[Stretch]]:
+        return {}
+
+    def _walk(self, side: Side) -> Iterator[Stretch]:
+        leaves, y = (self.train_leaves, self.train_y) if side == "train" else (self.test_leaves, self.test_y)
+        margins = np.repeat(self.base[:, None], len(y), 1)
         for start, stop in self.spans:
             rounds = slice(start, stop)
             place = slice(int(self.first[start, 0]), int(self.first[start, 0] + self.sizes[rounds].sum()))
-            numbers = leaves[rounds].astype(np.int64) + self.first[rounds, :, None]
-            after = margins + np.cumsum(self.values[numbers], 0)
-            yield Stretch(rounds, place, numbers - place.start, np.concatenate([margins[None], after[:-1]]))
-            margins = after[-1]
+            numbers = leaves[rounds] + (self.first[rounds, :, None] - place.start)
+            walked = np.empty((stop - start + 1, *margins.shape))
+            walked[0] = margins
+            np.cumsum(self.values[place].take(numbers), 0, out=walked[1:])
+            walked[1:] += margins
+            margins = walked[-1]
+            yield Stretch(rounds, place, numbers, walked[:-1], margins, self.objective, y, self.newton)
 
-    def margins(self, upto: int | None = None) -> tuple[Array, Array]:
-        """Margins ``(C, n)`` and ``(C, m)`` after ``upto`` rounds (all by default) of training and test instances."""
+    def margins(self, upto: int | None = None, rows: tuple[slice, slice] = (EVERY, EVERY)) -> tuple[Array, Array]:
+        """Margins ``(C, n)`` and ``(C, m)`` after ``upto`` rounds (all by default) of training and test instances.
+
+        ``rows`` are the ones that are wanted.
+        """
+        if upto is None and len(self.spans) == 1:
+            train, test = ([s.after for s in self.stretches(side)][-1] for side in ("train", "test"))
+            return train[:, rows[0]], test[:, rows[1]]
         found = []
-        for leaves in (self.train_leaves, self.test_leaves):
+        for leaves in (self.train_leaves[..., rows[0]], self.test_leaves[..., rows[1]]):
             total = np.tile(self.base[:, None], leaves.shape[-1])
             for start, stop in self.spans:
                 rounds = slice(start, stop if upto is None else min(stop, upto))
@@ -201,23 +213,25 @@ class Forest:
         y = self.train_y[None]
         return np.asarray(y if self.outputs == 1 else y == np.arange(self.outputs)[:, None], np.float64)
 
+    @cached_property
+    def sums(self) -> Array:
+        """``(3, leaves)`` over training instances: Σ g, Σ h (averaged: drawn targets and draws) and their number."""
+        found = np.empty((3, len(self.values)))
+        for s in self.stretches("train"):
+            for total, part in zip(found, (*self._terms(s), None), strict=True):
+                total[s.place] = np.bincount(s.numbers.ravel(), None if part is None else part.ravel(), s.leaves)
+        return found
+
     def recomputed(self) -> Array:
         """``(leaves,)`` values from the data by the rule of the class; those of ``fixed`` trees as they are."""
-        found = self.values.copy()
-        for s in self.stretches(self.train_leaves):
-            over, under = (
-                np.bincount(s.numbers.ravel(), part.ravel(), s.leaves).astype(np.float64) for part in self._terms(s)
-            )
-            found[s.place] = (
-                self.newton_step(over, under) if self.boosted else over / np.maximum(under, 1e-300) / self.rounds
-            )
+        over, under, _ = self.sums
+        found = self.newton_step(over, under) if self.boosted else over / np.maximum(under, 1e-300) / self.rounds
         return np.where(np.repeat(self.fixed.ravel(), self.sizes.ravel()), self.values, found)
 
     def _terms(self, s: Stretch) -> tuple[Array, Array]:
         """``(k, C, n)`` of instances, whose sums over leaves are divided."""
         if self.boosted:
-            first = self.objective.first(s.before, self.train_y)
-            return first, self.objective.second(s.before) if self.newton else np.ones_like(first)
+            return s.slopes
         drawn = np.ones((1, 1, 1)) if self.in_bag is None else self.in_bag[s.rounds, None].astype(np.float64)
         drawn = np.broadcast_to(drawn, s.numbers.shape)
         return drawn * self.targets, drawn
@@ -232,12 +246,26 @@ class Stretch:
         place: where their leaves are among all.
         numbers: ``(k, C, n)`` leaf of each instance, numbered through the stretch.
         before: ``(k, C, n)`` margins before each round.
+        after: ``(C, n)`` margins after the last of them.
+        objective: the risk.
+        y: ``(n,)`` targets or class numbers.
+        newton: whether second derivatives count.
     """
 
     rounds: slice
     place: slice
     numbers: NDArray[np.int64]
     before: Array
+    after: Array
+    objective: Objective
+    y: Labels
+    newton: bool
+
+    @cached_property
+    def slopes(self) -> tuple[Array, Array]:
+        """``(k, C, n)`` g and h before each round; without ``newton`` h is 1."""
+        g, h = self.objective.slopes(self.before, self.y)
+        return g, h if self.newton else np.ones_like(h)
 
     @property
     def leaves(self) -> int:

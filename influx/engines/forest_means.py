@@ -2,8 +2,9 @@
 
 A leaf holds the in-bag mean of the targets in it, or the in-bag shares of the classes. Where everything on one side of
 a split is gone, the split goes too, and the other side takes all that comes there; a tree that lost all its instances
-is left out. That is what growing the same tree again does as long as no other split changes, every other instance being
-in its samples as often as before (``loss_norm=full``).
+is left out, and where that leaves no tree the mean of all instances that are left is said. That is what growing the
+same trees again does as long as no other split changes, every other instance being in its samples as often as before
+(``loss_norm=full``).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from influx.engines.forest import TOGETHER, Array, Forest, Labels, Leaves
 from influx.engines.forest_matches import add_matches
+from influx.learners.trees import outcomes as told
 from influx.learners.trees.branches import Branches, Numbers
 
 
@@ -78,32 +79,68 @@ class Means:
                 found = np.zeros((len(values), len(part)))
                 self._spread(found, part, moved, np.ones((f.rounds, len(part))), check)
                 values[:, part] += found
-        before, after = self._sums(means, self.train, f.train_y), own.sum(0)
-        itself = self.risk(before + after, trees, f.train_y) - self.risk(before, f.rounds, f.train_y)
+        before = self._sums(means, self.train, f.train_y)
+        itself = self.risk(before + own.sum(0), trees, f.train_y)
         before = self._sums(means, self.test, f.test_y)
         for start in range(0, values.shape[1], TOGETHER):
             some = slice(start, start + TOGETHER)
-            risk = self.risk(before[some] + values[:, some], trees[:, None], f.test_y[some])
-            values[:, some] = risk - self.risk(before[some], f.rounds, f.test_y[some])
-        return itself
+            values[:, some] = self.risk(before[some] + values[:, some], trees[:, None], f.test_y[some])
+        for i in np.flatnonzero((trees == 0) | self._sole):  # few: no tree is left, or a class is gone
+            gone = np.arange(len(values)) == i
+            values[i] = self._risk_without(gone, self.branches.test, f.test_y)
+            itself[i] = self._risk_without(gone, self.branches.train[[i]], f.train_y[[i]])[0]
+        values -= self._risks[1]
+        return np.asarray(itself - self._risks[0])
 
     def without(self, gone: NDArray[np.bool_]) -> Array:
         """``(m,)`` effect on test risks of removing a group ``gone`` (n,)."""
-        f = self.forest
+        return self._risk_without(gone, self.branches.test, self.forest.test_y) - self._risks[1]
+
+    def _risk_without(self, gone: NDArray[np.bool_], x: NDArray[np.float32], y: Labels) -> Array:
+        """``(k,)`` risk of instances (k, d) under a forest without a group, as the learner has it.
+
+        Without a tree it says the mean, or the shares of the classes, which is also all that is learned from equal
+        inputs or one class; classes that are gone get what one more instance would give them.
+        """
+        f, left, inputs = self.forest, self.forest.targets[:, ~gone], self.branches.train[~gone]  # left: (C, n left)
+        held, n = left.sum(1), left.shape[1]
+        present = np.flatnonzero(held)
+        if n == 0 or (f.outputs > 1 and len(present) < 2) or bool((inputs == inputs[0]).all()):
+            if f.outputs == 1:
+                return np.asarray(0.5 * np.square(held[0] / max(n, 1) - y))
+            return np.asarray(-told.shares(held)[self._label(y)])
         counts, means = self._refit(self.drawn * ~gone)
-        trees = int((np.add.reduceat(counts, self._first) > 0).sum())
-        after = self.risk(self._sums(means, self.branches.rerouted(counts), f.test_y), trees, f.test_y)
-        before = self._sums(self._trained[1], self.test, f.test_y)
-        return after - self.risk(before, f.rounds, f.test_y)
+        trees, leaves = int((np.add.reduceat(counts, self._first) > 0).sum()), self.branches.rerouted(counts, x)
+        sums = np.stack([means[leaves, c].sum(0) for c in range(f.outputs)])  # (C, k)
+        if not trees:
+            trees, sums = 1, np.repeat(held[:, None] / n, len(y), 1)
+        if f.outputs == 1:
+            return np.asarray(0.5 * np.square(sums[0] / trees - y))
+        logs = told.completed(told.of_votes(sums[present] / trees, trees), present, f.outputs, n)
+        return np.asarray(-logs[self._label(y), np.arange(len(y))])
 
     def risk(self, sums: Array, trees: NDArray[np.int64] | int, y: Labels) -> Array:
         """Risk from sums over ``trees`` trees of values, or of shares of the label's class.
 
-        Shares have one more tree that is undecided, as in the learner; without a tree the value is 0.
+        Shares have one more tree that is undecided, as in the learner; without a tree it means nothing.
         """
         if self.forest.outputs == 1:
             return np.asarray(0.5 * np.square(sums / np.maximum(trees, 1) - y))
         return np.asarray(-np.log((sums + 1 / self.forest.outputs) / (np.asarray(trees) + 1)))
+
+    @cached_property
+    def _risks(self) -> tuple[Array, Array]:
+        """``(n,)`` and ``(m,)`` of training and test instances, nothing removed."""
+        f, means = self.forest, self._trained[1]
+        sides = ((self.train, f.train_y), (self.test, f.test_y))
+        train, test = (self.risk(self._sums(means, leaves, y), f.rounds, y) for leaves, y in sides)
+        return train, test
+
+    @cached_property
+    def _sole(self) -> NDArray[np.bool_]:
+        """``(n,)`` instances that are all of their class."""
+        f = self.forest
+        return np.asarray((f.outputs > 1) & (f.targets.sum(1)[self._label(f.train_y)] == 1))
 
     @cached_property
     def _trained(self) -> tuple[Array, Array]:
@@ -132,9 +169,8 @@ class Means:
         for start, stop in self.forest.spans:
             check()
             trees = slice(start, stop)
-            ids = [torch.from_numpy(leaves[trees] - self._first[start]) for leaves in (self.train, self.test[:, part])]
-            terms = [torch.from_numpy(np.ascontiguousarray(values[trees])) for values in (mine, theirs)]
-            add_matches(found, (ids[0], ids[1]), (terms[0], terms[1]))
+            ids = [leaves[trees] - self._first[start] for leaves in (self.train, self.test[:, part])]
+            add_matches(found, (ids[0], ids[1]), (mine[trees], theirs[trees]))
 
     @cached_property
     def _empties(self) -> NDArray[np.bool_]:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from influx.engines.forest import Array, Forest, Name, Objective
+import numpy as np
+from numpy.typing import NDArray
+
+from influx.engines.forest import EVERY, Array, Forest, Name, Objective
 from influx.errors import IncompatibleError
 from influx.learners.trees.branches import Branches
-from influx.learners.trees.fitted import TreesFitted
+from influx.learners.trees.fitted import TreesFitted, flat
 from influx.problem import Data
 
+ASKED = 8  # at most, instances of each split whose margins the library is asked for
+JOINED_BYTES = 16 << 20  # of inputs that are copied for one call: beginning it takes longer than small data
 
-def check(forest: Forest, train: Array, test: Array, name: str) -> Forest:
+
+def check(forest: Forest, train: Array, test: Array, name: str, rows: tuple[slice, slice] = (EVERY, EVERY)) -> Forest:
     """The forest itself, if it is what the library trained.
 
     Args:
         forest: as read from the library.
-        train: ``(C, n)`` the library's own margins of the training instances (of averaged trees: their means).
-        test: ``(C, m)`` the same of the test instances.
+        train: ``(C, rows)`` the library's own margins of training instances (of averaged trees: their means).
+        test: ``(C, rows)`` the same of test instances.
         name: of the model, for the message.
+        rows: which instances these are.
 
     Raises:
         IncompatibleError: leaf values recomputed from the data, or margins, differ by more than its rounding.
     """
-    ours = forest.margins()
+    ours = forest.margins(rows=rows)
     pairs = {
         "leaf values recomputed from the data": (forest.recomputed(), forest.values),
         "margins of training instances": (ours[0], train),
@@ -43,16 +51,21 @@ def check(forest: Forest, train: Array, test: Array, name: str) -> Forest:
 def read(fitted: TreesFitted, data: Data) -> Forest:
     """The trained trees as they see ``data``, checked against the library.
 
+    All leaf values are recomputed; margins are compared for ``ASKED`` instances of each split, evenly spaced, since
+    they are sums of those values.
+
     Raises:
         IncompatibleError: the leaves follow another rule than that of ``Forest``, or a class has no training instance.
     """
-    rule, leaves = fitted.rule, fitted.ensemble.values()
+    rule, leaves, grown = fitted.rule, fitted.structure, fitted.ensemble
     if data.task == "classification" and len(fitted.predictor.present) < len(data.classes):
         raise IncompatibleError(
             f"tree methods need training instances of every class, dataset={data.name} has only "
             f"{len(fitted.predictor.present)} of {len(data.classes)} in its training split; raise dataset.n_train"
         )
-    (trained, train_leaves), (tested, test_leaves) = fitted.seen(data.train), fitted.seen(data.test)
+    inputs = flat(data.train), flat(data.test)
+    some = _spaced(len(inputs[0])), _spaced(len(inputs[1]))
+    train_leaves, test_leaves = _of_both(inputs, grown.leaves)
     forest = Forest(
         boosted=rule.boosted,
         objective=Objective(_name(data) if rule.boosted else "share"),
@@ -72,7 +85,22 @@ def read(fitted: TreesFitted, data: Data) -> Forest:
         branches=Branches.of(fitted, data),
         tolerance=rule.tolerance,
     )
-    return check(forest, trained, tested, fitted.learner.name)
+    trained, tested = _of_both([x[rows] for x, rows in zip(inputs, some, strict=True)], grown.margins)
+    return check(forest, trained, tested, fitted.learner.name, some)
+
+
+def _of_both(
+    inputs: Sequence[NDArray[np.float32]], ask: Callable[[NDArray[np.float32]], NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """What a library says ``(..., n)`` and ``(..., m)`` of both splits, in one call where they are small."""
+    if sum(x.nbytes for x in inputs) > JOINED_BYTES:
+        return [ask(np.ascontiguousarray(x)) for x in inputs]
+    return np.split(ask(np.concatenate(inputs)), [len(inputs[0])], axis=-1)
+
+
+def _spaced(n: int) -> slice:
+    """At most ``ASKED`` of n, evenly spaced."""
+    return slice(None, None, max(1, -(-n // ASKED)))
 
 
 def _name(data: Data) -> Name:

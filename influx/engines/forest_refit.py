@@ -198,8 +198,7 @@ class Refitter:
     def report(self) -> dict[str, int]:
         """How many rounds, trees and leaves there are, and leaves of one instance, which its removal empties."""
         f = self.forest
-        counts = np.bincount((f.train_leaves + f.first[:, :, None]).ravel(), minlength=len(f.values))
-        singles = int((counts == 1).sum())
+        singles = int((f.sums[2] == 1).sum())
         return {"rounds": f.rounds, "trees": f.sizes.size, "leaves": len(f.values), "leaves_of_one": singles}
 
 

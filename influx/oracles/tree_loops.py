@@ -57,11 +57,13 @@ def toys(below: Path, learners: tuple[TreeLearner, ...] = BOOSTED) -> Iterator[t
     """Each installed library on each problem."""
     for data in problems():
         kind = f"{len(data.classes)} classes" if data.classes else "regression"
-        for learner in learners:
+        for number, learner in enumerate(learners):
             if importlib.util.find_spec(learner.package) is not None:
                 toy = learned(below, data, learner)
                 forest = toy.run(estimator_named("boostin"), "oracle").forest
-                yield f"{kind}, {learner.name}", toy, Trees(forest, len(data.classes))
+                before = sum(one.name == learner.name for one in learners[:number])
+                name = f"{learner.name} {before + 1}" if before else learner.name
+                yield f"{kind}, {name}", toy, Trees(forest, len(data.classes))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from influx.learners.trees.extra_trees import ExtraTrees
+from influx.learners.trees.random_forest import RandomForest
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.groups_if import effects, written
 from influx.oracles.plain import Array
@@ -16,11 +17,12 @@ from influx.oracles.toys import Toy
 from influx.oracles.tree_loops import AVERAGED, toys
 
 EXACT = 1e-10
+LEARNERS = (*AVERAGED, ExtraTrees(n_estimators=3), RandomForest(n_estimators=1, max_samples=0.05))
 
 
 def refitted(below: Path) -> Iterator[Comparison]:
     """Every instance sent down every tree anew, without each training instance and without each group."""
-    for kind, toy, trees in toys(below, (*AVERAGED, ExtraTrees(n_estimators=3))):
+    for kind, toy, trees in toys(below, LEARNERS):
         n = len(toy.train)
         found = toy.estimate("leaf_refit")
         mine, theirs = _risks(toy, trees.forest, np.ones(n), trees.classes)
@@ -38,21 +40,34 @@ def refitted(below: Path) -> Iterator[Comparison]:
 def _risks(toy: Toy, forest: Any, weights: Array, classes: int) -> tuple[Array, Array]:
     """``(n,)`` and ``(m,)`` risk of training and test instances."""
     found = []
+    nodes, kept = forest.branches.nodes, toy.train.y[weights > 0]
+    present = [k for k in range(classes) if (kept == k).any()]
     for split in (toy.train, toy.test):
         risks = []
         for x, y in zip(split.x.astype(np.float32), split.y, strict=True):
             votes = [
-                _mean(forest.branches.nodes, int(root), x, toy, bag * weights, classes)
-                for root, bag in zip(forest.branches.nodes.roots[:, 0], forest.in_bag, strict=True)
+                _mean(nodes, int(root), x, toy, bag * weights, classes)
+                for root, bag in zip(nodes.roots[:, 0], forest.in_bag, strict=True)
                 if (bag * weights).any()
-            ]
-            if classes:
-                share = (sum(vote[int(y)] for vote in votes) + 1 / classes) / (len(votes) + 1)
-                risks.append(-np.log(share))
+            ] or [_target(kept, classes).mean(0)]
+            if not classes:
+                risks.append(0.5 * (sum(vote[0] for vote in votes) / len(votes) - y) ** 2)
+                continue
+            if len(present) == 1:  # nothing to split: shares of the classes, with one more instance that is undecided
+                share = ((int(y) in present) * len(kept) + 1 / classes) / (len(kept) + 1)
+            elif int(y) in present:  # what one more instance would give to absent classes is taken from the others
+                share = (sum(vote[int(y)] for vote in votes) + 1 / len(present)) / (len(votes) + 1)
+                share *= 1 - (classes - len(present)) / (classes * (len(kept) + 1))
             else:
-                risks.append(0.5 * (sum(vote[0] for vote in votes) / max(len(votes), 1) - y) ** 2)
+                share = 1 / (classes * (len(kept) + 1))
+            risks.append(-np.log(share))
         found.append(np.array(risks))
     return found[0], found[1]
+
+
+def _target(y: Array, classes: int) -> Array:
+    """``(n, classes)`` which class an instance is of, or ``(n, 1)`` its value."""
+    return (y[:, None] == np.arange(classes)).astype(float) if classes else y[:, None].astype(float)
 
 
 def _mean(nodes: Any, node: int, x: Array, toy: Toy, bag: Array, classes: int) -> Array:
@@ -65,6 +80,5 @@ def _mean(nodes: Any, node: int, x: Array, toy: Toy, bag: Array, classes: int) -
             here = bool(down.all())
         node = int(nodes.left[node] if here else nodes.right[node])
         inside = inside[down == here]
-    y = toy.train.y[inside]
-    target = (y[:, None] == np.arange(classes)).astype(float) if classes else y[:, None].astype(float)
+    target = _target(toy.train.y[inside], classes)
     return np.asarray(bag[inside] @ target / bag[inside].sum())

@@ -34,11 +34,10 @@ def test_derivatives_are_those_of_the_risk(name: Name) -> None:
         moved[:, c] = step
         up, down = margins + moved, margins - moved
         slope = (objective.risk(up, y) - objective.risk(down, y)) / (2 * step)
-        assert objective.first(margins, y)[:, c] == pytest.approx(slope, abs=1e-8)
-        slope = (objective.first(up, y) - objective.first(down, y))[:, c] / (2 * step)
-        assert objective.second(margins)[:, c] == pytest.approx(slope, abs=1e-8)
-        slope = (objective.second(up) - objective.second(down))[:, c] / (2 * step)
-        assert objective.third(margins)[:, c] == pytest.approx(slope, abs=1e-8)
+        g, h = objective.slopes(margins, y)
+        assert g[:, c] == pytest.approx(slope, abs=1e-8)
+        slope = (objective.slopes(up, y)[0] - objective.slopes(down, y)[0])[:, c] / (2 * step)
+        assert h[:, c] == pytest.approx(slope, abs=1e-8)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -47,10 +46,10 @@ def test_leaf_values_and_margins_are_the_librarys(name: str, task: str, tmp_path
     fitted, found = forest(name, TASKS[task], tmp_path)
     exact = 1e-9 if name in ("catboost", "gradient_boosting", "random_forest", "extra_trees") else 2e-6
     assert found.recomputed() == pytest.approx(found.values, abs=exact)
-    assert found.margins()[1] == pytest.approx(fitted.margins(fitted.predictor.data.test), abs=2e-6)
-    for split in (fitted.predictor.data.train, fitted.predictor.data.test):
-        margins, leaves = fitted.seen(split)
-        assert np.array_equal(margins, fitted.margins(split)) and np.array_equal(leaves, fitted.leaves(split))
+    data = fitted.predictor.data
+    assert found.margins()[1] == pytest.approx(fitted.margins(data.test), abs=2e-6)
+    for split, leaves in zip((data.train, data.test), (found.train_leaves, found.test_leaves), strict=True):
+        assert np.array_equal(leaves, fitted.leaves(split))
     assert found.boosted == (name in BOOSTED)
     assert not found.fixed.all()
 
@@ -81,12 +80,13 @@ def test_walking_through_the_rounds_gives_their_margins(
     found = forest("hist_gradient_boosting", TASKS[task], tmp_path)[1]
     monkeypatch.setattr("influx.engines.forest.STRETCH_BYTES", 1)  # one round at a time
     for one in (found, replace(found)):
-        for side, leaves in enumerate((found.train_leaves, found.test_leaves)):
-            total, stretches = np.tile(found.base[:, None], leaves.shape[-1]), list(one.stretches(leaves))
+        for number, leaves in enumerate((found.train_leaves, found.test_leaves)):
+            stretches = list(one.stretches("test" if number else "train"))
+            total = np.tile(found.base[:, None], leaves.shape[-1])
             assert len(stretches) == (1 if one is found else found.rounds)
             for t, before in enumerate(margins for s in stretches for margins in s.before):
                 assert before == pytest.approx(total, abs=1e-12)
-                assert one.margins(t)[side] == pytest.approx(total, abs=1e-12)
+                assert one.margins(t)[number] == pytest.approx(total, abs=1e-12)
                 total = total + [found.tree(t, c)[leaf] for c, leaf in enumerate(leaves[t])]
             assert t == found.rounds - 1
 

@@ -119,6 +119,7 @@ AVERAGED: dict[str, TreeLearner] = {
     "random_forest": RandomForest(n_estimators=5),
     "extra_trees": ExtraTrees(n_estimators=3),
     "trees of one leaf, which go with their instance": RandomForest(n_estimators=5, max_samples=0.07),
+    "one tree of one leaf, without which there is the mean": RandomForest(n_estimators=1, max_samples=0.07),
 }
 
 
@@ -135,6 +136,19 @@ def test_refits_of_averaged_trees_equal_retraining_where_no_split_can_change(
     assert found.self_influence is not None and loo.self_influence is not None
     assert np.allclose(found.self_influence, loo.self_influence, atol=1e-6)
     groups = toy.estimate("group_loo", **asked).tables["groups"]
+    assert np.allclose(found.tables["groups"]["influence"], groups["influence"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["random_forest", "one tree of one leaf, without which there is the mean"])
+def test_refits_without_a_class_equal_retraining_where_no_split_can_change(name: str, tmp_path: Path) -> None:
+    data = switched("classification", above=0.7)
+    few = np.flatnonzero((data.train.y != 2) | (np.cumsum(data.train.y == 2) == 1))  # one of the last class
+    toy = learned(tmp_path, replace(data, train=data.train.take(few)), AVERAGED[name])
+    found, loo = toy.estimate("leaf_refit", groups="label"), toy.estimate("loo")
+    assert found.self_influence is not None and loo.self_influence is not None
+    assert np.allclose(found.values, loo.values, atol=1e-6)
+    assert np.allclose(found.self_influence, loo.self_influence, atol=1e-6)
+    groups = toy.estimate("group_loo", groups="label").tables["groups"]
     assert np.allclose(found.tables["groups"]["influence"], groups["influence"], atol=1e-6)
 
 

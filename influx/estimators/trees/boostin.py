@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
+import numpy as np
 
 from influx import interrupts
 from influx.engines.forest_matches import add_matches, blocks
@@ -64,15 +64,16 @@ class BoostIn:
         """Add up the rounds."""
         forest, values = boosted(run), run.zeros()
         shrunk = forest.rate if self.leaf_value == "released" else 1.0
-        own = torch.zeros(len(run.train), dtype=torch.float64)
+        own = np.zeros(len(run.train))
         for block in blocks(forest):
             interrupts.check_forced()
-            g, h = (part.permute(2, 0, 1) for part in (block.slopes.g, block.slopes.h))  # (k, C, n)
-            mine = -block.pull[block.train] * (g + h * shrunk * block.unshrunk[block.train])
-            own += (mine * g).sum((0, 1))
-            train, test, a, b = (part.flatten(0, 1) for part in (block.train, block.test, mine, block.slope))
-            add_matches(values, (train, test), (a, b))
+            mine = (shrunk * block.unshrunk).take(block.train) * block.h  # (k, C, n)
+            mine += block.g  # before it is scaled: in pure leaves the two cancel
+            mine *= (-block.pull).take(block.train)
+            own += np.einsum("kcn,kcn->n", mine, block.g)
+            train, test = (leaves.reshape(-1, leaves.shape[-1]) for leaves in (block.train, block.test))
+            add_matches(values, (train, test), (mine.reshape(train.shape), block.slope.reshape(test.shape)))
         report = Refitter(forest).report
         warn_of_singles(run, report)
         told = report | {"leaf_value": self.leaf_value}
-        return run.influence(values, scale=self.scale, self_influence=own.numpy(), report=told)
+        return run.influence(values, scale=self.scale, self_influence=own, report=told)

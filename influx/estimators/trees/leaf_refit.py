@@ -45,7 +45,7 @@ class LeafRefit:
     Source: Sharchilev et al. 2018, arXiv:1802.06640 (LeafRefit with all points updated); survey section 4.1.3. A
         leaf's gradients are those before its round; a boosted leaf that loses all its instances gets the value 0. Of
         averaged trees, which the paper leaves out, a leaf is a mean; one that loses all its instances goes with the
-        split above it.
+        split above it. A forest that loses all its trees, or a class, says what the learner would.
 
     Attributes:
         refit_base: compute the value before the first round anew as well, which retraining would do too; needs a

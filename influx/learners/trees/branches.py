@@ -48,15 +48,15 @@ class Branches:
         other = self.nodes.left[above] + self.nodes.right[above] - ends
         return self._leaf[self.nodes.ends(x, np.where(above >= 0, other, ends).astype(np.int32))]
 
-    def rerouted(self, counts: Array) -> Numbers:
-        """``(T, m)`` leaf of each test instance where nodes without any of ``counts`` (leaves,) are cut off."""
+    def rerouted(self, counts: Array, x: NDArray[np.float32]) -> Numbers:
+        """``(T, k)`` leaf of inputs ``x`` (k, d) where nodes without any of ``counts`` (leaves,) are cut off."""
         nodes, held = self.nodes, np.zeros(len(self.nodes.feature))
         held[self._leaf_nodes] = counts
         for inner in reversed(self._levels):
             held[inner] = held[nodes.left[inner]] + held[nodes.right[inner]]
         left = np.where(held[nodes.left] > 0, nodes.left, nodes.right)
         right = np.where(held[nodes.right] > 0, nodes.right, nodes.left)
-        return self._leaf[replace(nodes, left=left, right=right).ends(self.test)]
+        return self._leaf[replace(nodes, left=left, right=right).ends(x)]
 
     @cached_property
     def _leaf_nodes(self) -> Numbers:

@@ -129,23 +129,12 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        return self._margins(self._pool(x))
+        found = self.booster.predict(self._pool(x), prediction_type="RawFormulaVal", thread_count=1)
+        return np.ascontiguousarray(np.reshape(found, (len(found), -1)).T)
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, the same for all classes."""
-        return self._ends(self._pool(x))
-
-    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
-        """Margins and leaves."""
-        pool = self._pool(x)
-        return self._margins(pool), self._ends(pool)
-
-    def _margins(self, pool: Any) -> Array:
-        found = self.booster.predict(pool, prediction_type="RawFormulaVal", thread_count=1)
-        return np.ascontiguousarray(np.reshape(found, (len(found), -1)).T)
-
-    def _ends(self, pool: Any) -> NDArray[np.int32]:
-        found = self.booster.calc_leaf_indexes(pool, thread_count=1)
+        found = self.booster.calc_leaf_indexes(self._pool(x), thread_count=1)
         found = np.ascontiguousarray(found.T, np.int32)[:, None]
         return np.broadcast_to(found, (len(found), len(self._base), found.shape[-1]))
 

@@ -79,10 +79,6 @@ class Ensemble(Protocol):
         """``(T, C, n)`` leaf of every instance, numbered from 0 in each tree."""
         ...
 
-    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
-        """Both at once."""
-        ...
-
     def values(self) -> Leaves:
         """What the leaves add."""
         ...

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.learners.trees import outcomes as told
-from influx.learners.trees.ensemble import Array, Ensemble, Rule
+from influx.learners.trees.ensemble import Array, Ensemble, Leaves, Rule
 from influx.problem import Data, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ class Predictor:
 
 @dataclass(frozen=True, kw_only=True)
 class TreesFitted:
-    """The trained model."""
+    """The trained model; ``structure`` is read from the library once, when the model is."""
 
     learner: TreeLearner
     predictor: Predictor
+    structure: Leaves
 
     @property
     def rule(self) -> Rule:
@@ -86,7 +87,3 @@ class TreesFitted:
     def leaves(self, split: Split) -> NDArray[np.int32]:
         """``(T, C, n)`` leaf of every instance."""
         return self.ensemble.leaves(flat(split))
-
-    def seen(self, split: Split) -> tuple[Array, NDArray[np.int32]]:
-        """Margins and leaves."""
-        return self.ensemble.seen(flat(split))

@@ -122,7 +122,8 @@ class TreeLearner(ABC):
             grown = self.grow(sample, _seed(seed, 0, 0))
             folder.write(self.file, grown.save)
         ensemble = self.read(folder / self.file, sample)
-        return TreesFitted(learner=self, predictor=self._predictor(data, sample, present, ensemble))
+        predictor = self._predictor(data, sample, present, ensemble)
+        return TreesFitted(learner=self, predictor=predictor, structure=ensemble.values())
 
     def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:
         """Grow one ensemble per row of ``design``; see ``Learner``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,21 +141,17 @@ class Boosted:
         found = self.booster.predict(x, pred_leaf=True, num_threads=1).reshape(len(x), self.rounds, -1)
         return np.ascontiguousarray(found.transpose(1, 2, 0), np.int32)
 
-    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
-        """Margins and leaves."""
-        return self.margins(x), self.leaves(x)
-
     def values(self) -> Leaves:
         """What the leaves add, the start taken out of the first round."""
-        text = self.booster.model_to_string()
-        trees = [np.array(line.split(), np.float64) for line in re.findall(r"^leaf_value=(.*)$", text, re.MULTILINE)]
-        base = self.base
-        for tree, start in zip(trees, base, strict=False):
-            tree -= start
+        parts = self.booster.model_to_string().split("\nleaf_value=")[1:]
+        trees, base = [part.partition("\n")[0].split() for part in parts], self.base
+        values = np.array([float(word) for tree in trees for word in tree])
         sizes = np.array([len(tree) for tree in trees], np.int64)
-        near = np.array([len(tree) == 1 and abs(tree[0]) < 1e-12 * (1 + np.abs(base).max()) for tree in trees])
+        start = np.repeat(base, sizes[: len(base)])
+        values[: len(start)] -= start
+        alone = np.abs(values[np.cumsum(sizes) - 1]) < 1e-12 * (1 + np.abs(base).max())
         shape = (self.rounds, len(base))
-        return Leaves(base=base, values=np.concatenate(trees), sizes=sizes.reshape(shape), fixed=near.reshape(shape))
+        return Leaves(base=base, values=values, sizes=sizes.reshape(shape), fixed=((sizes == 1) & alone).reshape(shape))
 
     @cached_property
     def base(self) -> Array:

@@ -73,32 +73,21 @@ class Nodes:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)`` sums or means of leaves."""
-        return self._margins(self.ends(x))
-
-    def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
-        """``(T, C, n)``; averaged trees are the same for all classes."""
-        return self._leaves(self.ends(x))
-
-    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
-        """Margins and leaves."""
         ends = self.ends(x)
-        return self._margins(ends), self._leaves(ends)
-
-    def _margins(self, ends: NDArray[np.int32]) -> Array:
-        n = ends.shape[1]
         if self.averaged:
-            total = np.zeros((n, self.value.shape[1]))
+            total = np.zeros((len(x), self.value.shape[1]))
             for tree in ends:
                 total += self.value[tree]
             return np.ascontiguousarray(total.T / self.rounds)
-        found = np.tile(self.base[:, None], n)
-        for t in self.value[ends, 0].reshape(*self.roots.shape, n):
+        found = np.tile(self.base[:, None], len(x))
+        for t in self.value[ends, 0].reshape(*self.roots.shape, len(x)):
             found += t
         return found
 
-    def _leaves(self, ends: NDArray[np.int32]) -> NDArray[np.int32]:
-        found = self._numbers[ends].reshape(*self.roots.shape, ends.shape[1])
-        return np.broadcast_to(found, (len(found), len(self.base), ends.shape[1]))
+    def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
+        """``(T, C, n)``; averaged trees are the same for all classes."""
+        found = self._numbers[self.ends(x)].reshape(*self.roots.shape, len(x))
+        return np.broadcast_to(found, (len(found), len(self.base), len(x)))
 
     def values(self) -> Leaves:
         """What the leaves add: those of averaged trees divided by their number."""

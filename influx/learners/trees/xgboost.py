@@ -146,23 +146,12 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        return self._margins(self._matrix(x))
+        found = self.booster.predict(self._matrix(x), output_margin=True, strict_shape=True)
+        return np.ascontiguousarray(found.T, np.float64)
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, nodes numbered among the leaves."""
-        return self._ends(self._matrix(x))
-
-    def seen(self, x: NDArray[np.float32]) -> tuple[Array, NDArray[np.int32]]:
-        """Margins and leaves."""
-        matrix = self._matrix(x)
-        return self._margins(matrix), self._ends(matrix)
-
-    def _margins(self, matrix: Any) -> Array:
-        found = self.booster.predict(matrix, output_margin=True, strict_shape=True)
-        return np.ascontiguousarray(found.T, np.float64)
-
-    def _ends(self, matrix: Any) -> NDArray[np.int32]:
-        nodes = self.booster.predict(matrix, pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
+        nodes = self.booster.predict(self._matrix(x), pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
         trees = nodes.reshape(len(nodes), len(self._is_leaf)).T.astype(np.int64)
         first = np.cumsum([0, *map(len, self._is_leaf)])[:-1]
         found = np.concatenate([numbered(leaf) for leaf in self._is_leaf])[trees + first[:, None]]
