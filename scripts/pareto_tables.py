@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,20 @@ from influx.reporting.style import CSS
 from influx.reporting.svg import HEIGHT, WIDTH
 
 Pair = tuple[str, str]
+Score = tuple[float, float, float]  # value and interval
+COSTS = ["seconds", "without trainings", "Pareto front", "without trainings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One estimator: its influence (n, m), score with interval, trainings of its own, seconds with and without them."""
+    """One estimator: influence (n, m), scores over all seeds and under the explained model's, trainings, seconds."""
 
     influence: NDArray[np.float64]
-    lds: tuple[float, float, float]
-    trainings: int
+    lds: Score
+    own: Score  # under the seed of the explained model
+    trainings: int  # of the estimator itself
     seconds: float
-    without: float
+    without: float  # the seconds of these trainings
 
 
 def line(cells: Sequence[str]) -> str:
@@ -40,39 +43,38 @@ def fronts(rows: Mapping[str, Row]) -> tuple[list[bool], list[bool]]:
     return pareto_front(scores, times[0]), pareto_front(scores, times[1])
 
 
-def table(rows: Mapping[str, Row], found: Mapping[Pair, Difference], by: Mapping[Pair, str]) -> list[str]:
-    """Markdown: the estimators, best first, and who is above whom."""
-    head = ["estimator", "LDS", "trainings", "seconds", "without trainings", "Pareto front", "without trainings"]
+def table(rows: Mapping[str, Row], found: Sequence[Mapping[Pair, Difference]], by: Mapping[Pair, str]) -> list[str]:
+    """Markdown: the estimators, best first, and who is above whom, over all seeds and under the model's own."""
+    head = ["estimator", "LDS", "own seed", "trainings", *COSTS]
     lines, yes = [line(head), line(["---"] * len(head))], ("", "yes")
     both = dict(zip(rows, zip(*fronts(rows), strict=True), strict=True))
     for name, row in sorted(rows.items(), key=lambda item: -item[1].lds[0]):
-        score = f"{row.lds[0]:.3f} [{row.lds[1]:.2f}, {row.lds[2]:.2f}]"
+        scores = [f"{value:.3f} [{low:.2f}, {high:.2f}]" for value, low, high in (row.lds, row.own)]
         times = [f"{row.seconds:.3g}", f"{row.without:.3g}"]
-        lines.append(line([f"`{name}`", score, str(row.trainings), *times, *(yes[on] for on in both[name])]))
-    lines += ["", line(["this", "minus this", "LDS", "said to be above by"]), line(["---"] * 4)]
-    lines += [line([f"`{a}`", f"`{b}`", told(found[a, b]), who]) for (a, b), who in by.items()]
+        lines.append(line([f"`{name}`", *scores, str(row.trainings), *times, *(yes[on] for on in both[name])]))
+    lines += ["", line(["this", "minus this", "LDS", "own seed", "expected by"]), line(["---"] * 5)]
+    for (a, b), who in by.items():
+        lines.append(line([f"`{a}`", f"`{b}`", *(told(each[a, b]) for each in found), who]))
     return lines
 
 
-def picture(name: str, rows: Mapping[str, Row], ceiling: float) -> str:
-    """The plot of ``influx compare`` as a file of its own; grey points, in brackets, leave out own trainings."""
+def picture(name: str, rows: Mapping[str, Row], ceiling: float, *, own: bool = False) -> str:
+    """The plot of ``influx compare`` as a file of its own, with ``own`` of the scores under the model's own seed."""
     points = []
-    for (title, row), front in zip(rows.items(), fronts(rows)[0], strict=True):
-        score, low, high = row.lds
-        point = series.Point(
-            name=title, seconds=row.seconds, score=score, low=low, high=high, kind="run", front=front
-        )  # fmt: skip
+    scores = [row.own if own else row.lds for row in rows.values()]
+    best = pareto_front([score[0] for score in scores], [row.seconds for row in rows.values()])
+    for (title, row), (score, low, high), on in zip(rows.items(), scores, best, strict=True):
+        point = series.Point(name=title, seconds=row.seconds, score=score, low=low, high=high, kind="run", front=on)
         points.append(point)
-        if row.trainings:
-            points.append(replace(point, name=f"({title})", seconds=row.without, kind="baseline", front=False))
-    best = ", ".join(p.name for p in sorted(points, key=lambda p: p.seconds) if p.front)
+    where = ", under the model's own seed" if own else ""
+    named = ", ".join(p.name for p in sorted(points, key=lambda p: p.seconds) if p.front)
     drawn = series.front(
         points,
-        ceiling=ceiling if np.isfinite(ceiling) else None,
+        ceiling=ceiling if np.isfinite(ceiling) and not own else None,
         y_label="linear datamodeling score",
-        title=f"{name}: linear datamodeling score against seconds",
-        description=f"On the Pareto front, from fast to slow: {best}. Grey, in brackets: without own trainings.",
-        key=f"pareto-{name}",
+        title=f"{name}: linear datamodeling score against seconds{where}",
+        description=f"On the Pareto front, from fast to slow: {named}.",
+        key=f"pareto-{name}{'-own' * own}",
     )
     colours = CSS.strip().partition("* {")[0]
     rules = [rule for rule in CSS.splitlines() if rule.startswith(".plot") and "width: 100%" not in rule]

@@ -99,15 +99,13 @@ class Backward:
         values, own = run.zeros(), np.zeros(len(run.train))
         curves = Curves(run.train, run.test, range(path.total), self.curve_tests)
         growth = run.unroller(start).adjoints(values, own if self.self_influence else None, curves)
-        report: dict[str, Any] = {"steps": path.total - start}
-        if self.audit:
-            report |= _judged(run, values, self.audit, not start, growth, path.total - start)
+        judged = _judged(run, values, self.audit, not start, growth, path.total - start)  # growth costs nothing here
         return run.influence(
             values,
             self_influence=own if self.self_influence else None,
             self_influence_note="" if self.self_influence else "estimator.self_influence=false",
             tables={"curves": curves.table()},
-            report=report,
+            report={"steps": path.total - start} | judged,
         )
 
 

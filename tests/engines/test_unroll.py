@@ -18,12 +18,13 @@ from influx.engines.unroll import Motion, Steps
 from influx.engines.unrolled import Growth, Unroller
 from influx.errors import ConfigError
 from influx.learners.torch.optimizers import SGD, Adam, AdamW
+from influx.models.cnn import CNN
 from influx.models.linear import Linear
 from influx.models.mlp import MLP
 from influx.oracles import plain
 from influx.oracles.retraining import CASES, leave_one_out
-from influx.oracles.toys import Toy, bundled, table, train
-from influx.oracles.walk import tangents
+from influx.oracles.toys import Toy, bundled, images, table, train
+from influx.oracles.walk import tangents, walk
 
 
 def case(below: Folder, label: str) -> Toy:
@@ -167,5 +168,21 @@ def test_growth_is_that_of_the_adjoints(tmp_path: Folder) -> None:
     expected = 0.5 * np.log(np.square(theirs @ shrink).sum() / np.square(theirs).sum())
     unroller = Unroller(Path(toy.fitted), Gradients(toy.fitted, toy.train, toy.test))
     assert unroller.growth(toy.test).total == pytest.approx(expected, abs=1e-12)
-    assert toy.estimate("magic").report["growth"] == pytest.approx(expected, abs=1e-12)
+    for count in (0, 2):  # without an audit too
+        assert toy.estimate("magic", audit=count).report["growth"] == pytest.approx(expected, abs=1e-12)
     assert Growth().total == 0
+
+
+def test_the_slope_of_a_convolutional_training_is_that_of_retraining(tmp_path: Folder) -> None:
+    data = images(24, 2)
+    parts = {name: getattr(data, name) for name in ("train", "test")}
+    large = {name: replace(part, x=part.x.repeat(3, 1).repeat(2, 2).repeat(2, 3)) for name, part in parts.items()}
+    model = CNN(channels=[4], hidden=16)
+    toy = train(tmp_path, replace(data, **large), model, SGD(lr=0.05), batch_size=8, epochs=2)
+    found, ids = toy.estimate("magic", audit=0, self_influence=False).values, toy.train.ids
+    along = np.random.default_rng(0).normal(size=len(ids))  # all instances at once
+    up, down = (plain.losses(toy, walk(toy, 1 + 1e-4 * sign * along)[1], toy.test) for sign in (1, -1))
+    slope = (down - up) / 2e-4
+    assert np.abs(along @ found - slope).max() < 1e-6 * np.abs(slope).max()
+    few = toy.estimate("hydra", audit=0, indices=[int(i) for i in ids[:3]]).values
+    assert np.allclose(few[:3], found[:3], rtol=0, atol=1e-12)
