@@ -276,6 +276,12 @@ class Gradients:
         self.fitted.model(checkpoint.step, at.module)
         return at
 
+    @torch.no_grad()
+    def moves(self, at: GradientsAt, fresh: GradientsAt) -> bool:
+        """Whether a module that moved to a checkpoint answers as a fresh one: some keep what no checkpoint has."""
+        x, _ = at.tensors(self.train.take(slice(0, 3)))
+        return torch.equal(at.module(x), fresh.module(x))
+
     def at(self, checkpoint: Checkpoint, select: Select = "all", dtype: torch.dtype | None = None) -> GradientsAt:
         """Gradients at a checkpoint with respect to all parameters or those of the last linear layer."""
         return self.of(self.fitted.model(checkpoint.step), select, dtype)

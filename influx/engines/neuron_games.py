@@ -17,7 +17,7 @@ from influx.engines.explanations import Output, worth
 from influx.engines.features import head_of
 from influx.engines.games import Array, Coalitions
 from influx.errors import ConfigError, IncompatibleError
-from influx.learners.torch.fitted import EVALUATION_CHUNK, EVALUATION_NUMBERS, TorchFitted, chunks, outcomes_of
+from influx.learners.torch.fitted import EVALUATION_CHUNK, EVALUATION_NUMBERS, TorchFitted, outcomes_of
 from influx.learners.torch.learner import TorchLearner
 from influx.planning import Prospect
 from influx.problem import Split, TaskName
@@ -173,7 +173,7 @@ class Ablated:
             counts[number] += len(rows)
 
         with _changed(self.module, self.sites, note):
-            for chunk in chunks(self.fitted.tensors(train)[0]):
+            for chunk in self.fitted.parts(train):
                 self.module(chunk)
         return [total / count for total, count in zip(sums, counts, strict=True)]
 

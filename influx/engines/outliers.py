@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from influx.learners.torch.fitted import TorchFitted, chunks
+from influx.learners.torch.fitted import TorchFitted
 from influx.problem import Fitted, Split
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ def reconstruction_error(fitted: Fitted, split: Split) -> Array | None:
     reconstruct = getattr(module, "reconstruct", None)
     if reconstruct is None or not isinstance(fitted, TorchFitted):
         return None
-    made = torch.cat([reconstruct(chunk) for chunk in chunks(fitted.tensors(split)[0])])
+    made = torch.cat([reconstruct(chunk) for chunk in fitted.parts(split)])
     squares = (made.flatten(1).double().cpu().numpy() - _flat(split)) ** 2
     return np.asarray(squares.mean(axis=1), dtype=np.float64)
 

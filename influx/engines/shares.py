@@ -47,6 +47,7 @@ class Compared:
     select: Select
     dtype: torch.dtype | None
     _open: tuple[int, GradientsAt] | None = None  # the checkpoint whose gradients were asked for last
+    _moves: bool | None = None  # whether one module can go from checkpoint to checkpoint
 
     def blocks(self, run: Run, estimator: Any) -> Iterator[Weighted]:
         """Blocks with their checkpoints and weights, checkpoint by checkpoint.
@@ -73,12 +74,15 @@ class Compared:
     def _at(self, number: int) -> GradientsAt:
         if self._open is None or self._open[0] != number:
             checkpoint = self.weighted[number][0]
-            if self._open is not None:
+            if self._open is not None and self._moves:
                 self._open = number, self.gradients.onward(self._open[1], checkpoint)
                 return self._open[1]
-            if number:
+            if number and self._open is None:
                 self._settle()
-            self._open = number, self.gradients.at(checkpoint, self.select, self.dtype)
+            fresh = self.gradients.at(checkpoint, self.select, self.dtype)
+            if self._open is not None and self._moves is None:
+                self._moves = self.gradients.moves(self.gradients.onward(self._open[1], checkpoint), fresh)
+            self._open = number, fresh
         return self._open[1]
 
     def _settle(self) -> GradientsAt:

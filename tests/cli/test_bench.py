@@ -29,7 +29,7 @@ class Bench:
     def suite(self, name: str) -> Suite:
         return read(name, {"summary": "a test", "problems": {}})
 
-    def run(self, suites: Sequence[Suite], baseline: Results | None = None) -> Results:
+    def run(self, suites: Sequence[Suite], baseline: Results | None = None, anew: bool = False) -> Results:
         results = Results(machine=dict(HERE))
         self.runs += 1
         for suite in suites:

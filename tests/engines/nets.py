@@ -100,6 +100,26 @@ class CalmerInEval(nn.Sequential):
         return out if self.training else 0.5 * out
 
 
+class Pruned(nn.Sequential):
+    """Leaves out the smaller weights of the first layer, as they were when it went from training to evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__(*plain())
+        self.register_buffer("mask", torch.ones(4, 3), persistent=False)
+
+    def train(self, mode: bool = True) -> Pruned:
+        if self.training and not mode:
+            weight = self[0].weight.detach()
+            self.mask.copy_(weight.abs() > weight.abs().median())
+        super().train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.linear(x, self[0].weight * self.mask, self[0].bias)
+        out: Tensor = self[2](self[1](hidden))
+        return out
+
+
 class Centred(nn.Module):
     """Takes the batch's mean away while training."""
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from influx.errors import ConfigError, IncompatibleError
+from influx.estimators.trajectory.tracincp import TracInCP
 from influx.learners.torch.dense import dense_layers
 from influx.learners.torch.learner import TorchLearner
 from influx.learners.torch.optimizers import SGD
@@ -207,3 +209,26 @@ def test_a_net_of_another_input_size_is_refused_before_training() -> None:
     with pytest.raises(IncompatibleError, match="cannot be trained"):
         learner(nets.plain).check(data)
     learner(nets.plain).check(replace(data, train=toys.table().train))
+
+
+@pytest.mark.parametrize(("make", "moves"), [(nets.plain, True), (nets.Pruned, False)])
+def test_a_net_that_keeps_what_no_checkpoint_has_is_built_anew_for_each(
+    make: Make, moves: bool, tmp_path: Path
+) -> None:
+    toy = toys.train(tmp_path, toys.table(), Own(make=make), epochs=6, checkpoints=4)
+    estimator = TracInCP(weight="uniform")
+    run = toy.run(estimator, "tracincp")
+    expected = np.zeros((len(toy.train), len(toy.test)))
+    for checkpoint in toy.fitted.checkpoints[:-1]:
+        module = toy.module(checkpoint.step)
+        sides = []
+        for split in (toy.train, toy.test):
+            x, y = toy.tensors(split)
+            risks = F.cross_entropy(module(x), y, reduction="none")
+            rows = [torch.autograd.grad(risk, list(module.parameters()), retain_graph=True) for risk in risks]
+            sides.append(np.array([np.concatenate([part.flatten().numpy() for part in row]) for row in rows]))
+        expected += sides[0] @ sides[1].T
+    assert np.allclose(estimator.estimate(run).values, expected, rtol=1e-9, atol=1e-12)
+    fresh = [run.gradients.at(checkpoint) for checkpoint in toy.fitted.checkpoints[:2]]
+    moved = run.gradients.onward(run.gradients.at(toy.fitted.checkpoints[0]), toy.fitted.checkpoints[1])
+    assert run.gradients.moves(moved, fresh[1]) is moves

@@ -109,6 +109,8 @@ def to_tensors(split: Split, dtype: torch.dtype, device: torch.device | str) -> 
     def convert(array: NDArray[np.generic]) -> Tensor:
         repeated = array.size > 1 and not any(array.strides)  # what a plan has in place of data: one number
         tensor = torch.from_numpy(array[(slice(1),) * array.ndim].copy() if repeated else np.ascontiguousarray(array))
+        if tensor.is_floating_point() and tensor.nbytes > PINNED_BYTES:
+            tensor = tensor.to(dtype)  # first, since the device may have no room for it in a wider type
         tensor = carried(tensor, device)
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return tensor.expand(array.shape) if repeated else tensor

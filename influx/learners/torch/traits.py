@@ -150,10 +150,12 @@ def _learn(module: nn.Module, task: Task, x: Tensor, y: Tensor, precision: Preci
         task.loss(passed(precision, probe.train(), x.to(device)), y.to(device)).sum().backward()
 
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        if is_large(module) and passes_in_outline(module, forth_and_back):
+        outlined = is_large(module) and passes_in_outline(module, forth_and_back)
+        if outlined and precision == "model":
             return
         try:
-            forth_and_back(copy.deepcopy(module))
+            if not outlined:
+                forth_and_back(copy.deepcopy(module))
         except (RuntimeError, ValueError, IndexError) as error:
             first = str(error).splitlines()[0]
             raise IncompatibleError(
