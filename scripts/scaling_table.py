@@ -124,7 +124,9 @@ def transformer(machines: list[Machine]) -> list[str]:
     for n in SEQUENCES[1:]:
         dataset = build(compose([*TEXT, f"dataset.n_train={n}"])["dataset"], "dataset", [])
         data, learner = dataset.describe(), vars(job.problem.learner)
-        learner["_counts"] = data, learner["_counts"][1]  # the net does not depend on n
+        for kept in ("_counts", "_tried"):  # the net does not depend on n
+            if kept in learner:
+                learner[kept] = data, learner[kept][1]
         other = replace(job, problem=replace(job.problem, data=data))
         lines += planned(other, machines, TEXT_ESTIMATORS[:-1], f", n = {n:,}")
     return lines

@@ -43,11 +43,15 @@ class Shared:
     def of(cls, part: Checkpointed, problem: Problem, shape: NetShape, number_bytes: int) -> Shared:
         """How an estimator on a net of some shape is shared; its values have ``number_bytes`` each."""
         from influx.engines.shares import rows_wanted
+        from influx.learners.torch.learner import TorchLearner
 
         n, m = len(problem.train), len(problem.test)
         rows, checkpoints = min(rows_wanted(m), n), part.checkpoints or len(shape.saved) - 1
         few = dataclasses.replace(problem.data, train=problem.data.train.take(slice(0, rows)))
-        prospect = Prospect(problem=dataclasses.replace(problem, data=few), who="", shape=shape)
+        learner = problem.learner
+        if isinstance(learner, TorchLearner):  # what the net allows need not be tried again
+            learner = learner.shortened(learner.training, few)
+        prospect = Prospect(problem=dataclasses.replace(problem, data=few, learner=learner), who="", shape=shape)
         one = dataclasses.replace(part, checkpoints=1)
         each = dataclasses.replace(one, choose="even").plan(prospect)
         random = getattr(part, "dim", None) is not None  # a variance beside each value

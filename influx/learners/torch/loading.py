@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -77,13 +77,14 @@ def lies_apart(split: Split, dtype: torch.dtype, device: torch.device) -> bool:
     return split.x.size * element > SHARE * whole
 
 
-def fed(parts: list[slice], load: Load, apart: bool, device: torch.device) -> Iterator[Pair]:
+def fed(parts: Iterable[slice], load: Load, apart: bool, device: torch.device) -> Iterator[Pair]:
     """``load`` of every part in turn; of data that lie ``apart`` from the device the next part is on its way."""
-    if not apart or not parts:
+    ahead = list(parts) if apart else []
+    if not ahead:
         yield from map(load, parts)
         return
     beside: Beside = Copies(device) if device.type == "cuda" else AsIs()
-    for _, pair in overlapped(parts, load(parts[0]), load, beside):
+    for _, pair in overlapped(ahead, load(ahead[0]), load, beside):
         yield pair
 
 

@@ -126,8 +126,8 @@ class Recipe:
             rows = torch.from_numpy(self.batches.rows[part])
             return self.known(rows), carried(rows, self.device)
 
-        edges = self.batches.offsets[first : last + 1].tolist()
-        return fed([slice(*edge) for edge in itertools.pairwise(edges)], load, self.apart, self.device)
+        edges = itertools.pairwise(map(int, self.batches.offsets[first : last + 1]))
+        return fed((slice(*edge) for edge in edges), load, self.apart, self.device)
 
     def outputs(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """What ``call`` makes of inputs in a step of the training, in its precision."""
