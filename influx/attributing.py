@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from influx.api import Result
 from influx.config import Settings, compose, load_choice
+from influx.engines.default_curvature import suited
 from influx.errors import UserError
 from influx.given import Problemlike, problem_of
 from influx.given_checkpoints import source_of
 from influx.instantiate import build
-from influx.job import Job, check_needs, run_name, workplace
+from influx.job import Job, check_needs, run_name, with_curvature, workplace
 from influx.learners.torch.given import own_copy
 from influx.learners.torch.imported_learner import ImportedLearner
 from influx.learners.torch.inputs import attached_to, evaluation_tensors
@@ -136,7 +137,7 @@ def attribute(
     temporary = Path(tempfile.mkdtemp(prefix="influx-")) if outputs is None else None
     folder = temporary or Path(outputs or "")
     try:
-        job = _job(made, learner, given, type(model).__name__, folder)
+        job = _job(made, learner, given, type(model).__name__, folder, {**(settings or {}), **more})
         done = Attribution(carry_out(job))
         fitted = learner.fit(job.problem.data, seed, job.problem_folder)
     except BaseException:
@@ -182,7 +183,9 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _job(settings: Settings, learner: ImportedLearner, given: Problemlike, name: str, folder: Path) -> Job:
+def _job(
+    settings: Settings, learner: ImportedLearner, given: Problemlike, name: str, folder: Path, asked: Collection[str]
+) -> Job:
     """All parts of the run, checked against each other as ``influx run`` does."""
     values = dict(settings.values) | {
         "dataset": {"name": "given", "in_memory": True},
@@ -192,7 +195,12 @@ def _job(settings: Settings, learner: ImportedLearner, given: Problemlike, name:
     described = ", ".join(f"{key}={value!r}" for key, value in values["estimator"].items() if key != "_target_")
     call = f"influx.attribute(model={name}, estimator={settings.choices['estimator']!r}, settings=dict({described}))"
     settings = replace(settings, values=values, call=call)
+    own, notices = settings.choices["estimator"], dict[str, str]()
     estimator = build(values["estimator"], "estimator", [])
+    if "curvature" not in asked:
+        fitting, notices = suited({own: estimator}, given.data.task)
+        estimator = fitting[own]
+    settings = with_curvature(settings, estimator) if notices else settings
     metrics = {key: build(node, f"metric.{key}", []) for key, node in (values["metric"] or {}).items()}
     learner.check(given.data)
     check_needs(learner, estimator, settings.choices["estimator"], "given")
@@ -210,6 +218,7 @@ def _job(settings: Settings, learner: ImportedLearner, given: Problemlike, name:
         baselines={},
         executor=build(values["executor"], "executor", []).open(workplace(settings, "attribute")),
         name=run_name(settings, problem),
+        notices=notices,
     )
     job.perspective.check(estimator, job.estimator_name, problem)
     for who, consumer in {job.estimator_name: estimator, **metrics}.items():

@@ -157,12 +157,14 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
     problem = Problem(
         data=data, learner=learner, seed=settings["seed"], config=problem_config(settings, dataset, learner)
     )
-    name, own = run_name(settings, problem), settings.choices["estimator"]
+    own = settings.choices["estimator"]
     fitting, notices = suited({**baselines, own: estimator}, data.task)
-    if any(re.match(r"\+{0,2}estimator\.curvature=", override) for override in settings.overrides):
-        notices.pop(own, None)  # asked for: it is for the solver to take or to refuse
-    else:
+    if own in notices and _curvature_asked(settings):
+        notices.pop(own)  # it is for the solver to take or to refuse
+    elif own in notices:
         estimator = fitting[own]
+        settings = with_curvature(settings, estimator)
+    name = run_name(settings, problem)
     job = Job(
         settings=settings,
         problem=problem,
@@ -184,6 +186,25 @@ def assemble(settings: Settings, sizes: bool = False) -> Job:
 
             with_model(job, metric.surrogate, metric.settings, f"metric.{key}")
     return job
+
+
+def _curvature_asked(settings: Settings) -> bool:
+    """Whether the command line, an experiment or the user's own file of the estimator sets ``estimator.curvature``."""
+    if any(re.match(r"\+{0,2}estimator\.curvature=", override) for override in settings.overrides):
+        return True
+    folder, own, experiment = settings.config_dir, settings.choices["estimator"], settings.choices.get("experiment")
+    read: list[Any] = []
+    if experiment and experiment != "None":
+        read.append(load_choice("experiment", experiment, folder).get("estimator"))
+    if folder is not None and (folder / "estimator" / f"{own}.yaml").is_file():
+        read.append(load_choice("estimator", own, folder))
+    return any(isinstance(node, Mapping) and "curvature" in node for node in read)
+
+
+def with_curvature(settings: Settings, estimator: Any) -> Settings:
+    """The settings with the curvature that the estimator takes, so that the run is the one that asks for it."""
+    node = dict(settings["estimator"]) | {"curvature": estimator.curvature}
+    return replace(settings, values=dict(settings.values) | {"estimator": node})
 
 
 def learner_of(model: Any, optimizer: Any, training: Any) -> Learner:

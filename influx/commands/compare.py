@@ -63,7 +63,7 @@ def as_json(made: Sequence[Comparison]) -> dict[str, Any]:
             for n, c in enumerate(made)
             for (i, j), difference in sorted(c.pairs.items())
         ],
-        "references": [None if c.reference is None else c.entries[c.reference].name for c in made],
+        "references": [" / ".join(c.entries[i].name for i in c.references) or None for c in made],
         "protocols": [dict(c.protocol) for c in made],
         "notes": list(dict.fromkeys(note for c in made for note in c.notes)),
         "footnotes": _joined(dict(c.footnotes) for c in made),
@@ -100,13 +100,13 @@ def write_csv(made: Sequence[Comparison]) -> None:
     from influx.results import as_text
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    head, columns = ["estimator", "name", "kind", "run", "protocol"], _joined(c.columns for c in made)
+    head, columns = ["estimator", "name", "kind", "run", "model", "protocol"], _joined(c.columns for c in made)
     for metric in columns:
         head += [metric, f"{metric}_ci_low", f"{metric}_ci_high", f"{metric}_status"]
     head += ["difference", "difference_ci_low", "difference_ci_high", "letters", "pareto"]
     writer.writerow([*head, "seconds", "peak_mb", "trainings"])
     for number, entry in ((n, entry) for n, c in enumerate(made, start=1) for entry in c.entries):
-        cells: list[Any] = [entry.estimator, entry.name, entry.kind, entry.run, number]
+        cells: list[Any] = [entry.estimator, entry.name, entry.kind, entry.run, entry.model, number]
         for metric in columns:
             score = entry.scores.get(metric)
             cells += [score.value, score.low, score.high, score.word or "ok"] if score else ["", "", "", ""]

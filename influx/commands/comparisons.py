@@ -9,15 +9,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from influx.commands.comparison_rows import Rows, labels, prices_of
-from influx.commands.protocols import Group, grouped
+from influx.commands.protocols import Group, beside_models, grouped
 from influx.errors import ConfigError, did_you_mean
-from influx.reporting.comparison import Comparison, Difference, Entry, letter_display, pareto_front, run_names
+from influx.reporting.comparison import (
+    Comparison,
+    Difference,
+    Entry,
+    letter_display,
+    letters_of,
+    pareto_front,
+    run_names,
+)
 from influx.reporting.verdict import agreement_columns, detection_columns, words
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
 FURTHER = 6  # metrics shown where none of the usual ones was measured
+WITHIN = (
+    "each model is judged by its own ground truth: differences, letters and Pareto fronts are within a model, between "
+    "models only the intervals of the rows are known"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +72,35 @@ def _comparison(
     columns = _columns(records, asked.metrics)
     metric = next(iter(columns), "")
     lower = asked.lower_is_better and metric == asked.metrics[0]
-    names = labels(records, runs)
     rows = Rows(columns=columns, marks=marks, prices=prices)
-    entries = rows.own(records, runs, names)
-    entries += rows.baselines(records, entries)
-    entries = _ordered(_with_front(entries, metric, lower), metric, lower)
-    further: list[str] = []
-    pairs, letters = _pairs(dict(zip(names, records, strict=True)), entries, metric, further)
-    entries = [replace(entry, letters=found) for entry, found in zip(entries, letters, strict=True)]
-    reference = _reference(entries, pairs, asked.against)
-    if reference is not None:
-        entries = [replace(e, difference=_between(pairs, i, reference)) for i, e in enumerate(entries)]
+    entries: list[Entry] = []
+    known: list[Entry] = []
+    about: dict[str, str] = {}
+    named: list[dict[str, RunRecord]] = []  # by the names of rows, for each model
+    for model in group.models or ("",):
+        of_it = [i for i, record in enumerate(records) if not model or record.choice("model") == model]
+        chosen = [records[i] for i in of_it]
+        made = rows.own(chosen, [runs[i] for i in of_it], labels(chosen, [runs[i] for i in of_it]))
+        made = [entry.of(model) for entry in _with_front([*made, *rows.baselines(chosen, made)], metric, lower)]
+        named.append(dict(zip([entry.name for entry in made], chosen, strict=False)))  # runs come first
+        entries += made
+        ceilings, told = rows.ceilings(chosen)
+        known += [entry.of(model) for entry in ceilings]
+        about |= told
+    entries = _ordered(entries, metric, lower, group.models)
+    further = [WITHIN, *beside_models(records)] if group.models else []
+    pairs: dict[tuple[int, int], Difference] = {}
+    for of_model in named:
+        found, letters = _pairs(of_model, entries, metric, further, used=[entry.letters for entry in entries])
+        pairs |= found
+        entries = [replace(e, letters=own) if own else e for e, own in zip(entries, letters, strict=True)]
+    references = {model: _reference(entries, pairs, asked.against, model) for model in group.models or ("",)}
+    to = {model: row for model, row in references.items() if row is not None}
+    entries = [
+        replace(e, difference=_between(pairs, i, to[e.model])) if e.model in to else e for i, e in enumerate(entries)
+    ]
+    further += _about_references(references, entries) if group.models and to else []
     further += _about_seconds(entries)
-    known, about = rows.ceilings(records)
     further += [f"noise ceiling of {metric}: {sentence}" for metric, sentence in about.items()]
     every = (*entries, *known)
     used = {score.mark for entry in every for score in entry.scores.values()}
@@ -82,10 +110,10 @@ def _comparison(
         lower_is_better=lower,
         entries=every,
         pairs=pairs,
-        reference=reference,
+        references=tuple(to.values()),
         title=group.title,
         protocol=group.protocol,
-        notes=tuple(further),
+        notes=tuple(dict.fromkeys(further)),
         footnotes=tuple((mark, reason) for reason, mark in marks.items() if mark in used),
         commands=dict(zip(runs, (record.command for record in records), strict=True)),
     )
@@ -146,10 +174,13 @@ def value_of(entry: Entry, metric: str) -> float:
     return math.nan if score is None or score.word else score.value
 
 
-def _ordered(entries: Sequence[Entry], metric: str, lower: bool) -> list[Entry]:
-    def key(entry: Entry) -> tuple[bool, float, str]:
-        value = value_of(entry, metric)
-        return not math.isfinite(value), (value if lower else -value) if math.isfinite(value) else 0.0, entry.name
+def _ordered(entries: Sequence[Entry], metric: str, lower: bool, models: Sequence[str]) -> list[Entry]:
+    """Model by model, each with the best first."""
+
+    def key(entry: Entry) -> tuple[int, bool, float, str]:
+        value, place = value_of(entry, metric), models.index(entry.model) if models else 0
+        known = math.isfinite(value)
+        return place, not known, (value if lower else -value) if known else 0.0, entry.name
 
     return sorted(entries, key=key)
 
@@ -161,11 +192,15 @@ def _with_front(entries: Sequence[Entry], metric: str, lower: bool) -> list[Entr
 
 
 def _pairs(
-    records: Mapping[str, RunRecord], entries: Sequence[Entry], metric: str, notes: list[str]
+    records: Mapping[str, RunRecord],
+    entries: Sequence[Entry],
+    metric: str,
+    notes: list[str],
+    used: Sequence[str] = (),
 ) -> tuple[dict[tuple[int, int], Difference], list[str]]:
     """Differences by rows of ``entries``, and letters; adds what must be said about them to ``notes``.
 
-    ``records`` by the names of their rows.
+    ``records`` by the names of their rows, those of one model; ``used`` are letters of other models.
     """
     from influx.commands import paired
 
@@ -178,14 +213,16 @@ def _pairs(
             f"for {metric} only the intervals of the rows are known"
         )
         return {}, letters
-    inside = [i for i, e in enumerate(entries) if e.kind == "run" and math.isfinite(value_of(e, metric))]
+    inside = [i for i, e in enumerate(entries) if e.name in records and math.isfinite(value_of(e, metric))]
     if len(inside) < 2:
         return {}, letters
     chosen = [records[entries[i].name] for i in inside]
     pairs = paired.pairs_of(chosen, metric, _k(chosen[0], metric))
     found = {(inside[i], inside[j]): difference for (i, j), difference in pairs.differences.items()}
     taking_part = [i for i, reason in enumerate(pairs.reasons) if not reason]
-    shown = letter_display(pairs.different[[[i] for i in taking_part], taking_part]) if pairs.differences else []
+    taken = len({one for told in used for one in letters_of(told)})
+    among = pairs.different[[[i] for i in taking_part], taking_part] if pairs.differences else pairs.different[:0, :0]
+    shown = letter_display(among, taken)
     for i, told in zip(taking_part, shown, strict=False):
         letters[inside[i]] = told
     notes += [f"{entries[inside[i]].name} is not paired: {why}" for i, why in enumerate(pairs.reasons) if why]
@@ -209,14 +246,32 @@ def _k(record: RunRecord, metric: str) -> int:
     return next((int(found[1]) for found in stated if found), 10)
 
 
-def _reference(entries: Sequence[Entry], pairs: Mapping[tuple[int, int], Difference], against: str) -> int | None:
-    """The row that differences are taken to: the one asked for, or the best that was paired."""
-    paired = sorted({i for pair in pairs for i in pair})
-    if not paired:
-        return None
-    names = {entries[i].name: i for i in paired}
-    plain = {entries[i].estimator: i for i in reversed(paired)}
-    return names.get(against, plain.get(against, paired[0]))
+def _reference(
+    entries: Sequence[Entry], pairs: Mapping[tuple[int, int], Difference], against: str, model: str
+) -> int | None:
+    """The row of a model that its differences are taken to: the one asked for, or the best that was paired.
+
+    Where there are several models, one without the row that is asked for has none.
+    """
+    paired = sorted({i for pair in pairs for i in pair if entries[i].model == model})
+    for called in range(len(_called(entries[0]))):
+        for i in paired:
+            if _called(entries[i])[called] == against:
+                return i
+    return None if not paired or (model and against) else paired[0]
+
+
+def _called(entry: Entry) -> tuple[str, str, str]:
+    """What ``--against`` may call a row, the narrowest first: its name, that without the model, its estimator."""
+    return entry.name, entry.name.removesuffix(f", {entry.model}"), entry.estimator
+
+
+def _about_references(references: Mapping[str, int | None], entries: Sequence[Entry]) -> list[str]:
+    """Which rows differences are taken to, and which model has none."""
+    known = [entries[row].name for row in references.values() if row is not None]
+    none = [model for model, row in references.items() if row is None]
+    lacking = f"; model {', '.join(none)} has no such row with paired differences" if none else ""
+    return [f"differences are to {' / '.join(known)}, each within its model{lacking}"]
 
 
 def _check_reference(made: Sequence[Comparison], against: str) -> None:
@@ -227,7 +282,7 @@ def _check_reference(made: Sequence[Comparison], against: str) -> None:
     """
     shown = [c.entries[i] for c in made for i in sorted({i for pair in c.pairs for i in pair})]
     names = list(dict.fromkeys(entry.name for entry in shown))
-    if against and against not in names and against not in {entry.estimator for entry in shown}:
+    if against and not any(against in _called(entry) for entry in shown):
         raise ConfigError(
             f"--against expects a row with paired differences, got {against}{did_you_mean(against, names)}; there are "
             f"{', '.join(names) or 'none'}"

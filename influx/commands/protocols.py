@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 PROBLEM, TRUTH = "problem", "ground truth"
 CHOSEN = ("dataset", "corruption", "model", "optimizer", "training", "truth")  # groups of a config
 PARTS = (*CHOSEN, "seed")
+DATA = ("dataset", "corruption", "seed")  # what settles instances and labels
 NAMED = ("dataset", "model")  # in the title of a protocol, whatever the others are about
+TRAINED = ("optimizer.", "training.")  # settings that may differ between models
 TOLD = 3  # settings in that title
 SHOWN = 60  # characters of a value
 
@@ -27,20 +29,27 @@ class Group:
         rows: their places among all runs.
         protocol: in words, by what it is about: the problem, the ground truth, every metric.
         title: what tells the problem from those of other groups; empty when there are none.
+        models: what was trained, where this is more than one: each run is judged by the truth of its own model.
     """
 
     rows: tuple[int, ...]
     protocol: Mapping[str, str]
     title: str = ""
+    models: tuple[str, ...] = ()
 
 
 @dataclass
 class _Found:
-    """A protocol that is being put together: its first run, what is known of it, and the places of its runs."""
+    """A protocol that is being put together: its first run, what is known of it, problems by model, places of runs."""
 
     first: RunRecord
     protocol: dict[str, str]
+    problems: dict[str, str]
     rows: list[int]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.problems) if len(self.problems) > 1 else ()
 
 
 def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
@@ -58,34 +67,49 @@ def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
 def grouped(records: Sequence[RunRecord], metrics: Sequence[str], force: bool) -> list[Group]:
     """The records by protocol, in the order in which protocols come first.
 
+    Runs of other models on the same instances have one protocol, unless ``force`` keeps all problems apart.
+
     Raises:
         ConfigError: there are several and ``force`` is not set.
     """
     found: list[_Found] = []
     for place, record in enumerate(records):
         own = protocol_of(record, metrics)
-        fitting = next((group for group in found if not _conflicts(group.protocol, own)), None)
+        fitting = next((group for group in found if not _conflicts(group, record, own, force)), None)
         if fitting is None:
-            fitting = _Found(record, {}, [])
+            fitting = _Found(record, {}, {}, [])
             found.append(fitting)
         fitting.protocol |= {name: told for name, told in own.items() if name not in fitting.protocol}
+        fitting.problems.setdefault(record.choice("model"), own[PROBLEM])
         fitting.rows.append(place)
     if len(found) > 1 and not force:
         _refuse(found)
     titles = _titles([group.first for group in found])
     return [
-        Group(rows=tuple(group.rows), protocol=_in_words(group.first, group.protocol), title=title)
+        Group(rows=tuple(group.rows), protocol=_in_words(group), title=title, models=group.models)
         for group, title in zip(found, titles, strict=True)
     ]
 
 
-def _conflicts(known: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
-    return [name for name in known if name in own and known[name] != own[name]]
+def _conflicts(group: _Found, record: RunRecord, own: Mapping[str, str], apart: bool = False) -> list[str]:
+    """What keeps a record out of a group; another model on its instances does not, unless problems stay ``apart``."""
+    known = group.protocol
+    found = [name for name in known if name in own and name != PROBLEM and known[name] != own[name]]
+    other = not apart and record.choice("model") not in group.problems and _same_instances(group.first, record)
+    return found if other or own[PROBLEM] in group.problems.values() else [PROBLEM, *found]
+
+
+def _same_instances(one: RunRecord, other: RunRecord) -> bool:
+    """Whether data, their corruption, seed and splits are the same."""
+    settings = [flat({key: record.config.get(key) for key in DATA}) for record in (one, other)]
+    tables = ((one.train, other.train), (one.test, other.test))
+    columns = ["id", "label"]
+    return settings[0] == settings[1] and all(a[columns].equals(b[columns]) for a, b in tables)
 
 
 def _refuse(groups: Sequence[_Found]) -> None:
     (left, known), (right, own) = ((group.first, group.protocol) for group in groups[:2])
-    names = _conflicts(known, own)
+    names = _conflicts(groups[0], right, own)
     differing = settings_that_differ([left, right])
     if names[0] == PROBLEM:
         told = [f"{key} is {a} in {left.name} and {b} in {right.name}" for key, (a, b) in differing.items()]
@@ -109,10 +133,13 @@ def _apart(told: str, other: str) -> str:
     return "; ".join(parts) or told
 
 
-def _in_words(record: RunRecord, protocol: Mapping[str, str]) -> dict[str, str]:
-    chosen = [f"{group} {name}" for group in NAMED if (name := record.choice(group))]
-    problem = ", ".join([*chosen, f"seed {record.manifest.get('seed', '?')}", f"id {protocol[PROBLEM]}"])
-    return {**protocol, PROBLEM: problem}
+def _in_words(group: _Found) -> dict[str, str]:
+    record, several = group.first, group.models
+    told = [name for name in NAMED if record.choice(name) and not (several and name == "model")]
+    chosen = [f"{name} {record.choice(name)}" for name in told]
+    ids = [f"model {model} (id {problem})" for model, problem in group.problems.items()]
+    ids = ids if several else [f"id {group.protocol[PROBLEM]}"]
+    return {**group.protocol, PROBLEM: ", ".join([*chosen, f"seed {record.manifest.get('seed', '?')}", *ids])}
 
 
 def _titles(records: Sequence[RunRecord]) -> list[str]:
@@ -162,6 +189,19 @@ def settings_that_differ(records: Sequence[RunRecord], *, own: bool = False) -> 
     values = {name: tuple(settings.get(name, "-") for settings in flattened) for name in names}
     differing = {name: found for name, found in values.items() if len(set(found)) > 1}
     return {name: tuple(_short(value, name) for value in found) for name, found in differing.items()}
+
+
+def beside_models(records: Sequence[RunRecord]) -> list[str]:
+    """What has to be said of runs of several models: settings of their training that differ as well."""
+    first = {record.choice("model"): record for record in reversed(records)}
+    models = list(dict.fromkeys(record.choice("model") for record in records))
+    found = settings_that_differ([first[model] for model in models])
+    told = [
+        f"{name} is {', '.join(f'{value} for {model}' for model, value in zip(models, values, strict=True))}"
+        for name, values in found.items()
+        if name.startswith(TRAINED)
+    ]
+    return [f"not the model alone differs: {'; '.join(told)}"] if told else []
 
 
 def _short(value: str, name: str) -> str:

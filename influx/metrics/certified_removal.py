@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SETTING = "metric.certified_removal"
 SINGLE = "certified_single"
+ALL_TARGETS = "all test instances are targets; lower corruption.targets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ class CertifiedRemoval:
             return tidy(unavailable([*names, SINGLE], "not applicable", note))
         attack = attack_in(data)
         judged = np.ones(len(run.test), bool) if attack is None else attack.labelled
+        without = "" if judged.all() else f"{int((~judged).sum())} targets left out"
         rows: list[Measured] = []
         curves, certificates = [], []
         for k in self.partitions:
@@ -102,16 +104,17 @@ class CertifiedRemoval:
                 votes[np.arange(len(votes)), predicted] += 1
             winner, radius = certified(votes)
             held, protocol = np.where(winner == run.test.y, radius, -1), self._protocol(k, design.weights.sum(axis=1))
-            rows += self._rows(k, held[judged], protocol)
+            rows += self._rows(k, held[judged], sentences(protocol, without))
             rows += _under_attack(f"k{k}", winner, held, attack, protocol)
-            curves += [_point(k, budget, held[judged]) for budget in range(int(max(held.max(), 0)) + 2)]
+            if judged.any():
+                curves += [_point(k, budget, held[judged]) for budget in range(int(max(held.max(), 0)) + 2)]
             certificates.append(_certificates(run, k, votes, winner, radius))
         (alone,) = _predicted(run, _single(run.train), "retraining on everything")
         right = (alone == run.test.y)[judged]
-        rows.append(_share(SINGLE, right, "one model on everything, without a certificate"))
+        rows.append(_share(SINGLE, right, sentences("one model on everything, without a certificate", without)))
         rows += _under_attack("single", alone, None, attack, "one model on everything")
-        tables = {"certified": pd.DataFrame(curves), "certificates": pd.concat(certificates, ignore_index=True)}
-        return tidy(rows, tables=tables)
+        tables = {"certificates": pd.concat(certificates, ignore_index=True)}
+        return tidy(rows, tables=({"certified": pd.DataFrame(curves)} if curves else {}) | tables)
 
     def _names(self, k: int) -> list[str]:
         return [*(f"certified_k{k}_{budget}" for budget in self.budgets), f"certified_radius_k{k}"]
@@ -126,6 +129,8 @@ class CertifiedRemoval:
 
     def _rows(self, k: int, held: NDArray[np.int64], protocol: str) -> list[Measured]:
         m, rows = len(held), []
+        if not m:
+            return unavailable(self._names(k), "not applicable", ALL_TARGETS, protocol)
         *names, of_radius = self._names(k)
         for name, budget in zip(names, self.budgets, strict=True):
             rows.append(_share(name, held >= budget, sentences(protocol, f"{budget} training instances changed")))
@@ -194,7 +199,8 @@ def _under_attack(
         rows += unavailable([name], "not applicable", note, said)
     if held is not None:
         kept = held[attack.labelled] >= attack.guilty
-        rows.append(_share(f"certified_poison_{who}", kept, sentences(said, "as many changed")))
+        without = "" if attack.labelled.all() else f"{int((~attack.labelled).sum())} targets left out"
+        rows.append(_share(f"certified_poison_{who}", kept, sentences(said, "as many changed", without)))
     return rows
 
 
@@ -209,7 +215,9 @@ def _predicted(run: Run, design: Design, label: str) -> Iterator[NDArray[np.int6
 
 
 def _share(name: str, held: NDArray[np.bool_], protocol: str) -> Measured:
-    """A share of test instances with Wilson's interval."""
+    """A share of test instances with Wilson's interval; not applicable where targets alone are left."""
+    if not len(held):
+        return unavailable([name], "not applicable", ALL_TARGETS, protocol)[0]
     value, n = float(held.mean()), len(held)
     low, high = wilson(value, n)
     said = sentences(protocol, "95% CI: Wilson over test instances")

@@ -100,23 +100,26 @@ class Coreset:
         check_resamples("metric.coreset.n_boot", self.n_boot)
 
     def plan(self, prospect: Prospect) -> Work:
-        """Trainings on random and specialised subsets and on everything, and as many as one estimator's take."""
+        """Trainings on random subsets and on everything, and as many as the specialised and one estimator's take.
+
+        Which instances are chosen by their inputs is not worked out here: that takes longer than planning may.
+        """
         judge, n = Judge.of(prospect, self.seeds), len(prospect.train)
-        common = self._common(prospect)
-        sets = [
-            np.ones(n, np.uint8),
-            *(kept for ranked in common.values() for kept in self._sets(prospect, ranked).values()),
-        ]
+        sets = [np.ones(n, np.uint8), *self._sets(prospect, self._random(prospect)).values()]
         each = len(self.shares) * self.seeds
+        data, by_inputs = prospect.problem.data, self._by_inputs(prospect)
         inputs = float(np.prod(prospect.train.x.shape[1:]))
+        seen = n * inputs / (data.n_outputs if self._strata(data) is not None else 1)  # numbers of one class
+        kept = self._most(n) if by_inputs else 0
         return Work(
             trainings=(judge.design(sets),),
+            more_trainings=float(each if by_inputs else 0),
             own_trainings=float(len(self.rules) * each),
-            numbers=6.0 * len(self.rules) * self.n_boot * each * len(judge.y),
-            flops=3.0 * n * n * self.shares[-1] * inputs if self.specialised in common else 0.0,
-            bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y) + 16.0 * n * inputs,
+            numbers=6.0 * len(self.rules) * self.n_boot * each * len(judge.y) + kept * seen,
+            flops=2.0 * kept * seen,
+            bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y) + 8.0 * seen,
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.rules)} rules of each estimator "
-            f"+ {' + '.join(common)})",
+            f"+ {' + '.join(['random', self.specialised][: 1 + by_inputs])})",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
@@ -177,13 +180,22 @@ class Coreset:
     def _strata(self, data: Data) -> NDArray[Any] | None:
         return data.train.y if self.balanced and data.task == "classification" else None
 
-    def _common(self, run: Run | Prospect) -> dict[str, Rows]:
+    def _common(self, run: Run) -> dict[str, Rows]:
         """Orders that all estimators share: (seeds, n) at random, and (n,) by inputs where these have distances."""
-        found = {"random": subsets.permutations(run.train.ids, self.seeds, run.drawn("coreset"))}
-        if run.problem.data.kind != "text":
-            most = counts_for(self.shares, len(run.train), "metric.coreset.shares")[-1]
-            found[self.specialised] = order(self.specialised, run.train, most, self._strata(run.problem.data))
+        found = {"random": self._random(run)}
+        if self._by_inputs(run):
+            most, strata = self._most(len(run.train)), self._strata(run.problem.data)
+            found[self.specialised] = order(self.specialised, run.train, most, strata)
         return found
+
+    def _random(self, run: Run | Prospect) -> Rows:
+        return subsets.permutations(run.train.ids, self.seeds, run.drawn("coreset"))
+
+    def _by_inputs(self, run: Run | Prospect) -> bool:
+        return run.problem.data.kind != "text"
+
+    def _most(self, n: int) -> int:
+        return counts_for(self.shares, n, "metric.coreset.shares")[-1]
 
     def _sets(self, run: Run | Prospect, orders: Rows) -> dict[int, NDArray[np.uint8]]:
         """Weights of the first of ``orders``, (n,) or (seeds, n), for every share."""

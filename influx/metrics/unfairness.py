@@ -131,6 +131,9 @@ class Unfairness:
     ) -> Measured:
         """AUROC of absolute influence for the removals that turned a prediction, ``turned`` (removed, m)."""
         scored = influence.computed[removed]
+        if not scored.any():
+            note = "none of the removed instances has a score"
+            return unavailable([FOUND], "not applicable", note, protocol)[0]
         turned, rows = turned[scored], removed[scored]
         asked = np.asarray(turned.any(axis=0) & ~turned.all(axis=0))
         if not asked.any():

@@ -79,7 +79,7 @@ class Comparison:
         lower_is_better: of that one.
         entries: best first, baselines among them, ceilings last.
         pairs: differences of rows ``(i, j)`` of ``entries``, i before j.
-        reference: the row that ``Entry.difference`` is taken to; None without pairs.
+        references: rows that ``Entry.difference`` is taken to, one for each model with pairs.
         title: what tells the problem from those of other comparisons beside it; empty when there are none.
         protocol: in words, by what it is about: the problem, the ground truth, every metric.
         notes: sentences about what was left out and what the columns mean.
@@ -92,12 +92,24 @@ class Comparison:
     lower_is_better: bool
     entries: tuple[Entry, ...]
     pairs: Mapping[tuple[int, int], Difference]
-    reference: int | None
+    references: tuple[int, ...]
     title: str
     protocol: Mapping[str, str]
     notes: tuple[str, ...]
     footnotes: tuple[tuple[str, str], ...]
     commands: Mapping[str, str]
+
+    @property
+    def several(self) -> bool:
+        """Whether rows of several models stand together."""
+        return len({entry.model for entry in self.entries}) > 1
+
+    @property
+    def against(self) -> str:
+        """What differences are taken to, in words; empty without differences."""
+        if not self.references:
+            return ""
+        return "the reference of its model" if self.several else self.entries[self.references[0]].name
 
 
 def run_names(records: Sequence[RunRecord]) -> list[str]:

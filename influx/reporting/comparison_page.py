@@ -59,12 +59,13 @@ class _Part:
         c, every = self.c, list(self.c.columns)
         headings = [("estimator", ""), ("Pareto front", "")]
         headings += [(c.columns[metric], "") for metric in every[:1]]
-        if c.reference is not None:
-            headings += [(f"minus {clean(c.entries[c.reference].name)}", ""), ("letters", "")]
+        if c.against:
+            headings += [(f"minus {clean(c.against)}", ""), ("letters", "")]
         headings += [("seconds", "number"), ("peak MB", "number"), ("trainings", "number")]
         headings += [(c.columns[metric], "") for metric in every[1:]]
         rows = [self._row(entry) for entry in c.entries]
-        caption = self._of("Estimators, best first, with 95% confidence intervals")
+        within = ", model by model" if c.several else ""
+        caption = self._of(f"Estimators, best first{within}, with 95% confidence intervals")
         return tag("div", sections.table(caption, headings, rows, sortable=True), class_="dense")
 
     def _row(self, entry: Entry) -> Markup:
@@ -74,7 +75,7 @@ class _Part:
         cells = [tag("th", name, scope="row"), text("td", "yes" if entry.front else "", class_="front")]
         every = list(self.c.columns)
         cells += [sections.score_cell(entry.scores.get(metric)) for metric in every[:1]]
-        cells += _difference(entry) if self.c.reference is not None else []
+        cells += _difference(entry) if self.c.against else []
         cells += _costs(entry)
         cells += [sections.score_cell(entry.scores.get(metric)) for metric in every[1:]]
         return tag("tr", *cells, class_=None if entry.kind == "run" else entry.kind)
@@ -118,7 +119,7 @@ class _Part:
             return Markup("")
         pairs = sorted(c.pairs.items())
         if len(pairs) > PAIRS:
-            pairs = [pair for pair in pairs if c.reference in pair[0]]
+            pairs = [pair for pair in pairs if set(c.references) & set(pair[0])]
         rows = []
         for (i, j), found in pairs:
             left, right = c.entries[i], c.entries[j]
@@ -160,7 +161,7 @@ def _point(c: Comparison, entry: Entry) -> series.Point | None:
         return None
     return series.Point(
         name=clean(entry.name), seconds=max(entry.seconds, SHORTEST), score=score.value, low=score.low, high=score.high,
-        kind=entry.kind, front=entry.front,
+        kind=entry.kind, front=entry.front, model=entry.model,
     )  # fmt: skip
 
 

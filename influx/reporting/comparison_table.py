@@ -92,8 +92,8 @@ def _grid(c: Comparison, columns: Sequence[str], *, spread: bool, cost: bool, st
     headings = ["estimator"]
     for metric in columns:
         headings.append(stack(c.columns[metric], stacked))
-        if metric == c.metric and c.reference is not None:
-            than = c.entries[c.reference].name
+        if metric == c.metric and c.against:
+            than = c.against
             headings += [stack(f"minus {than if len(than) < 24 else 'the reference'}", stacked), "letters"]
     names = {SECONDS: "seconds", MEMORY: "peak\nMB" if stacked else "peak MB", TRAININGS: "trainings"}
     headings += list(names.values()) if cost else []
@@ -104,7 +104,7 @@ def _grid(c: Comparison, columns: Sequence[str], *, spread: bool, cost: bool, st
         cells = [_name(entry)]
         for metric in columns:
             cells.append(_score(entry, metric, spread or metric == c.metric, stacked))
-            if metric == c.metric and c.reference is not None:
+            if metric == c.metric and c.against:
                 cells += [_difference(entry.difference, stacked), Text(entry.letters)]
         cells += _costs(entry) if cost else []
         rows.append(cells)
@@ -167,4 +167,5 @@ def _lines(c: Comparison) -> list[tuple[str, str]]:
 def front_note(c: Comparison) -> str:
     """What the mark of the Pareto front means."""
     better = "low" if c.lower_is_better else "high"
-    return f"Pareto front: no other row has {c.metric} as {better} in as little time"
+    whose = " of its model" if c.several else ""
+    return f"Pareto front: no other row{whose} has {c.metric} as {better} in as little time"

@@ -10,7 +10,7 @@ from influx.reporting import text as words
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.passages import Passage
 from influx.reporting.png import data_uri
-from influx.reporting.record import Neighbour, RunRecord
+from influx.reporting.record import Neighbour, Role, RunRecord
 from influx.reporting.sections import details, table
 
 TESTS = 6
@@ -19,6 +19,7 @@ LISTED = 300  # test instances in the table of all
 BEST = 3
 TOP = 5
 SELF = 10
+ROLES: tuple[Role, ...] = ("proponent", "opponent")
 HEADINGS = {"proponent": "Proponents (helpful)", "opponent": "Opponents (harmful)"}
 
 
@@ -60,7 +61,7 @@ def _everyone(record: RunRecord) -> Markup:
 
 def _instance(record: RunRecord, test_id: int) -> Markup:
     label = words.clean(record.label("test", test_id))
-    sides = [_side(record, test_id, role) for role in ("proponent", "opponent")]
+    sides = [_side(record, test_id, role) for role in ROLES]
     body = tag("div", *sides, class_="sides")
     title = text("h3", f"Test instance {test_id}, label {label}")
     if record.images:
@@ -68,12 +69,13 @@ def _instance(record: RunRecord, test_id: int) -> Markup:
         body = tag("div", shown, body, class_="shown")
     own = record.passages.passage("test", record.column(test_id)) if record.passages is not None else None
     shown_text = _passage(own) if own is not None else Markup("")
-    strongest = max((abs(near.influence) for near in record.neighbours(test_id, "proponent", 1)), default=0.0)
+    first = [near for role in ROLES for near in record.neighbours(test_id, role, 1)]
+    strongest = max((abs(near.influence) for near in first), default=0.0)
     found: dict[str, object] = {"data_id": test_id, "data_label": label, "data_influence": f"{strongest:.6g}"}
     return tag("div", title, shown_text, body, class_="instance", **found)
 
 
-def _side(record: RunRecord, test_id: int, role: Literal["proponent", "opponent"]) -> Markup:
+def _side(record: RunRecord, test_id: int, role: Role) -> Markup:
     found = record.neighbours(test_id, role, TOP)
     if record.images:
         heading = text("p", HEADINGS[role], class_="side")

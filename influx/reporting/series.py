@@ -89,7 +89,10 @@ def _line(axes: svg.Axes, curve: Curve) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One row of a comparison: ``seconds`` above 0, its ``score`` with an interval, NaN where there is none."""
+    """One row of a comparison: ``seconds`` above 0, its ``score`` with an interval, NaN where there is none.
+
+    Those on the front of one ``model`` are joined.
+    """
 
     name: str
     seconds: float
@@ -98,6 +101,7 @@ class Point:
     high: float
     kind: str
     front: bool
+    model: str = ""
 
 
 def front(
@@ -113,11 +117,12 @@ def front(
         log_x=True,
     )
     px, py = axes.x(at), axes.y(np.asarray([point.score for point in points]))
-    order = sorted((i for i, point in enumerate(points) if point.front), key=lambda i: px[i])
-    steps = "M" + "L".join(f"{px[i]:.1f} {py[i]:.1f}" for i in order) if len(order) > 1 else ""
-    parts = [tag("path", d=steps, class_="front")] if steps else []
+    best = sorted((i for i, point in enumerate(points) if point.front), key=lambda i: px[i])
+    lines = [[i for i in best if points[i].model == model] for model in dict.fromkeys(point.model for point in points)]
+    joined = ("M" + "L".join(f"{px[i]:.1f} {py[i]:.1f}" for i in line) for line in lines if len(line) > 1)
+    parts = [tag("path", d=steps, class_="front") for steps in joined]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in zip(px, py, strict=True)]
-    crossed = _along(px[order], py[order])
+    crossed = [box for line in lines for box in _along(px[line], py[line])]
     ends_of = ((x, axes.y(p.high), axes.y(p.low)) for x, p in zip(px, points, strict=True))
     crossed += [(x - 1, float(high), x + 1, float(low)) for x, high, low in ends_of if np.isfinite(low - high)]
     if ceiling is not None:

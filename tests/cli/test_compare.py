@@ -185,6 +185,28 @@ def test_models_on_the_same_instances_share_a_table_each_with_its_own_truth(infl
     assert len(json.loads(influx("compare", *places, "--json", "--force").out)["protocols"]) == 2
 
 
+def test_models_in_one_table_have_each_its_rows_front_reference_and_settings(influx: Influx, make: Maker) -> None:
+    nets, trees = {"choices": {"model": "mlp"}}, {"choices": {"model": "lightgbm"}, "problem": {"id": "trees"}}
+    places = [make(name, noise, name=f"net_{name}", **nets) for name, noise in (("a", 0.1), ("b", 5.0), ("c", 9.0))]
+    places += [make(name, noise, name=f"tree_{name}", **trees) for name, noise in (("a", 5.0), ("b", 0.5))]
+    for place, epochs in zip(places, (20, 20, 20, 50, 50), strict=True):
+        with (place / "config.yaml").open("a") as config:
+            config.write(f"training:\n  epochs: {epochs}\n")
+    found = json.loads(influx("compare", *places, "--json").out)
+    ordered = [row["name"] for row in found["rows"] if row["kind"] == "run"]
+    assert ordered == ["a, mlp", "b, mlp", "c, mlp", "b, lightgbm", "a, lightgbm"]
+    assert any("training.epochs is 20 for mlp, 50 for lightgbm" in note for note in found["notes"])
+    for against, references in (("b", "b, mlp / b, lightgbm"), ("c", "c, mlp"), ("b, mlp", "b, mlp")):
+        asked = json.loads(influx("compare", *places, "--json", "--against", against).out)
+        differing = [row["name"] for row in asked["rows"] if row["difference"]]
+        assert asked["references"] == [references]
+        named = set(references.split(" / "))
+        assert differing == [n for n in ordered if n not in named and ("mlp" in n or "light" in references)]
+        told = any("model lightgbm has no such row" in note for note in asked["notes"])
+        assert told == ("lightgbm" not in references)
+    assert "no other row of its model has" in influx("compare", *places).out.replace("\n", " ")
+
+
 @pytest.mark.parametrize("other", [{"n_train": 80}, {"choices": {"model": "mlp"}}])
 def test_other_data_and_other_settings_of_one_model_share_no_table(
     influx: Influx, make: Maker, other: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 import influx
-from influx.config import conf_dir, load_choice
+from influx.config import compose, conf_dir, load_choice
 from influx.engines.default_curvature import suited
 from influx.errors import IncompatibleError
+from influx.estimators.retraining.averaged import Averaged
 from influx.influence import Influence
+from influx.job import assemble
 from influx.learners.torch.optimizers import SGD
 from influx.models.autoregressive import Autoregressive
 from influx.models.vae import VAE
@@ -166,6 +169,30 @@ SMALL += ["training.epochs=6", "truth=none", "metric=[]", "quiet=true"]
 LESS = {"if_lissa": ["estimator.depth=50", "estimator.repeats=1"]}
 ASKING = [p.stem for p in sorted((conf_dir() / "estimator").glob("*.yaml"))]
 ASKING = [name for name in ASKING if load_choice("estimator", name).get("curvature") == "ggn"]
+
+
+def test_averages_ask_an_estimator_that_fits(toy: Density) -> None:
+    averaged = Averaged(of="if_exact", settings={"damping": DAMPING}, over="checkpoints", count=2)
+    inner, notice = averaged._fitting("density")
+    assert inner == replace(estimator_named("if_exact", {"damping": DAMPING}), curvature="empirical_fisher")  # type: ignore[type-var]
+    assert "estimator.settings.curvature=empirical_fisher was taken" in notice
+    assert averaged._fitting("classification") == (estimator_named("if_exact", {"damping": DAMPING}), "")
+    asked = replace(averaged, settings={"curvature": "ggn"})
+    assert asked._fitting("density") == (estimator_named("if_exact", {"curvature": "ggn"}), "")
+
+
+def test_the_saved_settings_hold_what_was_taken_unless_the_users_own_files_ask(tmp_path: Path) -> None:
+    told = ["dataset=wine", "model=autoregressive", "estimator=if_exact", "truth=none", "metric=[]", "baselines=[]"]
+    taken, asked = (assemble(compose([*told, *more])) for more in ([], ["estimator.curvature=empirical_fisher"]))
+    assert taken.name == asked.name and taken.settings["estimator"] == asked.settings["estimator"]
+    assert "if_exact" in taken.notices and not asked.notices
+    of_experiment, of_estimator = tmp_path / "a" / "experiment" / "mine.yaml", tmp_path / "b" / "estimator"
+    of_experiment.parent.mkdir(parents=True)
+    of_experiment.write_text("# @package _global_\nestimator:\n  curvature: ggn\n")
+    shutil.copytree(conf_dir() / "estimator", of_estimator)
+    for overrides, folder in (([*told, "experiment=mine"], tmp_path / "a"), (told, tmp_path / "b")):
+        kept = assemble(compose(overrides, folder))
+        assert kept.settings["estimator"]["curvature"] == "ggn" and not kept.notices
 
 
 @pytest.mark.slow

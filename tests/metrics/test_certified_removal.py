@@ -87,6 +87,16 @@ def test_targets_have_the_label_that_the_attacker_wants_and_do_not_judge_accurac
     assert found.value["certified_attack_single"] == right[target].mean()
     assert found.value["certified_single"] == right[~target].mean() and found.n["certified_k3_0"] == 8
     assert found.value["certified_poison_k3"] == found.value["certified_k3_2"]
+    judging = ["certified_k3_0", "certified_radius_k3", "certified_poison_k3", "certified_single"]
+    assert found.protocol[judging].str.contains("4 targets left out").all()
+    assert not found.protocol[["certified_attack_k3", "certified_attack_single"]].str.contains("left out").any()
+
+
+def test_targets_alone_judge_no_accuracy(tmp_path: Path) -> None:
+    _, found = poisoned(tmp_path, {"poison": np.arange(24) < 2}, {"target": np.ones(12, bool)})
+    attack = found.index.str.contains("attack")
+    assert (found.status[attack] == "ok").all() and (found.status[~attack] == "not applicable").all()
+    assert (found.note[~attack] == "all test instances are targets; lower corruption.targets").all()
 
 
 def test_a_backdoor_that_no_test_instance_carries_has_no_success_to_count(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ def test_choices_by_inputs_are_the_best_of_all_at_every_step() -> None:
     assert sorted(k_centre(np.zeros((4, 2)), 4).tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("rule", [herding, k_centre])
+def test_choices_by_inputs_hold_one_copy_in_single_precision(rule: Any) -> None:
+    x = np.random.default_rng(0).normal(1e4, 1, size=(2000, 100)).astype(np.float32)
+    rule(x[:5], 2)
+    tracemalloc.start()
+    rule(x, 2)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1.5 * x.nbytes
+
+
 def test_an_order_by_inputs_names_every_row_once_and_classes_in_proportion(toy: Toy) -> None:
     rows = order("k_centre", toy.train, 6, toy.train.y)
     assert sorted(rows.tolist()) == list(range(N))
@@ -139,15 +151,17 @@ def test_scores_that_rank_nothing_are_degenerate(toy: Toy) -> None:
     assert len(frame) == 22 and by_inputs.sum() == 4
 
 
-def test_the_plan_names_the_models_that_are_known(toy: Toy) -> None:
+def test_the_plan_names_the_models_that_are_known(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = Coreset(shares=[0.5], seeds=2, n_boot=100)
     run = run_of(toy, metric)
     values = np.random.default_rng(0).normal(size=(N, M))
     frame = metric.evaluate(Influence(values=values), run).set_index("metric")
     assert frame.status["coreset_self_50"] == "not applicable" and frame.status["coreset_sum_50"] == "ok"
+    monkeypatch.delattr("influx.metrics.coreset.order")  # choosing by inputs takes longer than planning may
     planned = metric.plan(Prospect(problem=toy.problem, who="coreset"))
     assert not any(len(run.bank.missing(design)) for design in planned.trainings)
-    assert run.bank.requested == sum(map(len, planned.trainings)) + planned.own_trainings - 2 == 10  # no self-influence
+    assert run.bank.requested == sum(map(len, planned.trainings)) + 2 + planned.own_trainings - 2 == 10
+    assert planned.more_trainings == 2  # by inputs; those by self-influence, as many, are not there
 
 
 @pytest.mark.parametrize(

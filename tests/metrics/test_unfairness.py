@@ -85,6 +85,13 @@ def test_a_model_that_does_not_learn_is_fair_and_only_as_lucky_as_its_initialisa
     assert found.loc[FOUND, "status"] == "not applicable" and "turned" in found.loc[FOUND, "note"]
 
 
+def test_removals_without_a_score_are_told_from_predictions_that_do_not_turn(toy: Toy) -> None:
+    metric = Unfairness(baseline_seeds=2)
+    nothing = Influence(values=np.full((len(toy.train), len(toy.test)), np.nan))
+    found = metric.evaluate(nothing, run_of(toy, metric)).set_index("metric").loc[FOUND]
+    assert found["status"] == "not applicable" and found["note"] == "none of the removed instances has a score"
+
+
 def test_of_some_removals_the_worst_is_a_lower_bound(toy: Toy) -> None:
     few, every = measured(toy, budget=3), measured(toy)
     assert few.loc["unfairness_any", "value"] <= every.loc["unfairness_any", "value"]

@@ -351,3 +351,13 @@ def test_extra_state_is_restored_if_it_is_a_tensor_and_refused_otherwise(trained
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     every = torch.stack(rows)
     assert np.allclose(found.influence, every[:6] @ every[6:].T, rtol=1e-6)
+
+
+def test_sequences_have_no_gauss_newton_matrix_and_the_estimator_takes_what_they_have() -> None:
+    torch.manual_seed(3)
+    model, x = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4)), torch.randint(0, 4, (4, 3))
+    given = (model, (x[:3], x.roll(-1, 1)[:3]), (x[3:], x.roll(-1, 1)[3:]))
+    found = influx.attribute(*given, estimator="if_exact")
+    assert any("estimator.curvature=empirical_fisher was taken" in said for said in found.record.manifest["warnings"])
+    with pytest.raises(IncompatibleError, match="has no Gauss-Newton matrix"):
+        influx.attribute(*given, estimator="if_exact", curvature="ggn")

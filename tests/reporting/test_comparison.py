@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -91,13 +92,22 @@ def comparison(title: str = "") -> Comparison:
         lower_is_better=False,
         entries=entries,
         pairs={(0, 1): Difference(value=0.3, low=0.2, high=0.4, n=12)},
-        reference=0,
+        references=(0,),
         title=title,
         protocol={"problem": f"number <i>{title}"},
         notes=("a note",),
         footnotes=(),
         commands={"toy": "influx run a", "other": "influx run 'b <script>'"},
     )
+
+
+def test_the_fronts_of_two_models_are_two_lines() -> None:
+    one = comparison()
+    entries = tuple(e.of(model) for model in ("mlp", "cnn") for e in one.entries)
+    page = str(comparison_page.comparisons([replace(one, entries=entries)], {}))
+    lines = re.findall(r'<path d="([^"]*)" class="front"', page)
+    assert [line.count("L") for line in lines] == [2, 2]  # three points each
+    assert "no other row of its model has spearman" in page and "best first, model by model" in page
 
 
 @pytest.fixture

@@ -97,6 +97,15 @@ def test_command_config_versions_and_costs_are_on_the_page(record: RunRecord) ->
         assert told in text
 
 
+def test_an_instance_is_as_strongly_influenced_as_by_its_strongest_opponent(record: RunRecord) -> None:
+    found = {
+        int(a["data-id"]): float(a["data-influence"]) for a in parsed(html.page([record])).all("div") if "data-id" in a
+    }
+    values = {i: np.asarray(record.influence[:, record.column(i)]) for i in found}
+    assert any(-column.min() > column.max() for column in values.values())
+    assert found == {i: pytest.approx(np.abs(column).max(), rel=1e-5) for i, column in values.items()}
+
+
 def test_images_are_those_of_the_instances(record: RunRecord) -> None:
     shown = {a["alt"]: a["src"] for a in parsed(html.page([record])).all("img")}
     near = record.neighbours(500, "proponent", 1)[0]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from influx.config import load_choice
+from influx.engines.default_curvature import suited
 from influx.engines.repeats import SAME_ROWS, Repeats
 from influx.engines.views import ended_at
 from influx.errors import ConfigError, IncompatibleError, UserError
@@ -18,7 +19,7 @@ from influx.influence import Influence, Scale
 from influx.instantiate import build
 from influx.needs import Need
 from influx.planning import Planned, Prospect, Work
-from influx.problem import trained_again
+from influx.problem import TaskName, trained_again
 from influx.run import Card, Estimator, Run
 
 THROUGHOUT = frozenset({Need.CHECKPOINTS, Need.TRAJECTORY, Need.RETRAIN, Need.FOREST, Need.LINEAR_MODEL})
@@ -105,6 +106,14 @@ class Averaged:
             made: Estimator = build(node, "estimator.settings", [])
         return made
 
+    def _fitting(self, task: TaskName) -> tuple[Estimator, str]:
+        """The other with a curvature that risks of the task have, and what to say where this is not its default."""
+        inner = self._inner
+        if "curvature" in (self.settings or {}):
+            return inner, ""
+        fitting, notices = suited({self.of: inner}, task)
+        return fitting[self.of], self._renamed(notices.get(self.of, ""))
+
     def _renamed(self, told: str) -> str:
         """A sentence of the other estimator, with its settings named as they are set here."""
         names = "|".join(load_choice("estimator", self.of, None, "of"))
@@ -124,7 +133,7 @@ class Averaged:
                 "estimator=averaged: this model's training has no randomness to average over; choose a net such as "
                 f"model=mlp, or estimator={self.of} alone"
             )
-        inner = self._inner
+        inner, _ = self._fitting(prospect.problem.data.task)
         one = self._once(inner, prospect)
         n, m, count = len(prospect.train), len(prospect.test), self.count
         again = (1 + sum(map(len, one.trainings))) * (count - 1) if self.trains else 0
@@ -157,7 +166,9 @@ class Averaged:
 
     def estimate(self, run: Run) -> Influence:
         """Ask again and again, keeping the mean."""
-        inner, repeats = self._inner, Repeats(run)
+        (inner, notice), repeats = self._fitting(run.problem.data.task), Repeats(run)
+        if notice:
+            run.warn(notice)
         for view in self._views(run):
             with self._explained():
                 found = inner.estimate(replace(view, who=self.of))
