@@ -11,7 +11,7 @@ from rich.text import Text
 
 from influx.reporting import text
 from influx.reporting.comparison import Comparison, Difference, Entry
-from influx.reporting.grid import Grid, definitions
+from influx.reporting.grid import Definitions, Grid
 from influx.reporting.tables import natural_width, stack
 
 FRONT = "*"
@@ -49,9 +49,9 @@ class ComparisonTable:
         if not self.of_several and 1 < len(c.pairs) <= FEW:  # one pair is in the table already
             yield from _differences(c)
         if c.footnotes:
-            yield definitions([(f"({mark})", reason) for mark, reason in c.footnotes])
+            yield Definitions([(f"({mark})", reason) for mark, reason in c.footnotes])
             yield Text()
-        yield definitions([line for line in _lines(c) if line not in self.said])
+        yield Definitions([line for line in _lines(c) if line not in self.said])
 
 
 def _apart(c: Comparison, fits: Callable[[Grid], bool]) -> Iterator[Grid | Text]:
@@ -79,7 +79,7 @@ def comparison_table(made: Sequence[Comparison]) -> RenderableType:
     parts: list[RenderableType] = []
     for number, c in enumerate(made, start=1):
         parts += [Text(heading(c, number), style="bold"), Text(), ComparisonTable(c, True, said), Text()]
-    return Group(*parts, definitions([*said, ("careful", CAREFUL)]))
+    return Group(*parts, Definitions([*said, ("careful", CAREFUL)]))
 
 
 def heading(c: Comparison, number: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -50,11 +51,19 @@ class Grid:
         return table
 
 
-def definitions(lines: Sequence[tuple[str, str]]) -> Table:
-    """Names in one column, what they stand for in the other."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for name, value in lines:
-        grid.add_row(Text(text.clean(name), style="dim"), Text(text.clean(value)))
-    return grid
+@dataclass(frozen=True)
+class Definitions:
+    """Names in one column, what they stand for in the other; for hundreds of lines several times as fast as a table."""
+
+    lines: Sequence[tuple[str, str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        named = [(text.clean(name), text.clean(value)) for name, value in self.lines]
+        indent = max((cell_len(name) for name, _ in named), default=0) + 2
+        lines = []
+        for name, value in named:
+            label = name
+            for line in Text(value).wrap(console, max(options.max_width - indent, 10)) or [Text()]:
+                lines.append(Text.assemble((set_cell_size(label, indent), "dim"), line))
+                label = ""
+        yield Text("\n").join(lines)

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from influx.reporting import text
-from influx.reporting.grid import Grid, definitions
+from influx.reporting.grid import Definitions, Grid
 from influx.reporting.verdict import Row, Verdict, verdict_of, words
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class VerdictTable:
             yield from _detections(v, lambda part: natural_width(console, options, [part]) <= options.max_width)
         if v.footnotes:
             yield Text()
-            yield definitions([(f"({mark})", reason) for mark, reason in v.footnotes])
+            yield Definitions([(f"({mark})", reason) for mark, reason in v.footnotes])
         yield Text()
-        yield definitions(v.lines)
+        yield Definitions(v.lines)
 
 
 def natural_width(console: Console, options: ConsoleOptions, parts: Iterable[Grid]) -> int:
@@ -227,7 +227,7 @@ class Listing:
         for row in self.grid.rows:
             yield row[0].copy()
             named = zip(self.grid.columns[1:], row[1:], strict=True)
-            block = definitions([(f"  {name}", cell.plain) for name, cell in named if cell.plain])
+            block = Definitions([(f"  {name}", cell.plain) for name, cell in named if cell.plain])
             yield block
 
 

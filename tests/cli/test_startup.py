@@ -48,7 +48,7 @@ def test_light_commands_start_fast_without_heavy_libraries(arguments: list[str],
     (tmp_path / "runs").mkdir()
     given = [str(tmp_path) if argument == "." else argument for argument in arguments]
     seconds, floor = [], []
-    for _ in range(2):  # the first may have to compile
+    for _ in range(4):  # the first may have to compile, and neighbours on the machine slow others down
         before = processor_seconds()
         spawn("import hydra.utils, rich.table")
         floor.append(processor_seconds() - before)

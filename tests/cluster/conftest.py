@@ -78,6 +78,13 @@ def results(outputs: Path) -> dict[str, str]:
     return kept
 
 
+def _is_python(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("python")
+    except OSError:  # it has ended
+        return False
+
+
 @dataclass
 class Cluster:
     """Slurm, and runs whose working folder is ``folder``: only their jobs are looked at."""
@@ -131,8 +138,10 @@ class Cluster:
     def kill(self, job: str) -> None:
         """SIGKILL to all processes of a job at once.
 
-        They are stopped first: Slurm, seeing the first of them die, would ask the others to end with SIGTERM.
+        They are stopped first: Slurm, seeing the first of them die, would ask the others to end with SIGTERM. The
+        last that Slurm starts, Python, must be there: one that it starts meanwhile would be asked so too.
         """
+        until(lambda: any(_is_python(pid) for pid in self.pids(job)), f"job {job} has come to influx")
         stopped: set[int] = set()
         while new := set(until(lambda: self.pids(job), f"job {job} has processes")) - stopped:
             for pid in new:
