@@ -1,7 +1,7 @@
 """The tree-influence package on one problem; run by ``bench_trees.py`` with an interpreter that has it.
 
 Writes an npz: the trees as arrays (leaves of training and test instances, values, base, rate, l2), seconds of every
-explainer (``fit`` and ``explain``), and its values.
+explainer (``fit`` and ``explain``, of the fastest of some repeats), and its values.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 
 import numpy as np
 
 ROWS = {"regression": 1, "binary": 1, "multiclass": 3}
+REPEATS = 3  # of what is timed, here and in influx; the fastest counts
 
 
 def data(task, n, m, d=20):
@@ -41,8 +43,22 @@ def model(library, task, trees):
     return made(n_estimators=trees, n_jobs=1, max_depth=5, base_score=0.5, **more)
 
 
+def explained(made, trained, train, test, repeats):
+    """The explainer, its values, and seconds of ``fit`` and of ``get_local_influence`` in the fastest repeat."""
+    best = None
+    for _ in range(repeats):
+        start = time.process_time()
+        explainer = made().fit(trained, *train)
+        middle = time.process_time()
+        values = explainer.get_local_influence(*test)
+        took = np.array([middle - start, time.process_time() - middle])
+        if best is None or took.sum() < best.sum():
+            best = took
+    return explainer, values, best
+
+
 def main():
-    """Arguments: a JSON object with library, task, n, m, trees, explainers and out."""
+    """Arguments: a JSON object with library, task, n, m, trees, explainers, repeats and out."""
     import tree_influence.explainers as peers
 
     asked = json.loads(sys.argv[1])
@@ -50,11 +66,10 @@ def main():
     trained = model(asked["library"], asked["task"], asked["trees"]).fit(x, y)
     kept = {}
     for name, settings in asked["explainers"].items():
-        start = time.process_time()
-        explainer = getattr(peers, name)(**settings).fit(trained, x, y)
-        middle = time.process_time()
-        kept[name] = explainer.get_local_influence(x_test, y_test)
-        kept[name + "_seconds"] = np.array([middle - start, time.process_time() - middle])
+        made = partial(getattr(peers, name), **settings)
+        explainer, kept[name], kept[name + "_seconds"] = explained(
+            made, trained, (x, y), (x_test, y_test), asked["repeats"]
+        )
     forest = explainer.model_
     kept["train_leaves"] = np.asarray(forest.apply(x))  # (n, rounds, outputs)
     kept["test_leaves"] = np.asarray(forest.apply(x_test))
