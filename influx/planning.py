@@ -35,7 +35,7 @@ class Work:
         numbers: numbers read or written outside products, pass by pass.
         compared: comparisons of sorting, N log₂ N for N numbers.
         bytes: memory held at once; a sum keeps the largest.
-        disk: bytes left on disk beside what the bank keeps and the influence itself.
+        disk: bytes left on disk beside what the bank keeps and the influence itself; of a metric, for each estimator.
         rows: training instances that get values; None means all.
         formula: where the operations come from, in the letters of the class docstrings.
     """

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Every registered estimator, held against leave-one-out by retraining: a table per problem, and one page of all.
+"""Every registered estimator, held against leave-one-out by retraining: one table on digits, and one page of all.
 
     python scripts/study_all.py [--outputs FOLDER] [--only nets,trees] [--page FILE] [--markdown FILE]
 
-Most estimators take the first problem, digits and a small network, and share a table; those that need trees, a linear
-model, another optimizer, a density or texts have one of their own, with some of the others beside them. Every table is
-one or a few sweeps (``influx run -m``, printed as they start) on one thread. The same command reads what is there.
-Then ``influx compare`` shows the tables and ``influx report`` writes the page. A new estimator joins the first table by
-itself, or that of the trees or linear models that it needs.
+Most estimators take the first problem, digits and a small network; those that need trees, a linear model, another
+optimizer or a density take the same instances with such a model, each with some of the others beside them, and those
+that need texts have a table of their own. Every problem is one or a few sweeps (``influx run -m``, printed as they
+start) on one thread. The same command reads what is there. Then ``influx compare`` shows the tables and ``influx
+report`` writes the page. A new estimator joins the first problem by itself, or that of the trees or linear models that
+it needs.
 
 The exit code is 1 if an estimator failed.
 """
@@ -152,7 +153,7 @@ def markdown(places: Sequence[str]) -> str:
     """The tables for the documentation, without seconds, which are those of one machine."""
     told = [sys.executable, "-m", "influx", "compare", *places, "--force", "--json"]
     found = json.loads(subprocess.run(told, check=True, capture_output=True, text=True).stdout)
-    head = ["estimator", "Spearman with leave-one-out", "letters", "top-10 overlap", "trainings"]
+    head = ["model", "estimator", "Spearman with leave-one-out", "letters", "top-10 overlap", "trainings"]
     parts = []
     for number, protocol in enumerate(found["protocols"]):
         lines = [protocol["problem"], "", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
@@ -164,7 +165,7 @@ def markdown(places: Sequence[str]) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     spearman, overlap = (_score(row["scores"].get(metric)) for metric in ("spearman", "topk_proponents"))
     trainings = "" if row["trainings"] is None else f"{row['trainings']:,.0f}"
-    return [row["name"], spearman, row["letters"], overlap, trainings]
+    return [row["model"], row["name"].removesuffix(f", {row['model']}"), spearman, row["letters"], overlap, trainings]
 
 
 def _score(score: dict[str, Any] | None) -> str:
@@ -181,7 +182,7 @@ def main() -> int:
     """Run the sweeps, show the tables, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--only", default=",".join(TABLES), help="tables, by comma")
+    parser.add_argument("--only", default=",".join(TABLES), help="problems, by comma")
     parser.add_argument("--page", type=Path, default=Path("all_estimators.html"))
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()

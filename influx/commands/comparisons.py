@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from influx.commands.comparison_rows import Rows, labels, prices_of
-from influx.commands.protocols import Group, beside_models, grouped
+from influx.commands.protocols import Group, beside_models, grouped, trained_as
 from influx.errors import ConfigError, did_you_mean
 from influx.reporting.comparison import (
     Comparison,
@@ -78,7 +78,7 @@ def _comparison(
     about: dict[str, str] = {}
     named: list[dict[str, RunRecord]] = []  # by the names of rows, for each model
     for model in group.models or ("",):
-        of_it = [i for i, record in enumerate(records) if not model or record.choice("model") == model]
+        of_it = [i for i, record in enumerate(records) if not model or trained_as(record) == model]
         chosen = [records[i] for i in of_it]
         made = rows.own(chosen, [runs[i] for i in of_it], labels(chosen, [runs[i] for i in of_it]))
         made = [entry.of(model) for entry in _with_front([*made, *rows.baselines(chosen, made)], metric, lower)]
@@ -209,7 +209,7 @@ def _pairs(
         return {}, letters
     if metric not in paired.METRICS:
         notes.append(
-            f"differences are paired for {', '.join(paired.METRICS)} alone, which follow from the saved matrices: "
+            f"differences are paired for {', '.join(paired.METRICS)} alone, which follow from what runs save: "
             f"for {metric} only the intervals of the rows are known"
         )
         return {}, letters
@@ -225,12 +225,11 @@ def _pairs(
     shown = letter_display(among, taken)
     for i, told in zip(taking_part, shown, strict=False):
         letters[inside[i]] = told
-    notes += [f"{entries[inside[i]].name} is not paired: {why}" for i, why in enumerate(pairs.reasons) if why]
-    notes += [f"no differences: {pairs.lack}"] if pairs.lack else []
+    notes += pairs.left_out([entries[i].name for i in inside])
     if found:
         notes.append(
-            f"letters: estimators that share one do not differ in {metric} (paired bootstrap over the same test "
-            f"instances x{paired.N_BOOT}, 95% for all pairs at once); intervals of differences are for one pair each"
+            f"letters: estimators that share one do not differ in {metric} (paired bootstrap over the same "
+            f"{pairs.over} x{paired.N_BOOT}, 95% for all pairs at once); intervals of differences are for one pair each"
         )
         if any(entry.kind == "baseline" for entry in entries):
             notes.append("baselines have no letters: their matrices are not kept; give a baseline a run to pair it")

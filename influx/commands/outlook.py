@@ -149,7 +149,7 @@ class Outlook:
 
         shown = 1 + len(self.job.baselines)
         metrics = [self._work(name, metric, self._truth_rows) for name, metric in self.job.metrics.items()]
-        own = ("own_trainings", "own_alone")
+        own = ("own_trainings", "own_alone", "disk")
         metrics = [replace(work, **{name: shown * getattr(work, name) for name in own}) for work in metrics]
         baselines = [self._work(name, baseline, self._truth_rows) for name, baseline in self.job.baselines.items()]
         others = work_under_others(self.job)

@@ -1,4 +1,4 @@
-"""Do two estimators really differ? Paired bootstrap over the test instances that both were judged on."""
+"""Do two estimators really differ? Paired bootstrap over what both were judged on."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.commands.comparable import BLOCK, Comparable, Sides, on_subsets, on_training_instances
 from influx.metrics import ranking
 from influx.metrics.agreement import CORRELATIONS
-from influx.metrics.row_samples import ranking_samples, row_counts
-from influx.metrics.statistics import FloatArray, constant_columns, counts_of, interval, resample, weighted_mean
+from influx.metrics.resampled import resampled_spearman
+from influx.metrics.row_samples import ranking_samples
+from influx.metrics.statistics import (
+    FloatArray,
+    constant_columns,
+    counts_of,
+    interval,
+    resample,
+    spearman_columns,
+    weighted_mean,
+)
 from influx.reporting.comparison import Difference
 from influx.streams import stream
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
-METRICS = (*CORRELATIONS, *ranking.NAMES)  # means over test instances that follow from the two matrices alone
+LDS = "lds"
+METRICS = (*CORRELATIONS, *ranking.NAMES, LDS)  # means over test instances of what two saved matrices say of each
 N_BOOT = 1000
 LEVEL = 0.95
-MIN_ROWS = 3
 FEW = 30  # test instances; estimators that are alike get different letters in 7% of cases there, in 10% with 12
-BLOCK = 1 << 22  # numbers of a matrix that are held at a time
-SAME_TRUTH = 1e-3  # relative; two machines round differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,52 +46,56 @@ class Pairs:
         differences: by rows ``(i, j)``, i < j: score of i minus score of j.
         different: ``(R, R)``, beyond doubt at 95% for all pairs at once.
         reasons: per row, why it takes no part, or "".
-        rows: training instances compared.
+        over: what was resampled.
         lack: why those that could take part have no differences, or "".
     """
 
     differences: Mapping[tuple[int, int], Difference]
     different: NDArray[np.bool_]
     reasons: tuple[str, ...]
-    rows: int
+    over: str
     lack: str = ""
+
+    def left_out(self, names: Sequence[str]) -> list[str]:
+        """Sentences on the rows that take no part, by their ``names``, and on what is lacking."""
+        told = [f"no differences: {self.lack}"] if self.lack else []
+        for reason in dict.fromkeys(filter(None, self.reasons)):
+            those = [name for name, why in zip(names, self.reasons, strict=True) if why == reason]
+            told.append(f"{', '.join(those)} {'is' if len(those) == 1 else 'are'} not paired: {reason}")
+        return told
 
 
 def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
     """Compare every two ``records`` of one protocol by ``metric``, one of ``METRICS``; ``k`` is that of top-k ones.
 
-    Test instances are resampled, the same ones for all estimators; where only some training instances have a truth,
-    so are these, as in the metrics themselves. ``different`` uses simultaneous intervals: the largest of all
+    Test instances are resampled, the same ones for all estimators. So are rows, as in the metrics themselves: subsets,
+    and training instances where only some have a truth. ``different`` uses simultaneous intervals: the largest of all
     studentised differences of a resample decides how wide they are.
     """
-    reasons = _reasons(records)
-    usable = [i for i, reason in enumerate(reasons) if not reason]
-    count = len(records)
+    found = (on_subsets if metric == LDS else on_training_instances)(records, N_BOOT)
+    usable, count, lack = found.usable, len(records), _lack(found, metric, k)
+    whole, named = np.zeros((count, count), dtype=bool), dict[tuple[int, int], Difference]()
+    if len(usable) > 1 and not lack:
+        values = np.array([_judge(found.sides(i), found.rows, metric, k) for i in usable])
 
-    def nothing(lack: str = "") -> Pairs:
-        return Pairs(differences={}, different=np.zeros((count, count), bool), reasons=reasons, rows=0, lack=lack)
+        def samples_of(i: int) -> FloatArray | None:
+            if found.counts is None:
+                return None
+            return _judge(found.sides(usable[i]), found.rows, metric, k, found.counts)
 
-    if len(usable) < 2:
-        return nothing()
-    shared = np.logical_and.reduce([_computed(records[i]) for i in usable])
-    rows = np.flatnonzero(shared)
-    rows = rows[np.argsort(records[usable[0]].train["id"].to_numpy()[rows], kind="stable")]  # ties go by id
-    if len(rows) < MIN_ROWS:
-        return nothing(f"{len(rows)} training instances have a truth and every score, {MIN_ROWS} are needed")
-    if metric in ranking.NAMES and k >= len(rows):
-        return nothing(f"k={k} needs more than the {len(rows)} training instances that have a truth and every score")
-    counts = row_counts(stream(0, "compare/training instances"), len(rows), len(shared), N_BOOT)
-    values = np.array([_judge(records[i], rows, metric, k) for i in usable])
+        differences, different = bootstrap(values, samples_of, N_BOOT)
+        whole[np.ix_(usable, usable)] = different
+        named = {(usable[i], usable[j]): difference for (i, j), difference in differences.items()}
+        lack = "" if named else "no two are defined on the same 2 test instances, which a bootstrap needs"
+    return Pairs(differences=named, different=whole, reasons=found.reasons, over=found.over, lack=lack)
 
-    def samples_of(i: int) -> FloatArray | None:
-        return None if counts is None else _judge(records[usable[i]], rows, metric, k, counts)
 
-    differences, different = bootstrap(values, samples_of)
-    whole = np.zeros((count, count), dtype=bool)
-    whole[np.ix_(usable, usable)] = different
-    named = {(usable[i], usable[j]): found for (i, j), found in differences.items()}
-    lack = "" if named else "no two are defined on the same 2 test instances, which a bootstrap needs"
-    return Pairs(differences=named, different=whole, reasons=reasons, rows=len(rows), lack=lack)
+def _lack(found: Comparable, metric: str, k: int) -> str:
+    """Why there is nothing to compare runs on that could be compared, or ""."""
+    rows = len(found.rows)
+    if metric in ranking.NAMES and 0 < rows <= k:
+        return f"k={k} needs more than the {rows} training instances that have a truth and every score"
+    return found.lack
 
 
 def bootstrap(
@@ -148,17 +160,14 @@ def _mean(
     return value, means + (value - np.nanmean(means))  # repeated rows move what depends on ranks
 
 
-def _judge(
-    record: RunRecord, rows: NDArray[np.int64], metric: str, k: int, counts: FloatArray | None = None
-) -> FloatArray:
+def _judge(sides: Sides, rows: NDArray[np.int64], metric: str, k: int, counts: FloatArray | None = None) -> FloatArray:
     """Values per test instance (m,), or, with ``counts``, in resamples of the rows (n_boot, m); NaN where undefined."""
-    assert record.truth is not None
-    n_test = record.influence.shape[1]
+    n_test = sides[0].shape[1]
     found = np.full(n_test if counts is None else (len(counts), n_test), np.nan)
     block = max(1, BLOCK // max(1, len(rows)))
     for start in range(0, n_test, block):
         columns = np.arange(start, min(start + block, n_test))
-        scores, truth = (np.asarray(matrix[np.ix_(rows, columns)]) for matrix in (record.influence, record.truth))
+        scores, truth = (np.asarray(matrix[np.ix_(rows, columns)]) for matrix in sides)
         finite = np.isfinite(scores).all(axis=0) & np.isfinite(truth).all(axis=0)
         defined = finite & ~(constant_columns(scores) | constant_columns(truth))
         if not defined.any():
@@ -170,6 +179,8 @@ def _judge(
 
 
 def _values(scores: FloatArray, truth: FloatArray, metric: str, k: int) -> FloatArray:
+    if metric == LDS:
+        return spearman_columns(scores, truth)
     if metric in CORRELATIONS:
         return CORRELATIONS[metric][0](scores, truth)
     if metric == "ndcg":
@@ -179,38 +190,8 @@ def _values(scores: FloatArray, truth: FloatArray, metric: str, k: int) -> Float
 
 
 def _samples(scores: FloatArray, truth: FloatArray, metric: str, k: int, counts: FloatArray) -> FloatArray:
+    if metric == LDS:
+        return resampled_spearman(np.stack([scores, truth]), counts)
     if metric in CORRELATIONS:
         return CORRELATIONS[metric][1]((scores, truth), counts)
     return ranking_samples(scores, truth, counts, k)[ranking.NAMES.index(metric)]
-
-
-def _computed(record: RunRecord) -> NDArray[np.bool_]:
-    """``(n_train,)`` training instances with a truth and a score."""
-    found = np.zeros(len(record.influence), dtype=bool)
-    rows = record.truth_rows
-    block = max(1, BLOCK // max(1, record.influence.shape[1]))
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        found[part] = ~np.isnan(record.influence[part]).all(axis=1)
-    return found
-
-
-def _reasons(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Why a record cannot be paired with the first that has a truth, or ""."""
-    first = next((record for record in records if record.truth is not None), None)
-    return tuple("" if first is record else _reason(record, first) for record in records)
-
-
-def _reason(record: RunRecord, first: RunRecord | None) -> str:
-    if record.truth is None or first is None or first.truth is None:
-        return "no ground truth"
-    for axis, one, other in (("training", record.train, first.train), ("test", record.test, first.test)):
-        if one["id"].tolist() != other["id"].tolist():
-            return f"other {axis} instances than {first.name}"
-    if not np.array_equal(record.truth_rows, first.truth_rows):
-        return f"ground truth on other training instances than {first.name}"
-    rows = first.truth_rows[np.linspace(0, len(first.truth_rows) - 1, min(len(first.truth_rows), 200)).astype(int)]
-    ours, theirs = np.asarray(record.truth[rows], np.float64), np.asarray(first.truth[rows], np.float64)
-    size = float(np.nanmax(np.abs(theirs), initial=0.0))
-    same = np.allclose(ours, theirs, rtol=SAME_TRUTH, atol=SAME_TRUTH * size, equal_nan=True)
-    return "" if same else f"another ground truth than {first.name}"

@@ -17,8 +17,10 @@ PARTS = (*CHOSEN, "seed")
 DATA = ("dataset", "corruption", "seed")  # what settles instances and labels
 NAMED = ("dataset", "model")  # in the title of a protocol, whatever the others are about
 TRAINED = ("optimizer.", "training.")  # settings that may differ between models
+DEFAULT = "sgd"  # of optimizers: the one that a model's name alone stands for, without momentum
 TOLD = 3  # settings in that title
 SHOWN = 60  # characters of a value
+MISSING = "-"  # for the value of a setting that a record does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class _Found:
     def models(self) -> tuple[str, ...]:
         return tuple(self.problems) if len(self.problems) > 1 else ()
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What names the problem: not the model where there are several."""
+        return tuple(part for part in NAMED if part != "model" or not self.models)
+
 
 def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
     """What must agree: the trained problem, how its truth was made, and how each of ``metrics`` was measured."""
@@ -67,7 +74,7 @@ def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
 def grouped(records: Sequence[RunRecord], metrics: Sequence[str], force: bool) -> list[Group]:
     """The records by protocol, in the order in which protocols come first.
 
-    Runs of other models on the same instances have one protocol, unless ``force`` keeps all problems apart.
+    Runs of other models, or of another optimizer, on the same instances have one protocol.
 
     Raises:
         ConfigError: there are several and ``force`` is not set.
@@ -75,28 +82,37 @@ def grouped(records: Sequence[RunRecord], metrics: Sequence[str], force: bool) -
     found: list[_Found] = []
     for place, record in enumerate(records):
         own = protocol_of(record, metrics)
-        fitting = next((group for group in found if not _conflicts(group, record, own, force)), None)
+        fitting = next((group for group in found if not _conflicts(group, record, own)), None)
         if fitting is None:
             fitting = _Found(record, {}, {}, [])
             found.append(fitting)
         fitting.protocol |= {name: told for name, told in own.items() if name not in fitting.protocol}
-        fitting.problems.setdefault(record.choice("model"), own[PROBLEM])
+        fitting.problems.setdefault(trained_as(record), own[PROBLEM])
         fitting.rows.append(place)
     if len(found) > 1 and not force:
         _refuse(found)
-    titles = _titles([group.first for group in found])
+    titles = _titles(found)
     return [
         Group(rows=tuple(group.rows), protocol=_in_words(group), title=title, models=group.models)
         for group, title in zip(found, titles, strict=True)
     ]
 
 
-def _conflicts(group: _Found, record: RunRecord, own: Mapping[str, str], apart: bool = False) -> list[str]:
-    """What keeps a record out of a group; another model on its instances does not, unless problems stay ``apart``."""
+def _conflicts(group: _Found, record: RunRecord, own: Mapping[str, str]) -> list[str]:
+    """What keeps a record out of a group; another model on its instances does not."""
     known = group.protocol
     found = [name for name in known if name in own and name != PROBLEM and known[name] != own[name]]
-    other = not apart and record.choice("model") not in group.problems and _same_instances(group.first, record)
+    other = trained_as(record) not in group.problems and _same_instances(group.first, record)
     return found if other or own[PROBLEM] in group.problems.values() else [PROBLEM, *found]
+
+
+def trained_as(record: RunRecord) -> str:
+    """Which model of its instances a run is about: the model's name, and the optimizer unless it is plain SGD."""
+    model, optimizer = record.choice("model"), record.choice("optimizer")
+    settings = record.config.get("optimizer")
+    if isinstance(settings, Mapping) and settings.get("momentum"):
+        optimizer += " with momentum"
+    return model if optimizer in ("", DEFAULT) else f"{model} by {optimizer}"
 
 
 def _same_instances(one: RunRecord, other: RunRecord) -> bool:
@@ -135,18 +151,25 @@ def _apart(told: str, other: str) -> str:
 
 def _in_words(group: _Found) -> dict[str, str]:
     record, several = group.first, group.models
-    told = [name for name in NAMED if record.choice(name) and not (several and name == "model")]
-    chosen = [f"{name} {record.choice(name)}" for name in told]
+    chosen = [f"{part} {name}" for part in group.named if (name := record.choice(part))]
     ids = [f"model {model} (id {problem})" for model, problem in group.problems.items()]
     ids = ids if several else [f"id {group.protocol[PROBLEM]}"]
     return {**group.protocol, PROBLEM: ", ".join([*chosen, f"seed {record.manifest.get('seed', '?')}", *ids])}
 
 
-def _titles(records: Sequence[RunRecord]) -> list[str]:
-    """Dataset and model of each; where these do not tell them apart, other choices, then settings that do."""
-    if len(records) < 2:
-        return [""] * len(records)
-    told = [[f"{group} {name}" for group in NAMED if (name := record.choice(group))] for record in records]
+def _titles(groups: Sequence[_Found]) -> list[str]:
+    """Dataset and model, if it is one, of each; where these do not tell them apart, other choices, then settings."""
+    if len(groups) < 2:
+        return [""] * len(groups)
+    records = [group.first for group in groups]
+    told = [
+        [
+            f"{part} {name}"
+            for part in NAMED
+            if (name := group.first.choice(part)) and not (part == "model" and group.models)
+        ]
+        for group in groups
+    ]
     for alike in _alike(told):
         chosen = {group: [records[i].choice(group) for i in alike] for group in CHOSEN}
         _tell(told, alike, [(k, found) for k, found in chosen.items() if k not in NAMED and len(set(found)) > 1])
@@ -181,21 +204,25 @@ def settings_that_differ(records: Sequence[RunRecord], *, own: bool = False) -> 
     """Settings of the problem and its truth, or with ``own`` of estimator and perspective, that are not all the same.
 
     Returns:
-        By dotted name, the value in every record, ``"-"`` where it has none.
+        By dotted name, the value in every record, ``MISSING`` where it has none.
     """
     groups = ("estimator", "perspective") if own else PARTS
     flattened = [flat({key: record.config.get(key) for key in groups if key in record.config}) for record in records]
     names = dict.fromkeys(name for settings in flattened for name in settings)
-    values = {name: tuple(settings.get(name, "-") for settings in flattened) for name in names}
+    values = {name: tuple(settings.get(name, MISSING) for settings in flattened) for name in names}
     differing = {name: found for name, found in values.items() if len(set(found)) > 1}
     return {name: tuple(_short(value, name) for value in found) for name, found in differing.items()}
 
 
 def beside_models(records: Sequence[RunRecord]) -> list[str]:
     """What has to be said of runs of several models: settings of their training that differ as well."""
-    first = {record.choice("model"): record for record in reversed(records)}
-    models = list(dict.fromkeys(record.choice("model") for record in records))
-    found = settings_that_differ([first[model] for model in models])
+    first = {trained_as(record): record for record in reversed(records)}
+    models = list(dict.fromkeys(trained_as(record) for record in records))
+    found = {
+        name: values
+        for name, values in settings_that_differ([first[model] for model in models]).items()
+        if MISSING not in values and not name.endswith("_target_")  # the optimizer's own: its name is in the row
+    }
     told = [
         f"{name} is {', '.join(f'{value} for {model}' for model, value in zip(models, values, strict=True))}"
         for name, values in found.items()

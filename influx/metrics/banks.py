@@ -65,15 +65,12 @@ def distinct_seeds(run: Run | Prospect, seeds: int) -> int:
     return 1 if getattr(run.problem.learner, "deterministic", False) else seeds
 
 
-def stated(run: Run | Prospect, bank: str) -> str:
-    """The bank and what that says about tuning, for protocols."""
-    if distinct_seeds(run, 2) == 1:
-        other, purpose = ("tune", "") if bank == "test" else ("test", "for choosing settings, ")
-        shares = f"bank={other} has other draws and at most the model on everything in common"
-        return f"bank={bank}: {purpose}seeds have no effect, {shares}"
+def stated(bank: str) -> str:
+    """The bank and what that says about tuning, for protocols: the same words for every learner of the instances."""
+    shared = "where seeds have no effect at most the model on everything"
     if bank == "test":
-        return "bank=test: none of these models is seen by bank=tune"
-    return "bank=tune: for choosing settings, none of these models judges"
+        return f"bank=test: none of these models is seen by bank=tune, {shared}"
+    return f"bank=tune: for choosing settings, none of these models judges, {shared}"
 
 
 def removed(shares: Sequence[float], n: int, setting: str) -> list[int]:

@@ -161,7 +161,7 @@ class Brittleness:
         return sentences(
             f"k in {', '.join(map(str, self.counts))}; {tests} that all seeds predict rightly",
             f"flipped: wrong under more than half of {self.seeds} seeds; ties by id; loss_norm=subset",
-            stated(run, self.bank),
+            stated(self.bank),
         )
 
 

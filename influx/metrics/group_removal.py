@@ -261,7 +261,7 @@ class GroupRemoval:
         return sentences(
             f"{self.groups} groups of {self._size(n)} of {n} training instances, {m} test instances",
             f"seeds={self.seeds}, paired; loss_norm={self.loss_norm}; ties share their average rank",
-            stated(run, self.bank),
+            stated(self.bank),
         )
 
 

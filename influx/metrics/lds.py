@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.metrics.aligned import MIN_ROWS, left_out, unscored
 from influx.metrics.banks import BankName, check_bank, columns_of, judging, named, seeds_of, stated
+from influx.metrics.predicted import FILE_BYTES, HELD_BYTES, Predicted, kept
 from influx.metrics.resampled import resampled_spearman
 from influx.metrics.statistics import (
     FloatArray,
@@ -49,6 +50,7 @@ class LinearDatamodelingScore:
         models trained on S, averaged over seeds; then the mean over test instances. ``lds_ceiling`` is the
         reliability of the observed outputs: their correlation between single seeds, corrected by Spearman-Brown
         to the mean over all seeds (with 2 seeds, the split-half formula).
+    Kept: predictions and outcomes (mean over seeds) of every subset and test instance, for paired comparisons.
     Intervals: 95% percentile bootstrap that resamples subsets and test instances together; ranks are taken anew in each
         resample. A resample repeats subsets, which lowers a rank correlation
         by about 1/K; resamples are moved by their mean difference from the estimate, or the interval could miss it.
@@ -103,17 +105,21 @@ class LinearDatamodelingScore:
     def plan(self, prospect: Prospect) -> Work:
         """Trainings on subsets, and ranks taken anew in every resample."""
         n, m = len(prospect.train), len(judging(prospect, self.bank))
+        rows = float(kept(self.subsets * m))
         arrays = 2 + (self.seeds if self.seeds > 1 else 0)  # prediction and outcome, and each seed for the ceiling
         return Work(
             trainings=(self.design(n, prospect.problem.seed),),
             flops=4.0 * self.subsets * n * m,
             numbers=3.0 * arrays * self.n_boot * self.subsets * m,
-            bytes=self.seeds * self.subsets * 16.0 * (n + m) + 8.0 * self.n_boot * (m + 4 * self.subsets),
+            bytes=self.seeds * self.subsets * 16.0 * (n + m)
+            + 8.0 * self.n_boot * (m + 4 * self.subsets)
+            + HELD_BYTES * rows,
+            disk=FILE_BYTES * rows,
             formula=f"{self.seeds} x {self.subsets} trainings; {self.n_boot} x {self.subsets} x {m} resampled ranks",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Two rows: ``lds`` and ``lds_ceiling``."""
+        """Two rows, ``lds`` and ``lds_ceiling``, and what they were taken from, see ``Predicted``."""
         tests, missing = judging(run, self.bank), unscored(influence)
         unpredicted = unavailable(["lds"], missing.status, missing.note, self._protocol(run)) if missing else []
         if missing and self.seeds < 2:
@@ -122,30 +128,29 @@ class LinearDatamodelingScore:
         _, outcomes = run.retrain.outcomes(design, "subsets for the linear datamodeling score")
         helpful = columns_of(-outcomes.loss if self.output == "loss" else outcomes.margin, tests)
         observed = np.asarray(helpful, dtype=np.float64).reshape(self.seeds, self.subsets, -1)  # (seeds, K, m)
-        values, masks = columns_of(influence.values, tests), design.weights[: self.subsets]
-        rows = unpredicted or [self._score(values, masks, observed, run)]
-        if self.seeds < 2:
-            return tidy([*rows, *self._no_ceiling(run)])
-        nothing_flat = np.zeros(observed.shape[2], dtype=bool)
-        return tidy([*rows, self._measured("lds_ceiling", observed, run, nothing_flat, self.seeds)])
-
-    def _score(self, values: NDArray[Any], masks: NDArray[Any], observed: FloatArray, run: Run) -> Measured:
-        with np.errstate(invalid="ignore"):  # 0 · inf: not finite, and counted
-            predicted = masks.astype(np.float64) @ np.asarray(values, dtype=np.float64)  # (K, m)
-        flat = constant_columns(values)  # sums of a constant over equal-sized subsets differ by rounding alone
-        return self._measured("lds", np.stack([predicted, observed.mean(axis=0)]), run, flat)
+        rows = unpredicted
+        tables: dict[str, pd.DataFrame] = {}
+        if not missing:
+            values, masks = columns_of(influence.values, tests), design.weights[: self.subsets]
+            found = Predicted(
+                predicted=_sums(values, masks), observed=observed.mean(axis=0), test_ids=run.test.ids[tests]
+            )
+            score = self._measured("lds", np.stack([found.predicted, found.observed]), run)
+            rows, tables = [replace(score, note=sentences(score.note, found.note))], found.tables()
+        ceiling = (
+            [self._measured("lds_ceiling", observed, run, self.seeds)] if self.seeds > 1 else self._no_ceiling(run)
+        )
+        return tidy([*rows, *ceiling], tables)
 
     def _no_ceiling(self, run: Run) -> list[Measured]:
         note = "metric.lds.seeds=1: a ceiling needs at least 2 seeds"
         return unavailable(["lds_ceiling"], "not applicable", note, self._protocol(run))
 
-    def _measured(
-        self, metric: str, arrays: FloatArray, run: Run, flat: NDArray[np.bool_], correct_to: int = 1
-    ) -> Measured:
+    def _measured(self, metric: str, arrays: FloatArray, run: Run, correct_to: int = 1) -> Measured:
         """Mean over test instances of the mean pairwise Spearman correlation of ``arrays`` (R, K, m)."""
         protocol = self._protocol(run)
         broken = np.asarray(~np.isfinite(arrays).all(axis=(0, 1)))
-        constant = np.any([constant_columns(values) for values in arrays], axis=0) | flat
+        constant = np.any([constant_columns(values) for values in arrays], axis=0)
         note = left_out(broken, constant)
         arrays = arrays[:, :, ~(broken | constant)]
         n = arrays.shape[2]
@@ -167,9 +172,18 @@ class LinearDatamodelingScore:
             f"alpha={self.alpha}, K={self.subsets} subsets, seeds={self.seeds}, loss_norm={self.loss_norm}, "
             f"output={self.output}",
             f"mean over {len(judging(run, self.bank))} test instances, {len(run.train)} training instances",
-            stated(run, self.bank),
+            stated(self.bank),
             f"95% CI: bootstrap over subsets and test instances x{self.n_boot}",
         )
+
+
+def _sums(values: NDArray[Any], masks: NDArray[Any]) -> FloatArray:
+    """``(K, m)`` sums of ``values`` (n, m) over the members of each subset; of a constant column all are one number."""
+    with np.errstate(invalid="ignore"):  # 0 · inf: not finite, and counted
+        sums = np.asarray(masks.astype(np.float64) @ np.asarray(values, dtype=np.float64))
+    flat = constant_columns(values)  # sums of a constant over equal-sized subsets differ by rounding alone
+    sums[:, flat] = sums[0, flat]
+    return sums
 
 
 def draw_masks(n: int, size: int, subsets: int, seed: int, what: str = "lds/masks") -> NDArray[np.uint8]:

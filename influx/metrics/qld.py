@@ -156,7 +156,7 @@ class QueryLossDifference:
         return sentences(
             f"each query without its own {self._count(n)} of {n} training instances, ties by id",
             f"{self.controls} random sets of as many; seeds={self.seeds}, paired; loss_norm=subset",
-            stated(run, self.bank),
+            stated(self.bank),
             f"95% CI: bootstrap over queries, seeds and random sets x{self.n_boot}, widened for {self.seeds} seeds and "
             f"{self.controls} sets",
         )

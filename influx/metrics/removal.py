@@ -117,7 +117,7 @@ class SubsetRemoval:
         resamples = Resamples.drawn(run, judge, self.n_boot)
         rows: list[Measured] = []
         for end in self.ends:
-            protocol = sentences(REMOVED[end], judge.protocol(self.n_boot), stated(run, self.bank))
+            protocol = sentences(REMOVED[end], judge.protocol(self.n_boot), stated(self.bank))
             if isinstance(score, Unavailable):
                 rows += unavailable(self._names(end), score.status, score.note, protocol)
             else:

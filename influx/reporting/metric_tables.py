@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,12 +40,17 @@ def names(record: RunRecord) -> list[str]:
     return [file.removeprefix(PREFIX).removesuffix(SUFFIX) for file in listed if "/" not in file]
 
 
+def path(record: RunRecord, name: str) -> Path:
+    """Where a table is."""
+    return record.folder / f"{PREFIX}{name}{SUFFIX}"
+
+
 def _one(record: RunRecord, name: str, key: str) -> Markup:
-    path = record.folder / f"{PREFIX}{name}{SUFFIX}"
-    if _is_curve(reading.read_ends(path, 1).frame):
-        return _plotted(record, name, reading.read_parquet(path, ("estimator", "series")), key)
+    file = path(record, name)
+    if _is_curve(reading.read_ends(file, 1).frame):
+        return _plotted(record, name, reading.read_parquet(file, ("estimator", "series")), key)
     heading = text("h3", name.replace("_", " "))
-    return tag("div", heading, sections.frame(f"{PREFIX}{name}", reading.read_ends(path, END_ROWS)), class_="instance")
+    return tag("div", heading, sections.frame(f"{PREFIX}{name}", reading.read_ends(file, END_ROWS)), class_="instance")
 
 
 def _is_curve(table: pd.DataFrame) -> bool:

@@ -86,7 +86,7 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str], filters: list[tuple[str, str, list[int]]] | None = None
+    path: Path, columns: Sequence[str], filters: list[tuple[str, str, list[Any]]] | None = None
 ) -> pd.DataFrame:
     """A parquet table that has at least ``columns``, or its rows that pass all ``filters``."""
     import pandas as pd

@@ -118,7 +118,7 @@ def test_training_instances_are_resampled_where_only_some_have_a_truth(make: Mak
     assert wide[1] > 1.1 * wide[0]
 
 
-@pytest.mark.parametrize("metric", paired.METRICS)
+@pytest.mark.parametrize("metric", [metric for metric in paired.METRICS if metric != paired.LDS])
 def test_every_paired_metric_calls_a_run_and_its_copy_the_same(make: Maker, metric: str) -> None:
     places = [make("good", 0.3), make("copy", 0.3), make("poor", 9.0)]
     np.save(places[1] / "influence.npy", np.load(places[0] / "influence.npy"))
@@ -182,7 +182,25 @@ def test_models_on_the_same_instances_share_a_table_each_with_its_own_truth(infl
     assert len({row["letters"] for row in rows.values() if row["kind"] == "run"}) == 4
     assert "model mlp (id abc123), model lightgbm (id trees)" in found["protocols"][0]["problem"]
     assert any("own ground truth" in note for note in found["notes"])
-    assert len(json.loads(influx("compare", *places, "--json", "--force").out)["protocols"]) == 2
+    assert json.loads(influx("compare", *places, "--json", "--force").out) == found
+
+
+def test_another_optimizer_on_the_same_instances_is_another_model(influx: Influx, make: Maker) -> None:
+    adam = {"choices": {"model": "mlp", "optimizer": "adam"}, "problem": {"id": "adam"}}
+    sgd = {"choices": {"model": "mlp", "optimizer": "sgd"}}
+    done = influx("compare", make("a", 0.1, name="a_sgd", **sgd), make("a", 0.5, name="a_adam", **adam), "--json")
+    rows = rows_of(done)
+    assert rows["a, mlp"]["model"] == "mlp" and rows["a, mlp by adam"]["model"] == "mlp by adam"
+    assert json.loads(done.out)["pairs"] == []
+
+
+def test_momentum_makes_another_model_too(influx: Influx, make: Maker) -> None:
+    choices = {"choices": {"model": "mlp", "optimizer": "sgd"}}
+    plain, heavy = make("a", 0.1, name="plain", **choices), make("a", 0.5, name="heavy", problem={"id": "b"}, **choices)
+    with (heavy / "config.yaml").open("a") as config:
+        config.write("optimizer:\n  momentum: 0.9\n")
+    rows = rows_of(influx("compare", plain, heavy, "--json"))
+    assert rows["a, mlp by sgd with momentum"]["model"] == "mlp by sgd with momentum" and "a, mlp" in rows
 
 
 def test_models_in_one_table_have_each_its_rows_front_reference_and_settings(influx: Influx, make: Maker) -> None:
@@ -243,7 +261,7 @@ def test_a_protocol_without_the_metric_asked_for_is_sorted_by_its_own(influx: In
 def test_titles_say_what_tells_protocols_apart_and_no_more(influx: Influx, make: Maker) -> None:
     places = [
         make("a", 0.1, choices={"model": "mlp", "optimizer": "sgd"}),
-        make("b", 0.1, choices={"model": "mlp", "optimizer": "adam"}, problem={"id": "b"}),
+        make("b", 0.1, choices={"model": "mlp", "optimizer": "adam"}, problem={"id": "b"}, n_train=60),
         make("c", 0.1, choices={"model": "trees", "optimizer": "adam"}, problem={"id": "c"}, n_train=80),
     ]
     shown = influx("compare", *places, "--force").out.splitlines()
@@ -265,6 +283,8 @@ def test_the_metric_asked_for_comes_first_and_may_fall(influx: Influx, make: Mak
     places = [make("good", 0.1), make("poor", 4.0)]
     found = json.loads(influx("compare", *places, "--json", "--metric", "lds", "--lower-is-better").out)
     assert next(iter(found["columns"])) == "lds" and found["rows"][0]["name"] == "poor"
+    assert found["pairs"] == [] and any("run again with overwrite=true" in note for note in found["notes"])
+    found = json.loads(influx("compare", *places, "--json", "--metric", "ceiling_spearman").out)
     assert any("paired for pearson, spearman" in note for note in found["notes"])
 
 

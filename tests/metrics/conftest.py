@@ -59,7 +59,7 @@ def make_run() -> MakeRun:
             truth=truth,
             retrain=bank,
             train=FakeSplit(size[0] if truth is None else len(truth.values)),
-            test=range(size[1]),
+            test=FakeSplit(size[1]),
             problem=SimpleNamespace(seed=seed, learner=None, data=SimpleNamespace(flags=flags or {})),
             rng=lambda purpose: stream(seed, purpose),
         )

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from influx import results
 from influx.errors import ConfigError
 from influx.influence import Influence
+from influx.metrics import predicted
 from influx.metrics.lds import LinearDatamodelingScore, draw_masks
+from influx.metrics.statistics import constant_columns
+from influx.metrics.tidy import tables_of
 from influx.problem import Design, Outcomes
+from influx.store import Folder
 
 SIZE = (30, 7)
 
@@ -161,3 +167,56 @@ def test_settings_out_of_range_are_named(field, wrong):
 def test_an_empty_subset_is_refused():
     with pytest.raises(ConfigError, match=r"metric\.lds\.alpha=0\.01 leaves no instance of 30"):
         LinearDatamodelingScore(alpha=0.01).design(30, seed=0)
+
+
+def saved(run, values, tmp_path, **fields):
+    """The row of the score, and what was kept of it, through a file and in another order."""
+    frame = LinearDatamodelingScore(n_boot=100, **fields).evaluate(Influence(values=values), run)
+    tables_of(frame)[predicted.TABLE].sample(frac=1, random_state=0).to_parquet(tmp_path / "kept.parquet")
+    return frame.loc[0], predicted.Predicted.read(pd.read_parquet(tmp_path / "kept.parquet"))
+
+
+@pytest.mark.parametrize("output", ["loss", "margin"])
+def test_the_score_follows_from_what_is_kept(effects, make_run, make_bank, tmp_path, output):
+    run = make_run(bank=make_bank(effects, noise=2.0), size=SIZE)
+    values = (effects + 1e5).astype(np.float32)  # sums that single precision would tie
+    row, kept = saved(run, values, tmp_path, subsets=50, seeds=2, output=output)
+    found = [stats.spearmanr(kept.predicted[:, j], kept.observed[:, j])[0] for j in range(7)]
+    assert row.value == pytest.approx(np.mean(found), abs=1e-12) and row.note == ""
+    assert kept.test_ids.tolist() == list(range(7)) and kept.predicted.shape == (50, 7)
+
+
+def test_constant_scores_are_kept_as_constant_predictions(effects, make_run, make_bank, tmp_path):
+    values = effects.astype(np.float32)
+    values[:, 2], values[3, 4] = 0.1, np.inf
+    values[::2, 2] = np.nextafter(values[1, 2], np.float32(1))  # rounding
+    row, kept = saved(make_run(bank=make_bank(effects), size=SIZE), values, tmp_path)
+    assert row.n == 5 and constant_columns(kept.predicted).tolist() == [j == 2 for j in range(7)]
+    assert np.isfinite(kept.predicted).all(axis=0).tolist() == [j != 4 for j in range(7)]
+
+
+def test_too_many_predictions_are_not_kept_and_the_note_says_so(effects, make_run, make_bank, monkeypatch):
+    run = make_run(bank=make_bank(effects), size=SIZE)
+    for most, told in ((70, ""), (69, "too many predictions to keep for paired differences (10 subsets x 7 test")):
+        monkeypatch.setattr(predicted, "MOST", most)
+        frame = LinearDatamodelingScore(n_boot=100, subsets=10).evaluate(Influence(values=effects), run)
+        assert bool(tables_of(frame)) == (not told) and frame.loc[0, "note"].startswith(told)
+
+
+def test_a_table_with_holes_is_refused(effects, make_run, make_bank):
+    run = make_run(bank=make_bank(effects), size=SIZE)
+    table = tables_of(LinearDatamodelingScore(n_boot=100).evaluate(Influence(values=effects), run))[predicted.TABLE]
+    for wrong in (table[1:], table[:0], table.astype({"observed": str}), pd.concat([table, table[:1]])):
+        with pytest.raises(ValueError, match=r"one row of numbers|duplicate"):
+            predicted.Predicted.read(wrong)
+
+
+def test_plans_know_how_large_the_file_is(tmp_path):
+    rng = np.random.default_rng(0)
+    tables = []
+    for estimator in "ab":
+        numbers = rng.normal(size=(2, 50, 200))
+        kept = predicted.Predicted(predicted=numbers[0], observed=numbers[1], test_ids=np.arange(200)).tables()
+        tables.append({name: table.assign(estimator=estimator) for name, table in kept.items()})
+    [name] = results.save_metric_tables(Folder(tmp_path), tables)
+    assert (tmp_path / name).stat().st_size == pytest.approx(predicted.FILE_BYTES * 2 * 50 * 200, rel=0.3)
