@@ -52,7 +52,8 @@ def read(fitted: TreesFitted, data: Data) -> Forest:
     """The trained trees as they see ``data``, checked against the library.
 
     All leaf values are recomputed; margins are compared for ``ASKED`` instances of each split, evenly spaced, since
-    they are sums of those values.
+    they are sums of those values. Trees that were read into arrays have none of their library here: ``TreeLearner.fit``
+    holds those against it when they are grown.
 
     Raises:
         IncompatibleError: the leaves follow another rule than that of ``Forest``, or a class has no training instance.

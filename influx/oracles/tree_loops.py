@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.learners.trees.catboost import CatBoost
+from influx.learners.trees.extra_trees import ExtraTrees
 from influx.learners.trees.gradient_boosting import GradientBoosting
 from influx.learners.trees.hist_gradient_boosting import HistGradientBoosting
 from influx.learners.trees.learner import TreeLearner
@@ -36,7 +37,7 @@ BOOSTED: tuple[TreeLearner, ...] = (
     HistGradientBoosting(max_iter=3, max_depth=2, min_samples_leaf=3),
     GradientBoosting(n_estimators=3, max_depth=2, min_samples_leaf=3),
 )
-AVERAGED: tuple[TreeLearner, ...] = (RandomForest(n_estimators=4, max_depth=3),)
+AVERAGED: tuple[TreeLearner, ...] = (RandomForest(n_estimators=4, max_depth=3), ExtraTrees(n_estimators=3))
 
 
 def problems() -> Iterator[Data]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from influx.learners.trees.extra_trees import ExtraTrees
 from influx.learners.trees.random_forest import RandomForest
 from influx.oracles.comparison import Comparison, compare
 from influx.oracles.groups_if import effects, written
@@ -17,7 +16,7 @@ from influx.oracles.toys import Toy
 from influx.oracles.tree_loops import AVERAGED, toys
 
 EXACT = 1e-10
-LEARNERS = (*AVERAGED, ExtraTrees(n_estimators=3), RandomForest(n_estimators=1, max_samples=0.05))
+LEARNERS = (*AVERAGED, RandomForest(n_estimators=1, max_samples=0.05))
 
 
 def refitted(below: Path) -> Iterator[Comparison]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.learners.trees import nodes
@@ -93,7 +96,7 @@ class Averaged(TreeLearner):
         features = self.max_features
         if features == "default":
             features = "sqrt" if sample.classes else 1.0
-        trees, bags = [], []
+        trees, bags, theirs = [], [], []
         for _ in range(self.n_estimators):
             state = int(rng.integers(2**31))
             drawn = np.bincount(rng.integers(n, size=draws), minlength=n) if self.bootstrap else np.ones(n, np.int64)
@@ -113,10 +116,12 @@ class Averaged(TreeLearner):
             part = grown(tree.tree_)
             trees.append((*part[:4], _shares(part[4], tree, sample.classes)))
             bags.append(drawn.astype(np.uint16))
+            theirs.append(tree)
         if not trees:  # all drew only what was removed
             trees.append(_stump(sample, weights))
             bags.append((weights > 0).astype(np.uint16))
-        return nodes.joined(trees, 1, np.zeros(max(sample.classes, 1)), np.stack(bags))
+        library = partial(_voted, theirs, sample.classes) if theirs else None
+        return nodes.joined(trees, 1, np.zeros(max(sample.classes, 1)), library, np.stack(bags))
 
     def read(self, path: Path, sample: Sample) -> Ensemble:
         """Trees as saved."""
@@ -139,3 +144,14 @@ def _shares(value: Any, tree: Any, classes: int) -> Any:
     found = np.zeros((len(value), classes))
     found[:, np.asarray(tree.classes_, np.int64)] = value / value.sum(1, keepdims=True)
     return found
+
+
+def _voted(trees: Sequence[Any], classes: int, x: NDArray[np.float32]) -> Array:
+    """``(C, n)`` mean of what the library's trees predict themselves."""
+    total = np.zeros((max(classes, 1), len(x)))
+    for tree in trees:
+        if classes:
+            total[np.asarray(tree.classes_, np.int64)] += tree.predict_proba(x, check_input=False).T
+        else:
+            total[0] += tree.predict(x, check_input=False)
+    return total / len(trees)

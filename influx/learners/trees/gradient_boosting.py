@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from influx.learners.trees import nodes
-from influx.learners.trees.ensemble import Array, Ensemble, Rule, Sample
+from influx.learners.trees.ensemble import Ensemble, Rule, Sample
 from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_rate, check_shares
 
@@ -89,15 +90,8 @@ class GradientBoosting(TreeLearner):
         ).fit(sample.x, sample.y, sample.weights)
         trees = [grown(tree.tree_) for tree in booster.estimators_.ravel()]
         scaled = [(*tree[:4], tree[4] * self.learning_rate) for tree in trees]
-        return nodes.joined(scaled, sample.outputs, self._base(sample))
-
-    @staticmethod
-    def _base(sample: Sample) -> Array:
-        """``(C,)`` margins before the first round: the mean target, log odds, or log shares of classes."""
-        if not sample.classes:
-            return np.atleast_1d(np.average(sample.y, weights=sample.weights))
-        shares = sample.shares
-        return np.log(shares[1:] / shares[:1]) if len(shares) == 2 else np.log(shares)
+        base = np.asarray(booster._raw_predict_init(sample.x[:1])[0], np.float64)
+        return nodes.joined(scaled, sample.outputs, base, partial(nodes.predicted, booster, sample.classes))
 
     def read(self, path: Path, sample: Sample) -> Ensemble:
         """Trees as saved."""

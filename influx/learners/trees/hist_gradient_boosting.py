@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from influx.errors import ConfigError
 from influx.learners.trees import nodes
-from influx.learners.trees.ensemble import Ensemble, Rule, Sample
+from influx.learners.trees.ensemble import Array, Ensemble, Rule, Sample
 from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_rate, check_shares
 
@@ -99,7 +100,12 @@ class HistGradientBoosting(TreeLearner):
             booster.fit(sample.x, sample.y, sample.weights)
         trees = [grown(tree.nodes) for round_ in booster._predictors for tree in round_]
         base = np.asarray(booster._baseline_prediction, np.float64).reshape(-1)
-        return nodes.joined(trees, sample.outputs, base, fixed=True)
+
+        def library(x: NDArray[np.float32]) -> Array:
+            with _threads().limit(limits=1, user_api="openmp"):
+                return nodes.predicted(booster, sample.classes, x)
+
+        return nodes.joined(trees, sample.outputs, base, library, fixed=True)
 
     def read(self, path: Path, sample: Sample) -> Ensemble:
         """Trees as saved."""

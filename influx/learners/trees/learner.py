@@ -20,6 +20,7 @@ from influx.errors import ConfigError, DataError, IncompatibleError
 from influx.learners.trees import outcomes as told
 from influx.learners.trees.ensemble import Ensemble, Rule, Sample
 from influx.learners.trees.fitted import Predictor, TreesFitted, flat
+from influx.learners.trees.nodes import Nodes
 from influx.needs import Need
 from influx.planning import Pace
 from influx.problem import Cost, Data, Design, Outcomes, Problem
@@ -110,6 +111,7 @@ class TreeLearner(ABC):
 
         Raises:
             DataError: the training data have one class, one target value or no varying input.
+            IncompatibleError: trees read into arrays predict something else than the library does.
         """
         x = flat(data.train)
         sample, present = _sample(data, x, np.ones(len(x)), in_place=False)
@@ -120,6 +122,8 @@ class TreeLearner(ABC):
             )
         if not folder.has(self.file):
             grown = self.grow(sample, _seed(seed, 0, 0))
+            if isinstance(grown, Nodes):
+                grown.check(x, self.name)
             folder.write(self.file, grown.save)
         ensemble = self.read(folder / self.file, sample)
         predictor = self._predictor(data, sample, present, ensemble)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.errors import IncompatibleError
 from influx.learners.trees.ensemble import Array, Leaves, numbered
 
 CELLS = 1 << 22  # of instances times trees that are walked at once
+HELD = 256  # at most, training instances whose margins are held against the library's
+ROUNDING = 1e-9  # relative, of sums in double precision
 Part = tuple[NDArray[np.int64], Array, NDArray[np.int64], NDArray[np.int64], Array]
+Library = Callable[[NDArray[np.float32]], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class Nodes:
         base: ``(C,)`` margins before the first round, zeros for averaged trees.
         in_bag: ``(T, n)`` how often averaged trees drew instances; ``(0, 0)`` for boosted ones.
         fixed: whether boosted trees of one leaf are left at 0 whatever the data.
+        library: margins or means (C, n) as the library itself predicts them; None for trees that were saved.
     """
 
     feature: NDArray[np.int32]
@@ -41,6 +47,7 @@ class Nodes:
     base: Array
     in_bag: NDArray[np.uint16]
     fixed: bool = False
+    library: Library | None = None
 
     @property
     def rounds(self) -> int:
@@ -116,21 +123,49 @@ class Nodes:
         """Leaf number of each node within its tree."""
         return np.concatenate([numbered(self.feature[part] < 0) for part in self._parts])
 
+    def check(self, x: NDArray[np.float32], name: str) -> None:
+        """Hold margins of at most ``HELD`` of the inputs, evenly spaced, against the library that grew the trees.
+
+        Raises:
+            IncompatibleError: they differ by more than rounding, model ``name`` was misread.
+        """
+        if self.library is None:
+            return
+        some = np.ascontiguousarray(x[:: max(1, -(-len(x) // HELD))])
+        theirs = self.library(some)
+        gap = float(np.abs(self.margins(some) - theirs).max())
+        allowed = ROUNDING * max(1.0, float(np.abs(theirs).max()))
+        if not gap <= allowed:
+            raise IncompatibleError(
+                f"margins of the trees read from model={name} must equal the library's, they differ by up to {gap:.3g} "
+                f"where {allowed:.1g} is allowed; install another version of scikit-learn, or choose model=lightgbm"
+            )
+
     def save(self, path: Path) -> None:
         """Arrays in one npz file."""
         with path.open("wb") as f:
-            np.savez(f, allow_pickle=False, **{field.name: getattr(self, field.name) for field in fields(self)})
+            np.savez(f, allow_pickle=False, **{name: getattr(self, name) for name in _saved()})
+
+
+def _saved() -> list[str]:
+    """Names of the arrays in a file."""
+    return [field.name for field in fields(Nodes) if field.name != "library"]
 
 
 def load(path: Path) -> Nodes:
     """Trees as ``Nodes.save`` writes them."""
     with np.load(path, allow_pickle=False) as arrays:
-        found = {field.name: arrays[field.name] for field in fields(Nodes)}
+        found = {name: arrays[name] for name in _saved()}
     return Nodes(**found | {"fixed": bool(found["fixed"])})
 
 
 def joined(
-    trees: Sequence[Part], outputs: int, base: Array, in_bag: NDArray[np.uint16] | None = None, fixed: bool = False
+    trees: Sequence[Part],
+    outputs: int,
+    base: Array,
+    library: Library | None,
+    in_bag: NDArray[np.uint16] | None = None,
+    fixed: bool = False,
 ) -> Nodes:
     """Trees, ``outputs`` for each round, of features (-1 for leaves), thresholds, left and right nodes, and values."""
     first = np.cumsum([0, *(len(part[0]) for part in trees)])
@@ -144,4 +179,11 @@ def joined(
         base=base,
         in_bag=np.zeros((0, 0), np.uint16) if in_bag is None else in_bag,
         fixed=fixed,
+        library=library,
     )
+
+
+def predicted(booster: Any, classes: int, x: NDArray[np.float32]) -> Array:
+    """``(C, n)`` margins as one of scikit-learn's boosted ensembles predicts them; 0 ``classes`` for values."""
+    found = booster.decision_function(x) if classes else booster.predict(x)
+    return np.asarray(found, np.float64).reshape(len(x), -1).T
