@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """The two reference workloads: their plans at full size, and runs of small versions beside the plans for these.
 
-    python scripts/study_scale.py [--tables plans measured compiled] [--write]
+    python scripts/study_scale.py [--tables plans measured compiled] [--nets NAME ...] [--each] [--write]
 
 ResNet-18 on 50,000 images of CIFAR-10's shape, and a decoder of GPT-2's sizes (124 million parameters) on 10,000
 sequences of 1,024 tokens: ``conf/experiment/cifar_shaped_resnet18.yaml`` and ``gpt2_shaped.yaml``. ``plans``: what
 ``influx plan`` says of the full sizes, on an H100 and on this machine. ``measured``: small versions, ``influx plan``
 and then ``influx run`` in processes of their own, on one thread. ``compiled``: a training step with
-``torch.compile`` and without. With ``--write`` the tables replace those in docs/scaling.md. 14 minutes of one core.
+``torch.compile`` and without; ``--each`` compiles gradients of single instances as well, which takes minutes, and
+``--nets`` measures some of its nets alone. With ``--write`` the tables replace those in docs/scaling.md. 14 minutes of
+one core without ``--each``.
 """
 
 from __future__ import annotations
@@ -62,6 +64,9 @@ SMALL = {
     "ResNet-18, 100 images": IMAGES,
     "decoder, 200 sequences": [*TEXT, "dataset.length=128", "model.width=128"],
 }
+BLOCKS = ["dataset.length=128", "model.width=256", "model.heads=8", "model.hidden=1024"]
+NETS = {"resnet18": ("ResNet-18, 32 images", IMAGES), "decoder": ("decoder, 16 x 128 tokens", [*TEXT, *BLOCKS])}
+TABLES = ("plans", "measured", "compiled")
 LONG = 300.0  # planned seconds of a small version that is not run
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "tracincp": {},
@@ -156,10 +161,9 @@ def compared(workload: str, name: str, foreseen: dict[str, Any], found: dict[str
     return line([workload, name, *(f"{s:.3g} s" for s in seconds), f"{seconds[1] / seconds[0]:.2f}", *memory])
 
 
-def nets() -> Iterator[tuple[str, nn.Module, Any, Tensor, Tensor]]:
+def nets(chosen: list[str]) -> Iterator[tuple[str, nn.Module, Any, Tensor, Tensor]]:
     """Modules with their task and a batch."""
-    blocks = ["dataset.length=128", "model.width=256", "model.heads=8", "model.hidden=1024"]
-    for name, overrides in {"ResNet-18, 32 images": IMAGES, "decoder, 16 x 128 tokens": [*TEXT, *blocks]}.items():
+    for name, overrides in ((name, overrides) for key, (name, overrides) in NETS.items() if key in chosen):
         job = assemble(compose([*overrides, "estimator=random"]))
         learner = job.problem.learner
         assert isinstance(learner, TorchLearner)
@@ -167,11 +171,14 @@ def nets() -> Iterator[tuple[str, nn.Module, Any, Tensor, Tensor]]:
         yield name, learner.model.build(job.problem.data), task_for(job.problem.data.task), x, y
 
 
-def compiled() -> list[str]:
-    """Processor seconds of a training step as it is and compiled, and of gradients of single instances, two ways."""
+def compiled(chosen: list[str], each_too: bool) -> list[str]:
+    """Processor seconds of a training step as it is and compiled, and of gradients of single instances, two ways.
+
+    The second way is compiled where ``each_too`` asks for it.
+    """
     torch.set_num_threads(1)
     lines = []
-    for name, module, task, x, y in nets():
+    for name, module, task, x, y in nets(chosen):
         parameters = dict(module.named_parameters())
 
         def step(model: Any, x: Tensor = x, y: Tensor = y, task: Any = task, p: Any = parameters) -> Any:
@@ -193,10 +200,23 @@ def compiled() -> list[str]:
         seconds = often(lambda at=at, few=few, targets=targets: at.rows(few, targets).squares())  # type: ignore[misc]
         lines.append(row(name, "norms of 8 gradients, by factors", seconds, None, None, refused(at, few, targets)))
         frozen = {key: p.detach() for key, p in parameters.items()}
-        seconds = often(partial(vmap(each, in_dims=(None, 0, 0)), frozen, few, targets))
-        lines.append(row(name, "8 gradients, vmap(grad)", seconds, None, None, "not tried"))
+        call = partial(vmap(each, in_dims=(None, 0, 0)), frozen, few, targets)
+        found_each = again(call) if each_too else (often(call), None, None, "not tried")
+        lines.append(row(name, "8 gradients, vmap(grad)", *found_each))
         print("\n".join(lines[-3:]), flush=True)
     return table(["net", "", "seconds", "compiled", "compiling", "calls until it pays", "difference"], lines)
+
+
+def again(call: Callable[[], dict[str, Tensor]]) -> tuple[float, float | None, float | None, str]:
+    """Seconds of a call as it is and compiled, of compiling it, and how far apart the results are."""
+    torch._dynamo.reset()
+    plain, fast, before = call(), torch.compile(lambda: call()), often(call)
+    try:
+        took, found = once(fast)
+    except Exception as error:  # of any kind
+        return before, None, None, short(error)
+    off = max(float((found[key] - value).norm() / value.norm().clamp_min(1e-12)) for key, value in plain.items())
+    return before, often(fast), took, f"{off:.1e}"
 
 
 def refused(at: GradientsAt, x: Tensor, y: Tensor) -> str:
@@ -243,10 +263,14 @@ def often(call: Callable[[], Any], budget: float = 2.0) -> float:
 def main() -> None:
     """Make the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = {"plans": plans, "measured": measured, "compiled": compiled}
-    parser.add_argument("--tables", nargs="+", choices=tables, default=list(tables))
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="of the table compiled")
+    parser.add_argument("--each", action="store_true", help="compile gradients of single instances: minutes a net")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.write and "compiled" in given.tables and not (given.each and len(given.nets) == len(NETS)):
+        parser.error("--write replaces the whole table compiled; add --each without --nets, or choose other --tables")
+    tables = {"plans": plans, "measured": measured, "compiled": partial(compiled, given.nets, given.each)}
     time.perf_counter = time.process_time  # other processes on the machine count for nothing
     for name in given.tables:
         start = time.process_time()
