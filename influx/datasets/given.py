@@ -26,6 +26,16 @@ class Instances:
         return len(self.y)
 
 
+def is_dataset(source: Any) -> bool:
+    """Whether it is a dataset of PyTorch, or indexed like one and no array, list or mapping."""
+    from torch.utils.data import Dataset
+
+    if isinstance(source, Dataset):
+        return True
+    other = isinstance(source, tuple | list | Mapping | str | bytes | type) or hasattr(source, "shape")
+    return not other and hasattr(source, "__len__") and hasattr(source, "__getitem__")
+
+
 def instances_of(source: Any, which: str, arguments: tuple[str, ...] | None) -> Instances:
     """Inputs and targets of ``(x, y)``, of a mapping with labels, or of a map-style dataset of either.
 
@@ -38,58 +48,119 @@ def instances_of(source: Any, which: str, arguments: tuple[str, ...] | None) -> 
         DataError: it is none of these, it is empty, lengths or shapes differ, or there are no targets.
     """
     if isinstance(source, Mapping):
-        held = dict(source)
-    elif isinstance(source, tuple) and len(source) == 2:
-        held = dict(_named(source[0])) | {LABELS[0]: source[1]}
-    elif hasattr(source, "__len__") and hasattr(source, "__getitem__"):
-        held = _collected(source, which)
-    else:
+        return _checked(dict(source), which, arguments)
+    if isinstance(source, tuple) and len(source) == 2:
+        return _checked(dict(_named(source[0])) | {LABELS[0]: source[1]}, which, arguments)
+    _refuse_stream(source, which)
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return _of_items(source, which, arguments)
+    raise DataError(
+        f"{which} must be (x, y) or a dataset with a length whose items are (x, y) or mappings with labels, got "
+        f"{type(source).__name__}; collect what it yields into arrays"
+    )
+
+
+def _refuse_stream(source: Any, which: str) -> None:
+    from torch.utils.data import IterableDataset
+
+    if isinstance(source, IterableDataset):
         raise DataError(
-            f"{which} must be (x, y) or a dataset with a length whose items are (x, y) or mappings with labels, got "
-            f"{type(source).__name__}; collect what it yields into arrays"
+            f"{which} is an IterableDataset ({type(source).__name__}), whose items have no numbers; give a map-style "
+            "Dataset, or arrays of what it yields"
         )
-    return _checked(held, which, arguments)
 
 
 def _named(x: Any) -> Mapping[str, Any]:
     return x if isinstance(x, Mapping) else {FIRST: x}
 
 
-def _collected(source: Any, which: str) -> dict[str, Any]:
-    """Columns of a dataset, read once."""
+def _of_items(source: Any, which: str, arguments: tuple[str, ...] | None) -> Instances:
+    """Columns of a dataset. Every item is read once, into arrays made by the first one, and let go."""
     from torch.utils.data import TensorDataset
 
     if type(source) is TensorDataset and len(source.tensors) == 2:  # one made of it may change what its items are
-        return {FIRST: source.tensors[0], LABELS[0]: source.tensors[1]}
-    items = [source[i] for i in range(len(source))]
-    if not items:
+        return _checked({FIRST: source.tensors[0], LABELS[0]: source.tensors[1]}, which, arguments)
+    try:
+        count = len(source)
+    except Exception as error:
+        raise DataError(f"the length of {which} cannot be read ({_told(error)}); correct its __len__") from error
+    columns: dict[str, Any] = {}
+    for number in range(count):
+        row = _row(source, number, which)
+        if number and row.keys() != columns.keys():
+            raise DataError(f"items of {which} have different names; give all of them the same")
+        label = next((name for name in LABELS if name in row), None)
+        for name, value in row.items():
+            if arguments is not None and name not in (FIRST, label, *arguments):
+                columns[name] = None  # whatever it holds
+                continue
+            found = _numbers(value, f"{_word(name, label)} of item {number} of {which}")
+            column = columns[name] if number else np.empty((count, *found.shape), found.dtype)
+            columns[name] = _with(column, number, found, f"{_word(name, label)} of item {number} of {which}")
+    if not count:
         raise DataError(f"{which} holds no instances; pass at least one")
-    rows = []
-    for number, item in enumerate(items):
-        if isinstance(item, Mapping):
-            rows.append(dict(item))
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            rows.append(dict(_named(item[0])) | {LABELS[0]: item[1]})
-        else:
-            raise DataError(
-                f"item {number} of {which} must be (x, y) or a mapping with labels, got {type(item).__name__}; "
-                "wrap the dataset so that it is"
-            )
-    if any(row.keys() != rows[0].keys() for row in rows):
-        raise DataError(f"items of {which} have different names; give all of them the same")
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    return _checked(columns, which, arguments, copy=False)
 
 
-def _checked(held: dict[str, Any], which: str, arguments: tuple[str, ...] | None) -> Instances:
+def _row(source: Any, number: int, which: str) -> dict[str, Any]:
+    """One item by name."""
+    try:
+        item = source[number]
+    except Exception as error:
+        raise DataError(
+            f"item {number} of {which} cannot be read ({_told(error)}); correct the dataset's __getitem__"
+        ) from error
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return dict(_named(item[0])) | {LABELS[0]: item[1]}
+    kind = type(item).__name__ + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
+    raise DataError(
+        f"item {number} of {which} must be (x, y) or a mapping with labels, got {kind}; wrap the dataset so that it is"
+    )
+
+
+def _with(column: NDArray[Any], number: int, found: NDArray[Any], what: str) -> NDArray[Any]:
+    """The column with one more row, made wider where the row's numbers need it."""
+    if found.shape != column.shape[1:]:
+        raise DataError(
+            f"{what} has shape {found.shape} and those before it {column.shape[1:]}; pad or crop them to one shape"
+        )
+    column = column.astype(np.promote_types(column.dtype, found.dtype), copy=False)
+    column[number] = found
+    return column
+
+
+def _numbers(value: Any, what: str) -> NDArray[Any]:
+    if type(value).__module__.partition(".")[0] == "PIL":
+        raise DataError(f"{what} is an image of Pillow; give the dataset a transform to tensors, as ToTensor()")
+    try:
+        found = _stacked(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{what} must be numbers ({_told(error)}); convert it") from error
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{what} must be numbers, got {type(value).__name__}; convert it")
+    return found
+
+
+def _word(name: str, label: str | None) -> str:
+    return "y" if name == label else name or "x"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _checked(held: dict[str, Any], which: str, arguments: tuple[str, ...] | None, copy: bool = True) -> Instances:
     label = next((name for name in LABELS if name in held), None)
     if label is None:
         raise DataError(
             f"{which} must have targets named labels among {', '.join(map(repr, held))}; add them (a language model's "
             "are its input_ids, with -100 on padding)"
         )
-    y = as_array(held.pop(label), f"y of {which}")
+    y = as_array(held.pop(label), f"y of {which}", copy)
     wanted = [name for name in held if name == FIRST or arguments is None or name in arguments]
-    inputs = {name: as_array(held[name], f"{name or 'x'} of {which}") for name in wanted}
+    inputs = {name: as_array(held[name], f"{name or 'x'} of {which}", copy) for name in wanted}
     if not inputs:
         raise DataError(
             f"{which} holds no input that the model takes ({', '.join(map(repr, held))} for the arguments "
@@ -103,8 +174,10 @@ def _checked(held: dict[str, Any], which: str, arguments: tuple[str, ...] | None
     return Instances(inputs, y)
 
 
-def as_array(values: Any, what: str) -> NDArray[Any]:
+def as_array(values: Any, what: str, copy: bool = True) -> NDArray[Any]:
     """float32, float64 or int64 numbers (n, ...) of an array, a tensor or a list of either.
+
+    ``copy`` says that somebody else may hold and change ``values``.
 
     Raises:
         DataError: rows have different shapes, or are no numbers or not finite.
@@ -117,18 +190,19 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
             "pad or crop the rows"
         ) from error
     if found.dtype.kind == "b" or found.dtype.kind in "iu":
-        return np.ascontiguousarray(found.astype(np.int64))
+        return np.ascontiguousarray(found.astype(np.int64, copy=copy))
     if found.dtype.kind != "f" or found.ndim == 0:
         raise DataError(f"{what} must be numbers (n, ...), got {found.dtype} of shape {found.shape}; convert it")
     if not np.isfinite(found).all():
         raise DataError(f"{what} has numbers that are not finite; remove those instances")
-    return np.ascontiguousarray(found if found.dtype == np.float64 else found.astype(np.float32))
+    return np.ascontiguousarray(found if found.dtype == np.float64 else found.astype(np.float32, copy=copy))
 
 
 def _stacked(values: Any) -> NDArray[Any]:
     if hasattr(values, "detach"):
         tensor = values.detach().cpu()
         return np.asarray(tensor.float() if str(tensor.dtype) in ("torch.bfloat16", "torch.float16") else tensor)
-    if isinstance(values, Sequence) and len(values) and not isinstance(values[0], int | float):
+    rows = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    if rows and len(values) and not isinstance(values[0], int | float):
         return np.stack([_stacked(value) for value in values])
     return np.asarray(values)

@@ -1,4 +1,4 @@
-"""A dataset of your own: arrays that a function of a trusted package returns."""
+"""A dataset of your own: arrays or a PyTorch dataset that a function or class of a trusted package makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.datasets.given import FIRST, instances_of
+from influx.datasets.given import FIRST, instances_of, is_dataset
 from influx.datasets.labels import TASKS
 from influx.datasets.npz import Npz
 from influx.datasets.settings import check_choice, check_flag, check_sizes
@@ -22,13 +22,13 @@ ARRANGING = ("n_train", "n_test", "test_fraction", "standardize", "task")  # wha
 
 @dataclass(frozen=True, kw_only=True)
 class Mine:
-    """What ``factory(**arguments)`` returns: influx's ``Data``, ``(x, y)`` to be split here, or ``(train, test)``.
+    """What ``factory(**arguments)`` returns: influx's ``Data``, instances to be split here, or ``(train, test)``.
 
-    Each of train and test is ``(x, y)`` or a map-style dataset of such pairs. x is (n, d) or images (n, channels,
-    height, width); y is (n,). Token ids come as ``Data``.
+    Instances are ``(x, y)`` or a map-style dataset whose items are such pairs and are read once. x is (n, d) or images
+    (n, channels, height, width); y is (n,). Token ids come as ``Data``.
 
     Attributes:
-        factory: ``mypackage.data:load``; its package must be among ``trust``.
+        factory: a function or a Dataset class, ``mypackage.data:load``; its package must be among ``trust``.
         arguments: keyword arguments.
         n_train: training instances; null takes all that there are.
         n_test: test instances; null takes all of a given test split, or ``test_fraction``.
@@ -68,12 +68,7 @@ class Mine:
             ) from error
         if isinstance(found, Data):
             return self._checked(found, name)
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise DataError(
-                f"dataset.factory={name} must return (x, y), (train, test) or influx's Data, got "
-                f"{type(found).__name__}; correct it"
-            )
-        arrays = _whole(found, name) if _is_whole(found) else _split(found, name)
+        arrays = _arrays(found, name)
         read = Npz(
             n_train=self.n_train,
             n_test=self.n_test,
@@ -101,6 +96,18 @@ class Mine:
         return data
 
 
+def _arrays(found: Any, name: str) -> dict[str, NDArray[Any]]:
+    """What was returned under the names of an npz file."""
+    if is_dataset(found):
+        return _whole(found, name)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise DataError(
+            f"dataset.factory={name} must return (x, y), a map-style Dataset, (train, test) or influx's Data, got "
+            f"{type(found).__name__}; correct it"
+        )
+    return _whole(tuple(found), name) if _is_whole(found) else _split(found, name)
+
+
 def _is_whole(found: Any) -> bool:
     """Whether a pair is (x, y): its second part is one array of numbers."""
     first, second = found
@@ -110,17 +117,18 @@ def _is_whole(found: Any) -> bool:
 
 
 def _xy(source: Any, which: str, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    held = instances_of(source, which, None)
+    where = f"{which} of dataset.factory={name}"
+    held = instances_of(source, where, None)
     if list(held.inputs) != [FIRST]:
         raise DataError(
-            f"{which} of dataset.factory={name} has inputs {list(held.inputs)}, and models read one; return (x, y), or "
+            f"{where} has inputs {list(held.inputs)}, and models read one; return (x, y), or "
             "use influx.attribute for models that take several"
         )
     return held.inputs[FIRST], held.y
 
 
 def _whole(found: Any, name: str) -> dict[str, NDArray[Any]]:
-    x, y = _xy(tuple(found), "the data", name)
+    x, y = _xy(found, "the data", name)
     return {"x": x, "y": y}
 
 

@@ -117,7 +117,8 @@ class Compared:
 
     def _share(self, number: int, rows: slice) -> Arrays:
         checkpoint, found = self.weighted[number][0], Arrays()
-        left, right = self.gradients.train.take(rows), self.gradients.test
+        train, right = self.gradients.train, self.gradients.test
+        left = train if rows == slice(0, len(train)) else train.take(rows)  # stored projections are those of the whole
         count = 0
         for block in self.kernel(self._at(number), checkpoint, left, right):
             found |= _told(block, rows.start, str(count))

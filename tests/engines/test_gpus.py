@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from influx.config import compose
 from influx.engines.executor import Place
 from influx.engines.executors.processes import Crew, Processes
 from influx.errors import ConfigError
+from influx.instantiate import build
+from influx.job import workplace
 from tests.engines.spreading import doubled, exchange_with
 
 
@@ -75,6 +79,18 @@ def test_more_gpus_than_there_are_cannot_be_dealt_out(
     with pytest.raises(ConfigError, match=rf"executor\.gpus must be at most the {seen} GPUs.*got 3; lower it"):
         list(crew.do(doubled(["a", "b"]), lambda number: None))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "auto"])
+def test_cards_that_the_training_would_not_use_are_not_dealt_out(device: str) -> None:
+    settings = compose(["executor=processes", "executor.gpus=2", f"training.device={device}"])
+    open_ = partial(build(settings["executor"], "executor", []).open, workplace(settings, "run"))
+    if device != "cpu":
+        assert open_().choice.gpus == 2
+        return
+    words = r"executor\.gpus=2 .*training\.device=cpu .*set training\.device=cuda, or leave"
+    with pytest.raises(ConfigError, match=words):
+        open_()
 
 
 def test_workers_are_as_many_as_asked_for_or_as_gpus_or_as_leave_each_its_processors(

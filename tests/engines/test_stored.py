@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from influx.engines import stored
+from influx.engines.kernels import Projected
 from influx.engines.projections import Kind
+from influx.engines.shares import Compared
 from influx.engines.stored import Part, Projections, at_checkpoint
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
-from influx.problem import Split
+from influx.problem import Checkpoint, Split
 
 
 @pytest.fixture
@@ -99,6 +101,20 @@ def test_blocks_are_the_same_bits_stored_or_not(toy: Toy, monkeypatch: pytest.Mo
     assert torch.equal(whole(kept), whole(not_kept))
     rows = [slice(0, 4), slice(4, 8), slice(8, 9)]
     assert [p.rows for p in kept] == [p.rows for p in not_kept] == rows
+
+
+def test_a_share_that_is_the_whole_is_stored_like_it(toy: Toy, computed: list[int]) -> None:
+    run = toy.run(estimator_named("tracinrp"), "tracinrp")
+
+    def at_step(checkpoint: Checkpoint) -> Projections:
+        return at_checkpoint(run, checkpoint, "rademacher", 6)
+
+    compared = Compared(run.gradients, [(run.final, 1.0)], Projected(at_step, run.final, keep=True), "all", None)
+    first = compared._share(0, slice(0, 9))
+    assert computed == [9] and whole(list(asked(toy).stored())).shape == (9, 8) and computed == [9]
+    part = compared._share(0, slice(0, 4))
+    assert computed == [9, 4]
+    assert torch.allclose(torch.from_numpy(first["values0"])[:4], torch.from_numpy(part["values0"]))
 
 
 def test_other_random_numbers_than_those_stored_are_noticed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

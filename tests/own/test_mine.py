@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 
 import influx
 from influx.config import compose, load_choice
+from influx.datasets.given import FIRST, instances_of
 from influx.errors import UserError
 from influx.instantiate import build
 from influx.job import assemble
+from influx.problem import Data
 
 MODELS = """
 from torch import nn
@@ -35,6 +38,10 @@ from os import getcwd
 """
 DATA = """
 import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+READ = []
 
 def whole(n=20):
     x = np.random.default_rng(0).normal(size=(n, 2))
@@ -43,6 +50,31 @@ def whole(n=20):
 def split():
     x, y = whole()
     return (x[:12], y[:12]), [(a, b) for a, b in zip(x[12:], y[12:])]
+
+class Items(Dataset):
+    def __init__(self, start=0, stop=20, spoilt=""):
+        self.rows, self.spoilt = range(start, stop), spoilt
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        x, y = (part[self.rows[index]] for part in whole())
+        READ.append(self.rows[index])
+        if self.spoilt == "broken" and index == 3:
+            raise KeyError("gone")
+        found = {"three": (x, y, 1), "ragged": (x[: 1 + (index < 5)], y), "text": ("a", y), "alone": x}
+        return found.get(self.spoilt, (torch.from_numpy(x), int(y)))
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield 1
+
+def pair(second=12):
+    return Items(0, second), Items(second)
+
+def endless_pair():
+    return Endless(), Endless()
 
 def several():
     x, y = whole()
@@ -91,6 +123,73 @@ def test_a_split_that_is_given_is_kept(package: str) -> None:
     data = assemble(compose([*overrides(package, "sized", "split"), "model.sizes=true"])).problem.data
     x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     assert np.array_equal(data.train.x, x[:12]) and np.array_equal(data.test.x, x[12:])
+
+
+def loaded(package: str, name: str, seed: int = 0, **settings: object) -> Data:
+    node = load_choice("dataset", "mine") | {"factory": f"{package}.data:{name}"} | settings
+    found: Data = build(node, "dataset", [package]).load(seed)
+    return found
+
+
+def same(left: Data, right: Data) -> bool:
+    pairs = ((a, b) for a, b in zip((left.train, left.test), (right.train, right.test), strict=True))
+    return all(a.fingerprint() == b.fingerprint() for a, b in pairs)
+
+
+def test_a_class_of_dataset_is_split_like_arrays_and_its_items_are_read_once(package: str) -> None:
+    for settings in ({}, {"n_train": 8, "n_test": 4, "standardize": True}, {"seed": 1}):
+        found = loaded(package, "Items", **settings)  # type: ignore[arg-type]
+        read = sys.modules[f"{package}.data"].READ
+        assert read == list(range(20))
+        read.clear()
+        assert same(found, loaded(package, "whole", **settings))  # type: ignore[arg-type]
+    assert not same(found, loaded(package, "Items"))
+
+
+def test_a_pair_of_datasets_keeps_its_split(package: str) -> None:
+    assert same(loaded(package, "pair"), loaded(package, "split"))
+    assert len(loaded(package, "pair", n_train=6).train) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("Items", {"spoilt": "three"}, "item 0 of the data of dataset.factory=PACKAGE.data:Items must be (x, y) or"),
+        ("Items", {"spoilt": "three"}, "got tuple of 3"),
+        ("Items", {"spoilt": "alone"}, "got ndarray"),
+        ("Items", {"spoilt": "ragged"}, "x of item 5 of the data of dataset.factory=PACKAGE.data:Items has shape (1,)"),
+        ("Items", {"spoilt": "text"}, "must be numbers, got str; convert it"),
+        ("Items", {"spoilt": "broken"}, "cannot be read (KeyError: 'gone')"),
+        ("Items", {"stop": 0}, "the data of dataset.factory=PACKAGE.data:Items holds no instances"),
+        ("pair", {"second": 20}, "test of dataset.factory=PACKAGE.data:pair holds no instances"),
+        ("Endless", {}, "is an IterableDataset (Endless), whose items have no numbers; give a map-style Dataset"),
+        ("endless_pair", {}, "train of dataset.factory=PACKAGE.data:endless_pair is an IterableDataset"),
+    ],
+)
+def test_a_dataset_whose_items_cannot_serve_is_named(
+    package: str, name: str, arguments: dict[str, object], words: str
+) -> None:
+    assert words.replace("PACKAGE", package) in said(loaded, package, name, arguments=arguments)
+
+
+def test_items_are_let_go_when_they_are_read() -> None:
+    class Long(list[int]):
+        def __getitem__(self, index: Any) -> Any:
+            return np.full(20_000, index, np.float32), index % 2
+
+    tracemalloc.start()
+    try:
+        found = instances_of(Long(range(100)), "train", None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    x = found.inputs[FIRST]
+    assert x.shape == (100, 20_000) and (x[:, 0] == np.arange(100)).all() and peak < 1.6 * x.nbytes
+
+
+def test_numbers_of_later_items_may_need_a_wider_type() -> None:
+    found = instances_of([(np.array([1]), True), (np.array([0.5]), 2)], "train", None)
+    assert found.inputs[FIRST].tolist() == [[1.0], [0.5]] and found.y.tolist() == [1, 2]
 
 
 def test_other_code_is_another_problem(package: str, tmp_path: Path) -> None:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from influx.errors import ConfigError
+
+
+def refuse_unused(count: int, settings: Mapping[str, Any]) -> None:
+    """Refuse to deal out cards that nothing computes on; ``settings`` are those of a ``Place``.
+
+    Raises:
+        ConfigError: the training is on the processor.
+    """
+    device = settings.get("values", {}).get("training", {}).get("device")
+    if device == "cpu":
+        raise ConfigError(
+            f"executor.gpus={count} deals out cards, but training.device={device} computes on the processor; set "
+            "training.device=cuda, or leave executor.gpus out"
+        )
 
 
 def dealt(count: int) -> list[str]:

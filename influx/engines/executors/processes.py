@@ -17,7 +17,7 @@ from typing import IO
 
 from influx.engines.executor import Arrays, Finished, Local, Place, Task
 from influx.engines.executors.exchange import Exchange
-from influx.engines.executors.gpus import dealt
+from influx.engines.executors.gpus import dealt, refuse_unused
 from influx.engines.executors.results import Results
 from influx.engines.executors.trouble import last_line, raised
 from influx.errors import ConfigError, InfluxError, UserError
@@ -49,7 +49,13 @@ class Processes:
                 raise ConfigError(f"executor.{name} must be at least {least}, got {value}; raise it")
 
     def open(self, place: Place) -> Crew:
-        """Workers that are started when there is work and stay for more."""
+        """Workers that are started when there is work and stay for more.
+
+        Raises:
+            ConfigError: cards are dealt out that the training does not use.
+        """
+        if self.gpus is not None:
+            refuse_unused(self.gpus, place.settings)
         return Crew(self, place)
 
     def count(self, task: Task) -> int:
