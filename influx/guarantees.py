@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 EXACT = {  # estimators that compute their quantity exactly, and that quantity
@@ -17,7 +17,38 @@ EXACT = {  # estimators that compute their quantity exactly, and that quantity
     "knn_shapley": "Shapley value of a nearest-neighbour predictor on the features (Jia et al. 2019)",
 }
 SWITCHES = ("variant", "estimator")  # settings with a choice that computes exactly, and others that do not
-SAMPLED = ("downsampling", "banzhaf", "tmc_shapley")  # means over independent draws
+SUBSETS = {  # differences of mean risks of models on random subsets, and what they are in expectation
+    "downsampling": "expected risk of models on random subsets without the instance, minus that with it",
+    "banzhaf": "(weighted) Banzhaf value: expected risk of models on random subsets without the instance, minus with",
+    "data_oob": "expected risk of models on bootstrap samples without the instance, minus that with it",
+    "c_score": "expected risk without the instance minus that with it at each size, in the mean over sizes that this "
+    "run's numbers of models weigh",
+    "ame": "mean over estimator.probabilities of the expected risk without the instance minus that with it",
+}
+ORDERS = {  # means of marginal risks over random permutations, and what they are in expectation
+    "tmc_shapley": "Shapley value of the risk under the seeds given",
+    "beta_shapley": "Beta Shapley value of the risk under the seeds given",
+    "shapley_interaction": "Shapley value of the risk under the seeds given",
+}
+RULES = {"banzhaf": "msr", "ame": "ipw"}  # the rule that is a difference of means
+OWN_SEEDS = ("downsampling", "banzhaf", "data_oob")  # a seed for every model makes its training part of the draw
+DISJOINT = (None, "label", "cluster")  # groups that no instance has two of
+INSTEAD = "choose estimator=downsampling estimator.target=zero_one"
+UNBOUNDED = {  # estimators that draw, and why that leaves no bound whatever the settings
+    "averaged": f"it averages few values without bounds; {INSTEAD}",
+    "datamodels": "weights of a LASSO, debiased or not, are no mean over independent draws; choose estimator=banzhaf "
+    "estimator.target=zero_one on the same models",
+    "g_shapley": "it averages falls of the loss, which has no bounds; choose estimator=tmc_shapley "
+    "estimator.target=zero_one estimator.truncation=0",
+    "generative_downsampling": f"log-densities have no bounds; with classes {INSTEAD}",
+    "neuron_shapley": "a product of two sampled explanations is no mean over draws; see table neurons for bounds of "
+    "units, or set estimator.max_exact to at least their number",
+    "shap": "least squares on drawn coalitions are no mean over draws; set estimator.max_exact to at least the number "
+    "of features",
+    "shapley_taylor": "a draw adds up interactions with all players, so that its range grows with their number; set "
+    "estimator.estimator=exact or choose estimator=shapley_interaction",
+    "simfluence": f"it simulates by a fit to few trainings, which is no mean over draws; {INSTEAD}",
+}
 
 
 def exactly(name: str, settings: Mapping[str, Any]) -> str:
@@ -30,26 +61,57 @@ def exactly(name: str, settings: Mapping[str, Any]) -> str:
     return EXACT.get(name, "")
 
 
-def unbounded(name: str, settings: Mapping[str, Any]) -> str:
-    """Why sampling leaves no concentration bound of an estimator's values; nothing where there is one."""
-    if name not in SAMPLED:
-        return "the estimator is no mean over independent draws"
+def unbounded(name: str, settings: Mapping[str, Any], *, classes: bool = True) -> str:
+    """Why sampling leaves no concentration bound of an estimator's values; nothing where there is one.
+
+    Args:
+        name: the estimator's.
+        settings: its fields.
+        classes: whether the data have classes, whose errors are risks within [0, 1].
+    """
+    if exactly(name, settings):
+        return "the values are exact, so that there is no error of sampling"
+    if name not in SUBSETS and name not in ORDERS:
+        return UNBOUNDED.get(name, "the estimator is no mean over independent draws")
+    if not classes:
+        return "only errors of classes have bounds, not the risks of these data; choose a dataset with classes"
+    found = list(_obstacles(name, settings))
+    return f"{' and '.join(why for why, _ in found)}; set {' '.join(remedy for _, remedy in found)}" if found else ""
+
+
+def _obstacles(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What stands against a bound, and the setting that takes it away."""
     if settings.get("target") != "zero_one":
-        return "risks without bounds have no concentration bound; set estimator.target=zero_one"
-    if settings.get("seeds", 1) != 1:
-        return "with several seeds risks are not independent; set estimator.seeds=1"
-    if name == "tmc_shapley":
-        if settings.get("truncation") or settings.get("stop") != "budget" or settings.get("groups") is not None:
-            return "truncation, stopping rules and groups leave no bound; set estimator.truncation=0 and stop=budget"
-        empty = settings.get("empty_value", "")
-        if not isinstance(empty, str) and not 0 <= empty <= 1:
-            return f"with a risk of {empty:g} on nothing marginals exceed 1; set estimator.empty_value within [0, 1]"
-        return ""
+        yield "risks without bounds have no concentration bound", "estimator.target=zero_one"
+    yield from _of_orders(settings) if name in ORDERS else _of_subsets(name, settings)
+
+
+def _of_subsets(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if settings.get("seeds", 1) != 1 and not own_seeds(name, settings):
+        yield "models that take turns with several seeds are not drawn alike", "estimator.seeds=1"
     if settings.get("target_stderr") is not None:
-        return "a stopping rule leaves no bound; set estimator.target_stderr=null"
-    if settings.get("sampling", "") == "paired_sizes" or settings.get("rule", "msr") != "msr":
-        return "this rule is no difference of two means; choose another sampling or rule=msr"
-    return ""
+        yield "a stopping rule leaves no bound", "estimator.target_stderr=null"
+    rule = RULES.get(name)
+    if settings.get("rule", rule) != rule:
+        yield f"the rule {settings['rule']} is no difference of means", f"estimator.rule={rule}"
+
+
+def own_seeds(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether every model has a seed of its own, so that the randomness of training is drawn with the subset."""
+    alone = name in OWN_SEEDS and settings.get("sampling") != "paired_sizes"
+    return alone and settings.get("seeds", 1) == settings.get("models")
+
+
+def _of_orders(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if settings.get("truncation"):
+        yield "truncation leaves out marginals", "estimator.truncation=0"
+    if settings.get("stop", "budget") != "budget":
+        yield "a stopping rule leaves no bound", "estimator.stop=budget"
+    if settings.get("groups") not in DISJOINT:
+        yield "instances in several groups add up their shares", "estimator.groups=label"
+    empty = settings.get("empty_value", "")
+    if not isinstance(empty, str) and not 0 <= empty <= 1:
+        yield f"with a risk of {empty:g} on nothing marginals exceed 1", "estimator.empty_value=uniform"
 
 
 def by_construction(name: str, settings: Mapping[str, Any], truth: bool) -> str:
@@ -63,10 +125,11 @@ def by_construction(name: str, settings: Mapping[str, Any], truth: bool) -> str:
     exact = exactly(name, settings)
     if exact:
         return f"exact: {exact}"
-    if name in SAMPLED and settings:
+    quantity = (SUBSETS | ORDERS).get(name)
+    if settings and (quantity or name in UNBOUNDED):
         why = unbounded(name, settings)
         if not why:
-            return "concentration: a bound (Hoeffding) on the error of sampling; add guarantee to metric for its width"
+            return f"concentration: a bound on the distance to the {quantity}; add guarantee to metric for its width"
         return f"none: {why}; {_calibration(truth)}"
     return f"none by construction; {_calibration(truth)}"
 

@@ -142,7 +142,7 @@ class Guarantee:
             protocol = sentences("concentration", sampled.said, f"level {self.level:g} for each cell")
             return Measured(metric=NAMES[0], value=sampled.half, n=cells_of(influence), protocol=protocol)
         if isinstance(found, Unavailable):
-            return unavailable(NAMES[:1], found.status, sentences("no guarantee", found.note), "none")[0]
+            return unavailable(NAMES[:1], found.status, sentences("no guarantee", found.note, str(sampled)), "none")[0]
         calibrated, aligned = found
         low, high = interval(calibrated.half_samples)
         return Measured(

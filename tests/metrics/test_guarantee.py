@@ -143,7 +143,7 @@ def test_an_exact_value_is_called_what_it_is(tmp_path: Path) -> None:
 
 def test_a_concentration_bound_needs_bounded_and_independent_draws(tmp_path: Path) -> None:
     toy = toys.learned(tmp_path, toys.table(), Logistic())
-    report = {"fewest_models_with": 40, "fewest_models_without": 60}
+    report = {"fewest_models_with": 40, "fewest_models_without": 60, "players": 9}
 
     def found(name: str, **settings: Any) -> Concentration | str:
         run = judged(toy, name, toys.estimator_named(name, {"target": "zero_one"} | settings))
@@ -185,8 +185,19 @@ def test_one_line_says_which_guarantee() -> None:
         ("loo", {}, "exact: leave-one-out"),
         ("knn_shapley", {"semivalue": "beta"}, "exact: beta semivalue"),
         ("cooks_distance", {"variant": "one_step"}, "none by construction"),
-        ("shapley_taylor", {"estimator": "permutation"}, "none by construction"),
-        ("downsampling", {"target": "zero_one"}, "concentration: a bound (Hoeffding)"),
+        ("shapley_taylor", {"estimator": "permutation"}, "none: a draw adds up interactions with all players"),
+        (
+            "downsampling",
+            {"target": "zero_one"},
+            "concentration: a bound on the distance to the expected risk of models",
+        ),
+        ("beta_shapley", {"target": "zero_one"}, "concentration: a bound on the distance to the Beta Shapley value"),
+        (
+            "ame",
+            {},
+            "none: risks without bounds have no concentration bound and the rule lasso is no difference of means; "
+            "set estimator.target=zero_one estimator.rule=ipw; guarantee in metric calibrates",
+        ),
         ("downsampling", {}, "none: risks without bounds have no concentration bound; set estimator.target=zero_one"),
         ("tmc_shapley", {"target": "zero_one"}, "none: truncation"),
         ("tracincp", {}, "none by construction; guarantee in metric calibrates an interval on a ground truth such as"),
