@@ -41,10 +41,10 @@ UNBOUNDED = {  # estimators that draw, and why that leaves no bound whatever the
     "g_shapley": "it averages falls of the loss, which has no bounds; choose estimator=tmc_shapley "
     "estimator.target=zero_one estimator.truncation=0",
     "generative_downsampling": f"log-densities have no bounds; with classes {INSTEAD}",
-    "neuron_shapley": "a product of two sampled explanations is no mean over draws; see table neurons for bounds of "
-    "units, or set estimator.max_exact to at least their number",
-    "shap": "least squares on drawn coalitions are no mean over draws; set estimator.max_exact to at least the number "
-    "of features",
+    "neuron_shapley": "a product of two explanations estimates no retraining, and with more units than "
+    "estimator.max_exact they are sampled; see table neurons for bounds of units",
+    "shap": "a product of two explanations estimates no retraining, and with more features than estimator.max_exact "
+    "they are sampled",
     "shapley_taylor": "a draw adds up interactions with all players, so that its range grows with their number; set "
     "estimator.estimator=exact or choose estimator=shapley_interaction",
     "simfluence": f"it simulates by a fit to few trainings, which is no mean over draws; {INSTEAD}",
@@ -61,22 +61,26 @@ def exactly(name: str, settings: Mapping[str, Any]) -> str:
     return EXACT.get(name, "")
 
 
-def unbounded(name: str, settings: Mapping[str, Any], *, classes: bool = True) -> str:
+def unbounded(name: str, settings: Mapping[str, Any], *, classes: bool | None = True) -> str:
     """Why sampling leaves no concentration bound of an estimator's values; nothing where there is one.
 
     Args:
         name: the estimator's.
         settings: its fields.
-        classes: whether the data have classes, whose errors are risks within [0, 1].
+        classes: whether the data have classes, whose errors are risks within [0, 1]; None where this is not known.
     """
     if exactly(name, settings):
         return "the values are exact, so that there is no error of sampling"
     if name not in SUBSETS and name not in ORDERS:
         return UNBOUNDED.get(name, "the estimator is no mean over independent draws")
-    if not classes:
+    if classes is False:
         return "only errors of classes have bounds, not the risks of these data; choose a dataset with classes"
     found = list(_obstacles(name, settings))
-    return f"{' and '.join(why for why, _ in found)}; set {' '.join(remedy for _, remedy in found)}" if found else ""
+    if not found:
+        return ""
+    remedies = " ".join(remedy for _, remedy in found)
+    given = "with classes " if classes is None and "zero_one" in remedies else ""
+    return f"{' and '.join(why for why, _ in found)}; {given}set {remedies}"
 
 
 def _obstacles(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -127,7 +131,7 @@ def by_construction(name: str, settings: Mapping[str, Any], truth: bool) -> str:
         return f"exact: {exact}"
     quantity = (SUBSETS | ORDERS).get(name)
     if settings and (quantity or name in UNBOUNDED):
-        why = unbounded(name, settings)
+        why = unbounded(name, settings, classes=None)
         if not why:
             return f"concentration: a bound on the distance to the {quantity}; add guarantee to metric for its width"
         return f"none: {why}; {_calibration(truth)}"

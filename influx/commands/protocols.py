@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ TRAINED = ("optimizer.", "training.")  # settings that may differ between models
 DEFAULT = "sgd"  # of optimizers: the one that a model's name alone stands for, without momentum
 TOLD = 3  # settings in that title
 SHOWN = 60  # characters of a value
+EXPLAINED = r"(bank=\w+): [^;]*"  # what a protocol adds to the name of a bank, worded otherwise in earlier versions
 MISSING = "-"  # for the value of a setting that a record does not have
 
 
@@ -64,10 +66,11 @@ def protocol_of(record: RunRecord, metrics: Sequence[str]) -> dict[str, str]:
     found = {PROBLEM: str(record.section("problem").get("id", "")), TRUTH: f"{record.truth_name}: {record.protocol}"}
     for row in record.metric_rows:
         if row["metric"] in metrics and row["status"] == "ok" and row["protocol"]:
+            told = re.sub(EXPLAINED, r"\1", str(row["protocol"]))
             if row["estimator"] == record.estimator:
-                found[str(row["metric"])] = str(row["protocol"])
+                found[str(row["metric"])] = told
             else:
-                found.setdefault(str(row["metric"]), str(row["protocol"]))
+                found.setdefault(str(row["metric"]), told)
     return found
 
 
@@ -162,19 +165,15 @@ def _titles(groups: Sequence[_Found]) -> list[str]:
     if len(groups) < 2:
         return [""] * len(groups)
     records = [group.first for group in groups]
-    told = [
-        [
-            f"{part} {name}"
-            for part in NAMED
-            if (name := group.first.choice(part)) and not (part == "model" and group.models)
-        ]
-        for group in groups
-    ]
+    told = [[f"{part} {name}" for part in group.named if (name := group.first.choice(part))] for group in groups]
     for alike in _alike(told):
         chosen = {group: [records[i].choice(group) for i in alike] for group in CHOSEN}
         _tell(told, alike, [(k, found) for k, found in chosen.items() if k not in NAMED and len(set(found)) > 1])
     for alike in _alike(told):
-        _tell(told, alike, list(settings_that_differ([records[i] for i in alike]).items())[:TOLD])
+        several = any(groups[i].models for i in alike)
+        differing = settings_that_differ([records[i] for i in alike])
+        kept = [(k, found) for k, found in differing.items() if not (several and k.startswith("model."))]
+        _tell(told, alike, kept[:TOLD])
     return [", ".join(parts) for parts in told]
 
 
@@ -218,16 +217,12 @@ def beside_models(records: Sequence[RunRecord]) -> list[str]:
     """What has to be said of runs of several models: settings of their training that differ as well."""
     first = {trained_as(record): record for record in reversed(records)}
     models = list(dict.fromkeys(trained_as(record) for record in records))
-    found = {
-        name: values
-        for name, values in settings_that_differ([first[model] for model in models]).items()
-        if MISSING not in values and not name.endswith("_target_")  # the optimizer's own: its name is in the row
-    }
-    told = [
-        f"{name} is {', '.join(f'{value} for {model}' for model, value in zip(models, values, strict=True))}"
-        for name, values in found.items()
-        if name.startswith(TRAINED)
-    ]
+    told = []
+    for name, values in settings_that_differ([first[model] for model in models]).items():
+        having = [(value, model) for value, model in zip(values, models, strict=True) if value != MISSING]
+        differs = len({value for value, _ in having}) > 1  # else the optimizer's own, whose name is in the row
+        if name.startswith(TRAINED) and differs and not name.endswith("_target_"):
+            told.append(f"{name} is {', '.join(f'{value} for {model}' for value, model in having)}")
     return [f"not the model alone differs: {'; '.join(told)}"] if told else []
 
 

@@ -26,13 +26,18 @@ class Instances:
         return len(self.y)
 
 
+def is_array(source: Any) -> bool:
+    """Whether it is an array, a tensor or a data frame; datasets may have a shape, but are none of these."""
+    return hasattr(source, "dtype") or hasattr(source, "__array__")
+
+
 def is_dataset(source: Any) -> bool:
     """Whether it is a dataset of PyTorch, or indexed like one and no array, list or mapping."""
     from torch.utils.data import Dataset
 
     if isinstance(source, Dataset):
         return True
-    other = isinstance(source, tuple | list | Mapping | str | bytes | type) or hasattr(source, "shape")
+    other = isinstance(source, tuple | list | Mapping | str | bytes | type) or is_array(source)
     return not other and hasattr(source, "__len__") and hasattr(source, "__getitem__")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.datasets.given import FIRST, instances_of, is_dataset
+from influx.datasets.given import FIRST, instances_of, is_array, is_dataset
 from influx.datasets.labels import TASKS
 from influx.datasets.npz import Npz
 from influx.datasets.settings import check_choice, check_flag, check_sizes
@@ -111,7 +111,7 @@ def _arrays(found: Any, name: str) -> dict[str, NDArray[Any]]:
 def _is_whole(found: Any) -> bool:
     """Whether a pair is (x, y): its second part is one array of numbers."""
     first, second = found
-    if any(isinstance(part, tuple | Mapping) for part in (first, second)) or not hasattr(second, "shape"):
+    if any(isinstance(part, tuple | Mapping) for part in (first, second)) or not is_array(second):
         return isinstance(second, list) and not any(hasattr(item, "__len__") for item in second[:1])
     return True
 

@@ -194,6 +194,26 @@ def test_another_optimizer_on_the_same_instances_is_another_model(influx: Influx
     assert json.loads(done.out)["pairs"] == []
 
 
+def test_settings_that_one_model_lacks_are_told_of_the_others(influx: Influx, make: Maker) -> None:
+    places = []
+    for model, optimizer, momentum in (("mlp", "sgd", 0.9), ("cnn", "sgd", 0.5), ("mlp", "adam", None)):
+        name = f"{model}_{optimizer}"
+        places.append(make("a", 0.1, name=name, problem={"id": name}, choices={"model": model, "optimizer": optimizer}))
+        with (places[-1] / "config.yaml").open("a") as config:
+            config.write("optimizer:\n  lr: 0.1\n" + (f"  momentum: {momentum}\n" if momentum else "  beta1: 0.9\n"))
+    notes = json.loads(influx("compare", *places, "--json").out)["notes"]
+    [told] = [note for note in notes if "not the model alone differs" in note]
+    expected = "optimizer.momentum is 0.9 for mlp by sgd with momentum, 0.5 for cnn by sgd with momentum"
+    assert told == f"not the model alone differs: {expected}"
+
+
+def test_words_about_a_bank_make_no_other_protocol(influx: Influx, make: Maker) -> None:
+    earlier, now = "K=6; bank=test: none of these is seen; n=5", "K=6; bank=test: none, where seeds have no effect; n=5"
+    done = influx("compare", make("a", 0.1, protocol=earlier), make("b", 0.1, protocol=now), "--json")
+    assert len(json.loads(done.out)["protocols"]) == 1
+    assert influx("compare", make("c", 0.1, protocol="K=6; bank=tune: x; n=5"), make("d", 0.1, protocol=now)).code == 2
+
+
 def test_momentum_makes_another_model_too(influx: Influx, make: Maker) -> None:
     choices = {"choices": {"model": "mlp", "optimizer": "sgd"}}
     plain, heavy = make("a", 0.1, name="plain", **choices), make("a", 0.5, name="heavy", problem={"id": "b"}, **choices)

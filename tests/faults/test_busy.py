@@ -38,7 +38,7 @@ def test_a_busy_folder_is_waited_for_and_the_screen_says_so(
     other = threading.Thread(target=hold)
     other.start()
     held.wait(30)
-    threading.Timer(0.4, release.set).start()
+    threading.Timer(1.5, release.set).start()
     begun = time.monotonic()
     code, said = finished.again()
     other.join()

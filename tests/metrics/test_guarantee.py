@@ -196,9 +196,13 @@ def test_one_line_says_which_guarantee() -> None:
             "ame",
             {},
             "none: risks without bounds have no concentration bound and the rule lasso is no difference of means; "
-            "set estimator.target=zero_one estimator.rule=ipw; guarantee in metric calibrates",
+            "with classes set estimator.target=zero_one estimator.rule=ipw; guarantee in metric calibrates",
         ),
-        ("downsampling", {}, "none: risks without bounds have no concentration bound; set estimator.target=zero_one"),
+        (
+            "downsampling",
+            {},
+            "none: risks without bounds have no concentration bound; with classes set estimator.target=zero_one",
+        ),
         ("tmc_shapley", {"target": "zero_one"}, "none: truncation"),
         ("tracincp", {}, "none by construction; guarantee in metric calibrates an interval on a ground truth such as"),
     ],
