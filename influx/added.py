@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ADDED: Mapping[str, Mapping[str, Any]] = {"training": {"precision": "model"}}
+ADDED: Mapping[str, Mapping[str, Any]] = {"training": {"precision": "model", "compile": False}}
 
 
 def without_added(settings: Mapping[str, Any]) -> dict[str, Any]:

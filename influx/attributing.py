@@ -102,7 +102,8 @@ def attribute(
         checkpoints: of the training of this model, for estimators that follow it: a folder, file or pattern, or a
             sequence of paths or state dicts in order. The model itself is the last one, if it is not among them.
         lrs: learning rate of the steps that leave each checkpoint, one number or one each; None reads it from files.
-        steps: updates before each checkpoint; None reads them from files or counts the checkpoints.
+        steps: updates before each checkpoint; None reads them from files or counts the checkpoints. Without checkpoints
+            both tell how the model itself was trained: ``lrs=0.1, steps=[1000]``.
         settings: of the estimator, beside ``more``: for those whose names are taken here.
         metrics: names of metrics that need no retraining, for example ``["stability"]``.
         optimizer: sgd, adam or adamw: what trained the model, as far as an estimator asks.

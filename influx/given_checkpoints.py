@@ -24,14 +24,20 @@ def source_of(given: Problemlike, checkpoints: Any, lrs: Any, steps: Any) -> Cal
     """
     final = given.factory.module.state_dict()
 
-    def own(step: int) -> Loaded:
-        return Loaded(step, None, lambda module: final, digest_of(final))
+    def own(step: int, rate: float | None = None) -> Loaded:
+        return Loaded(step, rate, lambda module: final, digest_of(final), given=rate is not None)
 
-    if checkpoints is None:
-        if lrs is not None or steps is not None:
-            raise ConfigError("lrs and steps belong to checkpoints, and none were given; pass checkpoints=…")
-        return lambda inner: [own(0)]
     rates, numbers = _rates(lrs), _steps(steps)
+    if checkpoints is None:
+        if rates is None and numbers is None:
+            return lambda inner: [own(0)]
+        one = rates[0] if isinstance(rates, list) and len(rates) == 1 else rates
+        if not isinstance(one, float) or numbers is None or len(numbers) > 1:
+            raise ConfigError(
+                "lrs and steps belong to checkpoints, and none were given; pass checkpoints=…, or the learning rate "
+                "and the number of all steps of this model's training (lrs=0.1, steps=[1000])"
+            )
+        return lambda inner: [own(numbers[0], one)]
 
     def loaded(inner: str) -> list[Loaded]:
         states = as_states(checkpoints)
@@ -110,7 +116,11 @@ def _listed_states(
                 "one file for each"
             )
         found.extend(held)
-    return [replace(one, step=step) for one, step in zip(found, steps or _counted(found), strict=True)]
+    told = steps is not None
+    return [
+        replace(one, step=step, told=one.told or told)
+        for one, step in zip(found, steps or _counted(found), strict=True)
+    ]
 
 
 def _counted(found: list[Loaded]) -> list[int]:
@@ -132,4 +142,7 @@ def _of_state(state: Mapping[str, Any], number: int, rate: float | None, inner: 
     if not tensors:
         raise DataError(f"checkpoint {number} holds no tensors; pass model.state_dict()")
     what = f"checkpoint {number}"
-    return Loaded(number, rate, lambda module: matched(tensors, module, None, inner, what), digest_of(tensors), False)
+    digest = digest_of(tensors)
+    return Loaded(
+        number, rate, lambda module: matched(tensors, module, None, inner, what), digest, False, given=rate is not None
+    )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from influx import interrupts
 from influx.errors import IncompatibleError
@@ -15,9 +17,10 @@ from influx.job import Job, check_needs
 from influx.learners.torch.learner import TorchLearner
 from influx.metrics.tidy import tables_of
 from influx.needs import Need
-from influx.problem import Fitted, Split
+from influx.problem import Fitted, Split, only_training
 from influx.run import Estimator
 from influx.streams import stream_seed
+from influx.timed import Asked, asked_about
 from influx.trained import trained_problem
 
 STILL = 1e-12  # factor of the learning rate of a net that is trained without learning
@@ -28,7 +31,7 @@ class Judged:
     """One estimator of a run; ``own`` is its influence that the metric was given.
 
     ``look`` says that ``own`` is what the run's perspective made of it. ``warnings`` collects what the estimator warned
-    of on the way.
+    of on the way; ``cost`` is what ``own`` took, as the manifest has it, empty where that is not known.
     """
 
     job: Job
@@ -37,13 +40,16 @@ class Judged:
     own: Influence
     look: bool = False
     warnings: list[str] = field(default_factory=list)
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, name: str, own: Influence, warnings: list[str]) -> Judged:
+    def of(
+        cls, job: Job, name: str, own: Influence, warnings: list[str], cost: Mapping[str, Any] | None = None
+    ) -> Judged:
         """The run's estimator or one of its baselines, by name."""
         estimator = job.baselines.get(name, job.estimator)
         look = name not in job.baselines
-        return cls(job=job, name=name, estimator=estimator, own=own, look=look, warnings=warnings)
+        return cls(job=job, name=name, estimator=estimator, own=own, look=look, warnings=warnings, cost=cost or {})
 
     def trained(self, number: int) -> Influence:
         """Its influence under the training numbered ``number``, in initialisation, batch order and own draws; 0 is own.
@@ -51,10 +57,8 @@ class Judged:
         Raises:
             IncompatibleError: training has no randomness.
         """
-        if getattr(self.job.problem.learner, "deterministic", False):
-            raise IncompatibleError(
-                "this model is not trained anew by another seed; choose a net such as model=mlp and training=default"
-            )
+        if why := only_training(self.job.problem.learner):
+            raise IncompatibleError(why)
         return self.own if number == 0 else self._seen(self.job.trained_again, number)
 
     def under(self, model: str, given: Mapping[str, Any] | None, setting: str) -> Influence:
@@ -132,6 +136,15 @@ class Judged:
         self.warnings.extend(run.warnings)
         return found
 
+    def about(self, tests: NDArray[np.int64]) -> Asked:
+        """What its estimate takes on the test instances in the rows ``tests`` alone, without the run's perspective.
+
+        Raises:
+            UserError: it cannot be asked about these alone.
+        """
+        seeds = self.job.perspective.seeds if self.look else 1
+        return asked_about(self.job, self.name, self.estimator, tests, seeds)
+
     def _seen(self, make: Callable[[int], Job], number: int, view: Job | None = None) -> Influence:
         """Through the perspective, which may want several trainings; ``view`` has the problem that estimators see."""
         seeds = self.job.perspective.seeds if self.look else 1
@@ -150,15 +163,24 @@ Rated = tuple[pd.DataFrame, dict[str, pd.DataFrame]]
 
 
 def judge(
-    job: Job, fitted: Fitted, truth: Influence | None, name: str, influence: Influence, warn: Callable[[str], None]
+    job: Job,
+    fitted: Fitted,
+    truth: Influence | None,
+    name: str,
+    influence: Influence,
+    warn: Callable[[str], None],
+    cost: Mapping[str, Any] | None = None,
 ) -> Rated:
-    """Rows of all metrics of the job, and their further tables by name; both say which estimator it is."""
+    """Rows of all metrics of the job, and their further tables by name; both say which estimator it is.
+
+    ``cost`` is what the influence took, as the manifest has it.
+    """
     rows: list[pd.DataFrame] = []
     tables: dict[str, pd.DataFrame] = {}
     for metric_name, metric in job.metrics.items():
         interrupts.check()
         run = job.run(fitted, metric.requires, metric_name, job.bank(), truth)
-        run = replace(run, judged=Judged.of(job, name, influence, run.warnings))
+        run = replace(run, judged=Judged.of(job, name, influence, run.warnings, cost))
         rows.append(metric.evaluate(influence, run))
         tables |= {key: table.assign(estimator=name) for key, table in tables_of(rows[-1]).items()}
         rows[-1].attrs.clear()  # pandas would compare them

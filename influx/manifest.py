@@ -195,6 +195,13 @@ def _checksum(values: dict[str, Any]) -> str:
     return content_hash(json.loads(json.dumps(values, default=str)), length=64)
 
 
+def sign_of(estimator: object) -> str:
+    """What positive values mean."""
+    if getattr(estimator, "sign", "") == "unsigned":
+        return "unsigned: values say nothing of who helps and who harms"
+    return "positive influence: the training instance helps, the test risk would be higher without it"
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, influx, its git commit if it runs from a checkout, and what computes."""
     found = {"python": platform.python_version()}

@@ -16,6 +16,7 @@ class Need(StrEnum):
     GRADIENTS = "gradients"  # per-instance gradients of the risk
     CURVATURE = "curvature"  # Hessian or Gauss-Newton products of the training objective
     CHECKPOINTS = "checkpoints"  # parameters along training, with learning rates
+    STATES = "states"  # parameters along training, whatever the learning rates
     TRAJECTORY = "trajectory"  # every step: batch ids, learning rates, clip factors, replay
     LINEAR_HEAD = "linear_head"  # a last layer that is linear in the features
     LINEAR_MODEL = "linear_model"  # a linear model with a penalty at its optimum, in closed form or by Newton's method

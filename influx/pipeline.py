@@ -23,11 +23,12 @@ from influx import interrupts, logs, progress, results
 from influx.config import PRESENTATION, Settings
 from influx.engines.executor import WORKERS, working
 from influx.engines.executors.exchange import remove_versions
+from influx.engines.trainings import train_ahead
 from influx.errors import Interrupted
 from influx.influence import Influence
 from influx.job import Job, assemble
 from influx.judged import Rated, judge
-from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, versions
+from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, sign_of, versions
 from influx.problem import Fitted
 from influx.reporting import html
 from influx.reporting.progress import factory
@@ -39,7 +40,6 @@ from influx.trackers.tracking import track, trackers_of
 from influx.trained import doubts, is_trained, trained_problem
 
 log = logging.getLogger("influx")
-SIGN = "positive influence: the training instance helps, the test risk would be higher without it"
 
 
 def execute(settings: Settings) -> Path:
@@ -230,6 +230,7 @@ class Pipeline:
         found, banks, warnings = [], [], []
         log.info("estimator %s", name)
         with measured() as spent:
+            train_ahead(self.job.bank(), range(trainings))
             for number in range(trainings):
                 interrupts.check()
                 job = self.job.trained_again(number)
@@ -253,7 +254,8 @@ class Pipeline:
         return found
 
     def _judge(self, name: str, influence: Influence) -> Rated:
-        return judge(self.job, self.fitted, self.saved_truth, name, influence, self.manifest.warn)
+        cost = self.manifest.values["cost"].get(name)
+        return judge(self.job, self.fitted, self.saved_truth, name, influence, self.manifest.warn, cost)
 
     def _description(self) -> dict[str, Any]:
         job = self.job
@@ -265,7 +267,7 @@ class Pipeline:
             "truth": job.truth_name,
             "choices": dict(job.settings.choices),
             "configuration": hashes(self._identity()),
-            "sign": SIGN,
+            "sign": sign_of(job.estimator),
             "protocol": self._protocol(),
             "seed": job.problem.seed,
             "versions": versions(),

@@ -95,10 +95,11 @@ class NetShape:
         plain: linear layers with elementwise functions between them, nothing else.
         steps: updates of the whole training.
         visits: instances in all their batches together.
-        saved: steps whose parameters are saved, from 0 to ``steps``.
+        saved: steps whose parameters are saved, up to ``steps``.
         state_bytes: optimizer state saved beside each of them.
         parameter_bytes: parameters and buffers of one checkpoint.
         kept_bytes: of one instance, what a pass keeps for the way back, and what that adds.
+        from_start: whether the first of ``saved`` is the initialisation.
     """
 
     parameters: int
@@ -115,6 +116,7 @@ class NetShape:
     state_bytes: int
     parameter_bytes: int
     kept_bytes: float = 0.0
+    from_start: bool = True
 
     @property
     def step_bytes(self) -> float:

@@ -231,6 +231,14 @@ class Problem:
         return content_hash([FORMAT, self.config, self.seed, self.data.fingerprint()], length=16)
 
 
+def only_training(learner: Learner) -> str:
+    """Why seeds make no other model of a learner, and what to do about it; nothing where they do."""
+    if not getattr(learner, "deterministic", False):
+        return ""
+    none = "this model's training has no randomness to average over; choose a net such as model=mlp"
+    return str(getattr(learner, "trained_elsewhere", none))
+
+
 def trained_again(problem: Problem, number: int, name: str = "training") -> Problem:
     """The same data and settings with the initialisation and batch order numbered ``number``; 0 is the problem."""
     return replace(problem, seed=stream_seed(problem.seed, f"{name}/{number}")) if number else problem

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from influx.errors import IncompatibleError, UndeclaredNeed, UserError
 from influx.influence import Influence, Scale
 from influx.needs import Need
-from influx.problem import Checkpoint, Data, Fitted, Outcomes, Problem, Split, trained_again
+from influx.problem import Checkpoint, Data, Fitted, Outcomes, Problem, Split, only_training, trained_again
 from influx.store import Folder
 from influx.streams import stream
 
@@ -163,9 +163,17 @@ class Run:
         return self._torch.checkpoints
 
     @property
+    def states(self) -> list[Checkpoint]:
+        """The same where their learning rates do not matter and may be unknown."""
+        self._use(Need.STATES)
+        return self._torch.checkpoints
+
+    @property
     def learning_rates(self) -> NDArray[np.float64]:
         """``(T,)`` learning rate of every step."""
         self._use(Need.CHECKPOINTS)
+        if (doubt := self._torch.rates_held) and doubt not in self.warnings:
+            self.warn(doubt)
         return self._torch.learning_rates
 
     @property
@@ -206,7 +214,6 @@ class Run:
     @property
     def unlike_sgd(self) -> str:
         """What makes the training's steps differ from plain SGD (momentum, Adam, clipping), or an empty string."""
-        self._use(Need.CHECKPOINTS)
         return self._torch.recipe.unlike_sgd
 
     def altered(self, data: Data) -> Bank:
@@ -229,8 +236,8 @@ class Run:
 
         if number == 0:
             return self
-        if getattr(self.problem.learner, "deterministic", False):
-            raise IncompatibleError("this model's training has no randomness; choose a net such as model=mlp")
+        if why := only_training(self.problem.learner):
+            raise IncompatibleError(why)
         beside, base = (self.bank, self.problem) if self.origin is None else (self.origin, self.origin.problem)
         problem = trained_again(base, number, name)
         folder = Folder(beside.folder.path.parent.parent / problem.id)
@@ -238,7 +245,7 @@ class Run:
         if self.origin is None:
             return replace(self, problem=problem, fitted=fitted, bank=bank)
         seen = replace(problem, data=self.problem.data)
-        return replace(self, problem=seen, fitted=fitted, bank=bank.of(seen), origin=bank)
+        return replace(self, problem=seen, fitted=fitted, bank=self.bank.seen_alike(bank, seen), origin=bank)
 
     @property
     def removal_noise(self) -> str:

@@ -33,6 +33,7 @@ from influx.engines.executors.exchange import Exchange, check_same, save_arrays
 from influx.engines.executors.sources import code_version
 from influx.engines.executors.trouble import told_error
 from influx.engines.retrain import Bank, described_retraining
+from influx.engines.trainings import described_trainings
 from influx.errors import DataError, InfluxError, Interrupted
 from influx.instantiate import build
 from influx.job import Job, assemble
@@ -159,9 +160,15 @@ class Serving:
 
     source: Source
     task: str
-    names: list[str]
+    served: dict[str, Any]  # the task's description
     results: Folder
     wanted: Wanted | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the blocks."""
+        names: list[str] = self.served["names"]
+        return names
 
     @property
     def spreads(self) -> bool:
@@ -212,7 +219,7 @@ def serve(exchange: Exchange, source: Source, worker: str) -> None:
         key = json.dumps(told["settings"], sort_keys=True)
         if key not in jobs:
             jobs[key] = assembled(told["settings"])
-        serving = Serving(source, wanted[0], told["names"], results, wanted)
+        serving = Serving(source, wanted[0], told, results, wanted)
         with suppress(Left):
             _work(jobs[key], told, arrays, serving)
         wanted = serving.wanted
@@ -234,8 +241,10 @@ def _work(job: Job, told: dict[str, Any], arrays: Arrays, serving: Serving) -> N
     if told["kind"] == "retrain":
         list(serving.do(described_retraining(job.problem, told, arrays), lambda number: None))  # raises Left
     torch.set_num_threads(told["threads"])
-    estimator = build(told["estimator"], "estimator", list(job.settings["trust"]))
     bank = Bank(job.problem, job.problem_folder.sub("retrain"), serving)
+    if told["kind"] == "training":
+        list(serving.do(described_trainings(bank, told), lambda number: None))
+    estimator = build(told["estimator"], "estimator", list(job.settings["trust"]))
     estimator.estimate(job.run(trained_problem(job), estimator.requires, told["who"], bank))
     check_same(serving.names, [])  # it never came to those blocks
     raise Left

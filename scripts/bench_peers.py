@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 from influx.engines.retrain import Bank
-from influx.engines.similarity import weighted_checkpoints
+from influx.engines.weighting import weighted_checkpoints
 from influx.estimators.trajectory.tracincp import TracInCP
 from influx.learners.torch.fitted import TorchFitted, load_parameters
 from influx.problem import Problem

@@ -34,6 +34,7 @@ from influx.trained import trained_problem as trained_problem  # what TRAK impor
 
 Compute = Callable[[], Any]
 LOGRA_RANK = 32
+LOGRA_DAMPING = 0.1  # over each layer's mean eigenvalue: what influx takes
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def _trak(kind: Any) -> Callable[[Given], Trak]:
     return lambda given: Trak(dim=given.dim, kind=kind, damping=given.damping, self_influence=False)
 
 
-def _other_seed(given: Given) -> Compute:
-    return _influx(_trak("gaussian"))(replace(given, seed=given.seed + 1))
+def _other(make: Callable[[Given], Any]) -> Callable[[Given], Compute]:
+    return lambda given: _influx(make)(replace(given, seed=given.seed + 1))
 
 
 def drawn(given: Given) -> Tensor:
@@ -201,7 +202,7 @@ class Batched(nn.Module):
 
 
 def _dattri_logra(batch: int) -> Callable[[Given], Compute]:
-    """``dattri.algorithm.logra.LoGraAttributor`` with gradients kept in memory."""
+    """``dattri.algorithm.logra.LoGraAttributor``, which knows linear layers only, with gradients kept in memory."""
 
     def prepare(given: Given) -> Compute:
         from dattri.algorithm.block_projected_if import block_projected_if as module
@@ -219,7 +220,9 @@ def _dattri_logra(batch: int) -> Callable[[Given], Compute]:
             torch.manual_seed(0)
             with tempfile.TemporaryDirectory() as folder:
                 task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
-                made = LoGraAttributor(task=task, proj_dim=LOGRA_RANK**2, offload="cpu", cache_dir=folder)
+                made = LoGraAttributor(
+                    task=task, damping=LOGRA_DAMPING, proj_dim=LOGRA_RANK**2, offload="cpu", cache_dir=folder
+                )
                 made.cache(DataLoader(train, batch))
                 return made.attribute(DataLoader(train, batch), DataLoader(test, batch)).detach() / len(train)
 
@@ -268,7 +271,7 @@ def ways(n: int) -> list[Way]:
     found = [
         Way("influx", "gaussian", "trak", _influx(_trak("gaussian"))),
         Way("influx", "gaussian, read from disk", "trak", _influx(_trak("gaussian"), fresh=False)),
-        Way("influx", "gaussian, another seed", "trak", _other_seed, check=True),
+        Way("influx", "gaussian, another seed", "trak", _other(_trak("gaussian")), check=True),
         Way("influx", "rademacher", "trak", _influx(_trak("rademacher"))),
         Way("influx", "sparse, the default", "trak", _influx(_trak("sparse"))),
         Way("influx", "two_sided", "trak", _influx(_trak("two_sided"))),
@@ -279,9 +282,9 @@ def ways(n: int) -> list[Way]:
     found += [
         Way("traker", "influx's projection", "trak", _traker(batches[0], shared=True), check=True),
         Way("dattri", "influx's projection", "trak", _dattri_trak(batches[0], shared=True), check=True),
-        Way(
-            "influx", f"rank {LOGRA_RANK}", "logra", _influx(lambda given: LoGra(rank=LOGRA_RANK, self_influence=False))
-        ),
+        Way("influx", f"rank {LOGRA_RANK}, linear layers", "logra", _influx(_logra)),
+        Way("influx", f"rank {LOGRA_RANK}, another seed", "logra", _other(_logra), check=True),
+        Way("influx", f"rank {LOGRA_RANK}, all layers", "logra", _influx(_logra_of_all), check=True),
         *(Way("dattri", f"rank {LOGRA_RANK}, batches of {b}", "logra", _dattri_logra(b)) for b in batches),
         Way("influx", "empirical Fisher", "ekfac", _influx(_ekfac)),
         *(Way("kronfluence", f"batches of {b}", "ekfac", _kronfluence(b)) for b in batches),
@@ -292,6 +295,17 @@ def ways(n: int) -> list[Way]:
 
 def _ekfac(given: Given) -> EKFACInfluence:
     return EKFACInfluence(curvature="empirical_fisher", self_influence=False, whole=0)
+
+
+def _logra(given: Given) -> LoGra:
+    """Of the layers that dattri knows."""
+    modules = given.trained.fitted.model().named_modules()
+    names = [name for name, module in modules if isinstance(module, nn.Linear)]
+    return LoGra(rank=LOGRA_RANK, parameters=names, self_influence=False)
+
+
+def _logra_of_all(given: Given) -> LoGra:
+    return LoGra(rank=LOGRA_RANK, self_influence=False)
 
 
 def _tracinrp(given: Given) -> TracInRP:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Tree methods against the tree-influence package: same values, and seconds at n = 20,000.
 
-    python scripts/bench_trees.py --peer /path/to/python [--n 20000] [--trees 100] [--m 100]
+    python scripts/bench_trees.py --peer /path/to/python [--n 20000] [--trees 100] [--m 100] [--limit 60]
 
 ``--peer`` is an interpreter with tree-influence 0.1.7, lightgbm 3.3, xgboost 1.5, catboost, pandas below 2.1 and
 scikit-learn below 1.2.
@@ -10,14 +10,15 @@ Values: the package's own trees, read as arrays, go through influx's computation
 largest value. For three classes also with the package's second derivative put into influx's computation: the library's,
 a multiple of the risk's own, which the package takes for the derivative of the gradient too.
 
-Seconds, two classes: both begin with a trained library model in memory and end with the values, the fastest of three,
-in seconds of the processor, one thread each. The package: ``fit`` and ``get_local_influence``. Influx, on a model of
-its own with the same settings: reading the trees from the library, checking them, and ``estimate``. TREX is timed at a
-quarter of n and LeafInfluence, n² loops of the package in Python, at a fortieth, where it takes about a minute. At all
-of n there are influx's seconds alone.
+Seconds of the processor, two classes, one thread: both begin with a trained library model in memory and end with the
+values, the fastest of three (one where the package takes more than ten). The package, with its defaults, which for
+LeafInfluence are all trees: ``fit`` and ``get_local_influence``. Influx, on a model of its own with the same settings:
+reading the trees from the library, checking them, and ``estimate``. A package that has used ``--limit`` seconds is
+ended and shown with the least that its ratio can be: LeafInfluence, n² loops in Python, which at a fortieth of n ends.
 
-Left out: LeafRefit, whose port takes gradients after the tree that it refits instead of before, and TREX for
-regression, whose weights in the package are half of those that decompose its fit.
+Left out: LeafRefit, whose port takes gradients after the tree that it refits instead of before, TREX for regression,
+whose weights in the package are half of those that decompose its fit, LeafSim for regression, where its signs are
+others, and TreeSim, which is a slower LeafSim.
 
 Then BoostIn alone for doubling n: seconds, and the rise of the peak of memory.
 """
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,9 +61,11 @@ PEERS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {  # theirs -> se
     "LeafInfluenceSP": ({}, "leaf_influence", {"update_set": "single", "cross_class": False}),
     "LeafInfluence": ({"update_set": -1}, "leaf_influence", {"cross_class": False, "self_influence": False}),
     "Trex": ({}, "trex", {}),
+    "LeafSim": ({}, "tree_similarity", {"cosine": False}),
 }
+UNLIKE = ("Trex", "LeafSim")  # which are something else for regression
 CURVED = ("LeafInfluenceSP", "LeafInfluence")  # whose gradients move, so that second derivatives count as such
-PARTS = {"BoostIn": 1, "LeafInfluenceSP": 1, "Trex": 4, "LeafInfluence": 40}  # that part of n is timed
+SMALLER = {"LeafInfluence": 40}  # timed at that part of n too
 LEAST = 200  # instances, from which trees are grown
 LIBRARIES: dict[str, Any] = {"lightgbm": LightGBM(), "xgboost": XGBoost(max_depth=5, learning_rate=0.3)}
 OBJECTIVES: dict[str, Any] = {"regression": "squared_error", "binary": "logistic", "multiclass": "softmax"}
@@ -217,7 +221,7 @@ def values_rows(peer: str) -> Iterator[list[str]]:
     for library in LIBRARIES:
         for task in OBJECTIVES:
             explainers = {
-                name: given for name, (given, _, _) in PEERS.items() if (name, task) != ("Trex", "regression")
+                name: given for name, (given, _, _) in PEERS.items() if task != "regression" or name not in UNLIKE
             }
             given = {"library": library, "task": task, "n": 200, "m": 20, "trees": 10, "repeats": 1}
             found = theirs(peer, **given, explainers=explainers)
@@ -230,24 +234,28 @@ def values_rows(peer: str) -> Iterator[list[str]]:
                 yield [library, task, name, *(f"{np.abs(ours - found[name]).max() / largest:.1e}" for ours in cells)]
 
 
-def seconds_rows(peer: str | None, folder: Path, n: int, m: int, trees: int) -> Iterator[list[str]]:
-    """Library, method, n, seconds of both and their ratio; influx alone where the package is not asked."""
+def seconds_rows(peer: str | None, folder: Path, n: int, m: int, trees: int, limit: int) -> Iterator[list[str]]:
+    """Library, method, n, seconds of both and their ratio; influx alone where there is no package."""
     for library in LIBRARIES:
         learner = growing(library, trees)
-        for name, part in PARTS.items():
-            some = max(n // part, min(n, LEAST))
-            given = {"library": library, "task": "binary", "n": some, "m": m, "trees": trees, "repeats": REPEATS}
-            took = np.nan
-            if peer:
-                try:
-                    found = theirs(peer, **given, explainers={name: PEERS[name][0]})
-                    took = float(found[f"{name}_seconds"].sum())
-                except subprocess.CalledProcessError as error:  # which has told why
-                    print(f"{library}, {name}: the package ended with {error.returncode}", file=sys.stderr)
-            for size in sorted({some, n}):
+        for name in PEERS:
+            for size in sorted({n, max(n // SMALLER.get(name, 1), min(n, LEAST))}):
                 mine = seconds(folder, problem("binary", size, m), learner, *PEERS[name][1:])
-                both = [f"{took:.2f}", f"{mine:.3f}", f"{took / mine:.1f}"] if size == some else ["", f"{mine:.3f}", ""]
-                yield [library, name, f"{size:,}", *both]
+                given = {"library": library, "task": "binary", "n": size, "m": m, "trees": trees}
+                both = against(peer, name, mine, given | {"repeats": REPEATS, "limit": limit}) if peer else ("", "")
+                yield [library, name, f"{size:,}", both[0], f"{mine:.3f}", both[1]]
+
+
+def against(peer: str, name: str, mine: float, given: dict[str, Any]) -> tuple[str, str]:
+    """Seconds of the package and how many times those of influx they are."""
+    try:
+        found = theirs(peer, **given, explainers={name: PEERS[name][0]})
+    except subprocess.CalledProcessError as error:
+        if error.returncode == -signal.SIGXCPU:
+            return f"not done in {given['limit']}", f"> {given['limit'] / mine:.0f}"
+        return f"ended with {error.returncode}", ""  # it has told why
+    took = float(found[f"{name}_seconds"].sum())
+    return f"{took:.2f}", f"{took / mine:.1f}"
 
 
 def show(title: str, head: list[str], rows: Iterator[list[str]], console: Console) -> None:
@@ -266,6 +274,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--m", type=int, default=100)
     parser.add_argument("--trees", type=int, default=100)
+    parser.add_argument("--limit", type=int, default=60, help="seconds for each method of the package")
     parser.add_argument("--grown", type=Path, help=argparse.SUPPRESS)
     asked, console = parser.parse_args(), Console(width=140)
     torch.set_num_threads(1)
@@ -278,7 +287,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         head = ["library", "method", "n", "tree-influence s", "influx s", "ratio"]
-        rows = seconds_rows(asked.peer, folder, asked.n, asked.m, asked.trees)
+        rows = seconds_rows(asked.peer, folder, asked.n, asked.m, asked.trees, asked.limit)
         show(f"m = {asked.m}, {asked.trees} trees, two classes", head, rows, console)
         sizes = [asked.n // 4, asked.n // 2, asked.n, 2 * asked.n]
         times, more = zip(*(growth(folder, n, asked.m, asked.trees) for n in sizes), strict=True)

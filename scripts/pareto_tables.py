@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from influx.metrics.predicted import Predicted
 from influx.reporting import series
 from influx.reporting.comparison import Difference, pareto_front
 from influx.reporting.comparison_table import told
@@ -21,11 +21,11 @@ COSTS = ["seconds", "without trainings", "Pareto front", "without trainings"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One estimator: influence (n, m), scores over all seeds and under the explained model's, trainings, seconds."""
+    """One estimator: scores, over all seeds and under the explained model's, with what they rest on, and costs."""
 
-    influence: NDArray[np.float64]
     lds: Score
     own: Score  # under the seed of the explained model
+    predicted: tuple[Predicted, Predicted]  # behind both
     trainings: int  # of the estimator itself
     seconds: float
     without: float  # the seconds of these trainings

@@ -34,14 +34,15 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import influx
 from influx.api import Result
-from influx.commands.paired import N_BOOT, bootstrap
+from influx.commands.comparable import of_predictions
+from influx.commands.paired import LDS, N_BOOT, differences_of
 from influx.config import compose
 from influx.engines.audit import audit
 from influx.influence import Influence
 from influx.job import assemble
 from influx.metrics.lds import LinearDatamodelingScore
-from influx.metrics.resampled import resampled_spearman
-from influx.metrics.statistics import counts_of, mean_pairwise, ranks, resample, standardise
+from influx.metrics.predicted import TABLE, Predicted
+from influx.metrics.tidy import tables_of
 from influx.reporting.comparison import Difference
 from influx.run import Run
 from influx.store import content_hash
@@ -103,10 +104,12 @@ class Judge:
         """By the models with the explained one's initialisation and batch order, from which only the data differ."""
         return replace(self, metric=replace(self.metric, seeds=1))
 
-    def score(self, influence: Numbers) -> Score:
-        """LDS and its interval."""
-        found = self.metric.evaluate(Influence(values=influence), self.run).set_index("metric").loc["lds"]
-        return float(found["value"]), float(found["ci_low"]), float(found["ci_high"])
+    def score(self, influence: Numbers) -> tuple[Score, Predicted]:
+        """LDS with its interval, and the predictions and outcomes that it rests on."""
+        frame = self.metric.evaluate(Influence(values=influence), self.run)
+        found = frame.set_index("metric").loc["lds"]
+        score = float(found["value"]), float(found["ci_low"]), float(found["ci_high"])
+        return score, Predicted.read(tables_of(frame)[TABLE])
 
 
 def coloured(path: Path) -> None:
@@ -169,8 +172,9 @@ def measured(settings: list[str], judge: Judge, prepared: Path, folder: Path, tr
     warm = (
         [computed(settings, first, folder / f"kept-{i}", kept=True)[1] for i in range(repeats)] if trainings else cold
     )
-    lds, own = judge.score(influence), judge.alone.score(influence)
-    return Row(influence=influence, lds=lds, own=own, trainings=trainings, seconds=min(cold), without=min(warm))
+    (lds, over_all), (own, of_own) = judge.score(influence), judge.alone.score(influence)
+    predicted, seconds, without = (over_all, of_own), min(cold), min(warm)
+    return Row(lds=lds, own=own, predicted=predicted, trainings=trainings, seconds=seconds, without=without)
 
 
 def diagnosis(settings: list[str], place: Path) -> list[str]:
@@ -186,18 +190,10 @@ def diagnosis(settings: list[str], place: Path) -> list[str]:
     ]
 
 
-def differences(judge: Judge, rows: dict[str, Row], wanted: Sequence[Pair]) -> dict[Pair, Difference]:
+def differences(predicted: dict[str, Predicted], wanted: Sequence[Pair]) -> dict[Pair, Difference]:
     """LDS of one row minus that of another, over the same resamples of subsets and test instances."""
-    metric, run = judge.metric, judge.run
-    design = metric.design(len(run.train), run.problem.seed)
-    _, outcomes = run.retrain.outcomes(design)
-    observed = -outcomes.loss.reshape(metric.seeds, metric.subsets, -1).mean(axis=0)
-    masks = design.weights[: metric.subsets].astype(np.float64)
-    names = list(rows)
-    arrays = [np.stack([masks @ rows[name].influence, observed]) for name in names]
-    values = np.array([mean_pairwise(np.stack([standardise(ranks(a)) for a in pair])) for pair in arrays])
-    counts = counts_of(resample(stream(0, "study/subsets"), metric.subsets, N_BOOT))
-    found, _ = bootstrap(values, lambda i: resampled_spearman(arrays[i], counts))
+    names = list(predicted)
+    found = differences_of(of_predictions(list(predicted.values()), N_BOOT), LDS, 0).differences
     made = {}
     for pair in wanted:
         i, j = (names.index(name) for name in pair)
@@ -251,7 +247,7 @@ def study(name: str, given: argparse.Namespace, folder: Path) -> list[str]:
         rows[title] = row
         print(f"{name}: {title}: LDS {row.lds[0]:.3f}, {row.seconds:.3g} s ({row.without:.3g} s)", flush=True)
     by = {pair: who for pair, who in claims(given.downsampling).items() if set(pair) <= set(rows)}
-    found = [differences(each, rows, list(by)) for each in (judge, judge.alone)]
+    found = [differences({title: row.predicted[i] for title, row in rows.items()}, list(by)) for i in range(2)]
     unrolled = [*common, *every["magic"]], folder / f"magic-{key}" / "cold-0"
     told = diagnosis(*unrolled) if "magic" in rows else []
     lines = [*about(first, spent), *told, "", *table(rows, found, by)]

@@ -5,12 +5,12 @@ Seconds are those of the processor, on one thread.
 LOO: the library's training without an instance, then predictions for all training and test instances, by arrays made
 of the trees where the library is scikit-learn. It is the mean over some removals, times n.
 
-With reading: all that influx does between a trained model of the library in memory and the values. Its structure is
-read into arrays, the library is asked for the leaves of all instances, all leaf values are recomputed and margins of
-some instances compared, then the estimator runs; the median of some repeats. Once read: the estimator alone on that
-forest.
+With reading: all that influx does between a model as training left it in the library's memory and the values. Its
+structure is read into arrays, the library is asked for the leaves of all instances, all leaf values are recomputed and
+margins of some instances compared, then the estimator runs; the median of some repeats, each on a model trained anew.
+Once read: the estimator alone on that forest.
 
-In neither: loading the data, imports, and opening a trained model from its file, since LOO's models never leave memory.
+In neither: loading the data, imports, and files: LOO's models never leave memory either.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from influx.config import compose
 from influx.engines import subsets
 from influx.job import assemble
 from influx.learners.trees.ensemble import Sample
-from influx.learners.trees.fitted import flat
+from influx.learners.trees.fitted import TreesFitted, flat
 from influx.learners.trees.nodes import Nodes
 from influx.oracles.toys import Toy, estimator_named, learned
 from influx.problem import Problem
@@ -82,9 +82,8 @@ def rows(model: str, dataset: str, folder: str, removed: int) -> Iterator[list[s
 def again(toy: Toy) -> Toy:
     """The same trained model, its structure read from the library anew; nothing read before is kept."""
     fitted = toy.fitted
-    ensemble = replace(fitted.ensemble)
-    predictor = replace(fitted.predictor, ensemble=ensemble)
-    return replace(toy, fitted=replace(fitted, predictor=predictor, structure=ensemble.values()))
+    predictor = replace(fitted.predictor, ensemble=replace(fitted.ensemble))
+    return replace(toy, fitted=replace(fitted, predictor=predictor))
 
 
 def _problem(model: str, dataset: str, folder: str, fewer: bool = False) -> Problem:
@@ -109,21 +108,24 @@ def _timed(
     made: Problem, folder: str, name: str, settings: dict[str, object], converted: float
 ) -> tuple[NDArray[np.float64], float, float]:
     """Values, and median seconds with and without reading the trees; ``converted`` seconds are part of reading."""
-    estimator = estimator_named(name, settings)
+    estimator, learner, x = estimator_named(name, settings), made.learner, flat(made.data.train)
+    toy = learned(Path(folder) / "speed", made.data, learner)
+    values = np.asarray(toy.estimate(name, **settings).values)
     whole, own = [], []
     for _ in range(REPEATS):
-        toy = learned(Path(folder) / "speed", made.data, made.learner)  # trained once, then opened from its file
+        trained = learner.predictor(made.data, x, np.ones(len(x)), 0, in_place=False)
         start = time.process_time()
-        run = again(toy).run(estimator, name)
+        run = replace(toy, fitted=TreesFitted(learner=learner, predictor=trained)).run(estimator, name)
         _ = run.forest
         middle = time.process_time()
-        values = estimator.estimate(run).values
+        estimator.estimate(run)
         end = time.process_time()
+        del run, trained  # freeing a model is no part of the next one's time
         whole.append(converted + end - start)
         own.append(end - middle)
         if sum(whole) > ENOUGH:
             break
-    return np.asarray(values), float(np.median(whole)), float(np.median(own))
+    return values, float(np.median(whole)), float(np.median(own))
 
 
 def _converted(made: Problem) -> float:

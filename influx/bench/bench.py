@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from influx import interrupts, progress
-from influx.bench import growth, orders
+from influx.bench import growth, orders, split
 from influx.bench.clock import LONG, Kernel, Rounds
 from influx.bench.gates import SLOWER, larger, slower
 from influx.bench.machine import differences, machine
@@ -52,6 +52,7 @@ def run(suites: Sequence[Suite], baseline: Results | None = None, anew: bool = F
                 _trial(results, f"{suite.name}/{problem}", trials, kernel, suspect)
             results.checks += _oracles(suite)
             results.checks += _growth(suite, kernel)
+            results.entries |= _split(suite, kernel, suspect)
             results.suites[suite.name] = {"protocol": suite.protocol, "seconds": time.perf_counter() - start}
     return results
 
@@ -104,6 +105,16 @@ def _growth(suite: Suite, kernel: Kernel) -> Iterator[Check]:
                 found = tried(partial(growth.check, where, one, Path(folder), kernel))
                 yield _stopped(f"{where}/{one.estimator}", found) if isinstance(found, str) else found
             done(1)
+
+
+def _split(suite: Suite, kernel: Kernel, suspect: Suspect) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    with progress.task(f"{suite.name}/split", len(suite.split)) as done:
+        for one in suite.split:
+            with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
+                found |= split.measure(suite.name, one, Path(folder), kernel, suspect)
+            done(1)
+    return found
 
 
 def _stopped(where: str, error: str) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ def check(where: str, growth: Growth, outputs: Path, kernel: Kernel) -> Check:
     Raises:
         UserError: the suite describes no problem that the estimator can work on.
     """
-    rounds = [_rounds(growth, size, outputs, kernel) for size in growth.sizes]
+    about = partial(rounds_of, growth.estimator, growth.vary, settings=growth.settings, outputs=outputs, kernel=kernel)
+    rounds = [about(size) for size in growth.sizes]
     for one in rounds:
         one.go(lambda found: False)
     for _ in range(RETRIES):
@@ -50,7 +52,14 @@ def slope(sizes: Sequence[int], rounds: Sequence[Rounds[Influence]]) -> float:
     return float(np.polyfit(np.log(np.asarray(sizes, dtype=np.float64)), times, 1)[0])
 
 
-def _rounds(growth: Growth, size: int, outputs: Path, kernel: Kernel) -> Rounds[Influence]:
-    job = job_of([*growth.settings, f"{growth.vary}={size}", "truth=none", "metric=[]"], outputs)
-    estimator = build(load_choice("estimator", growth.estimator), "estimator", [])
-    return Problem(job, kernel).rounds(growth.estimator, estimator)[0]
+def rounds_of(
+    name: str, vary: str, size: int, settings: Sequence[str], outputs: Path, kernel: Kernel
+) -> Rounds[Influence]:
+    """Estimates of the estimator ``name``, none done yet, on a problem whose setting ``vary`` is ``size``.
+
+    Raises:
+        UserError: that is no problem, or there is no such estimator.
+    """
+    estimator = build(load_choice("estimator", name), "estimator", [])
+    job = job_of([*settings, f"{vary}={size}", "truth=none", "metric=[]"], outputs)
+    return Problem(job, kernel).rounds(name, estimator)[0]

@@ -23,7 +23,7 @@ def machine() -> dict[str, str]:
     found = versions()
     found = {name: version for name, version in found.items() if name != "torchvision"}
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": "1",
@@ -38,7 +38,8 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [f"{n} {then.get(n, 'unknown')} → {now.get(n, 'unknown')}" for n in names if then.get(n) != now.get(n)]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name; empty where nobody knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

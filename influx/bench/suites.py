@@ -60,6 +60,20 @@ class Growth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """An estimator whose time is parted into build and query, from estimates on few and on many test instances."""
+
+    estimator: str
+    tests: Sequence[int]
+    settings: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Two sizes, the smaller first."""
+        if len(self.tests) != 2 or not 0 < self.tests[0] < self.tests[1]:
+            raise ConfigError(f"split: tests must be two numbers, the smaller first, got {self.tests}; correct it")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """One suite. ``oracles`` are estimators held against their oracles, as ``influx verify`` does; all if ["all"]."""
 
@@ -69,6 +83,7 @@ class Suite:
     problems: Mapping[str, Trials]
     oracles: Sequence[str]
     growth: Sequence[Growth]
+    split: Sequence[Split] = ()
 
 
 def suite_names() -> list[str]:
@@ -95,7 +110,7 @@ def read(name: str, values: Mapping[str, Any]) -> Suite:
         ConfigError: a key is unknown or missing, or a direction is none.
     """
     where = f"bench/{name}.yaml"
-    _check(values, {"summary", "problems", "oracles", "growth"}, {"summary"}, where)
+    _check(values, {"summary", "problems", "oracles", "growth", "split"}, {"summary"}, where)
     problems = {str(key): _trials(node, f"{where}: {key}") for key, node in (values.get("problems") or {}).items()}
     growth = [_made(Growth, node, f"{where}: growth") for node in values.get("growth") or []]
     return Suite(
@@ -105,6 +120,7 @@ def read(name: str, values: Mapping[str, Any]) -> Suite:
         problems=problems,
         oracles=list(values.get("oracles") or []),
         growth=growth,
+        split=[_made(Split, node, f"{where}: split") for node in values.get("split") or []],
     )
 
 

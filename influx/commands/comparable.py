@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Sides = tuple[NDArray[Any], NDArray[Any]]
 MIN_ROWS = 3
 BLOCK = 1 << 22  # numbers of a matrix that are held at a time
+HELD = 1 << 25  # numbers of predictions and outcomes that are held, of all runs together
 SAME_TRUTH = 1e-3  # relative; two machines round differently
 EARLIER = "no predictions per subset were saved; run again with overwrite=true"
 
@@ -77,20 +78,35 @@ def on_training_instances(records: Sequence[RunRecord], n_boot: int) -> Comparab
 def on_subsets(records: Sequence[RunRecord], n_boot: int) -> Comparable:
     """Summed influence against what models trained on subsets do, on the subsets of the metric ``lds``."""
     first = next((record for record in records if _keeps(record)), None)
-    its = _predicted(first) if first else None
-    reasons = tuple("" if first is record else _other_outcomes(record, first, its) for record in records)
+    read = _Reader()
+    its = read(first) if first else None
+    reasons = tuple("" if first is record else _other_outcomes(record, first, its, read) for record in records)
 
     def sides(place: int) -> Sides:
-        found = _predicted(records[place])
+        found = read(records[place])
         return found.predicted, found.observed
 
+    return _over_subsets(reasons, sides, its, n_boot)
+
+
+def of_predictions(predicted: Sequence[Predicted], n_boot: int) -> Comparable:
+    """The same of predictions at hand, for the same subsets, outcomes and test instances."""
+
+    def sides(place: int) -> Sides:
+        return predicted[place].predicted, predicted[place].observed
+
+    return _over_subsets(("",) * len(predicted), sides, predicted[0], n_boot)
+
+
+def _over_subsets(
+    reasons: tuple[str, ...], sides: Callable[[int], Sides], its: Predicted | None, n_boot: int
+) -> Comparable:
     found = Comparable(reasons=reasons, sides=sides, over="subsets and test instances")
     if its is None:
         return found
     count = len(its.observed)
-    return replace(
-        found, rows=np.arange(count), counts=counts_of(resample(stream(0, "compare/subsets"), count, n_boot))
-    )
+    drawn = resample(stream(0, "compare/subsets"), count, n_boot)
+    return replace(found, rows=np.arange(count), counts=counts_of(drawn))
 
 
 def _computed(record: RunRecord) -> NDArray[np.bool_]:
@@ -117,12 +133,12 @@ def _other_truth(record: RunRecord, first: RunRecord | None) -> str:
     return "" if _alike(record.truth[rows], first.truth[rows]) else f"another ground truth than {first.name}"
 
 
-def _other_outcomes(record: RunRecord, first: RunRecord | None, its: Predicted | None) -> str:
+def _other_outcomes(record: RunRecord, first: RunRecord | None, its: Predicted | None, read: _Reader) -> str:
     """Why a run cannot be paired with the first that has kept its predictions, or ""."""
     if not _keeps(record) or first is None or its is None:
         notes = [str(row["note"]) for row in record.metric_rows if row["metric"] == "lds"]
         return TOO_MANY if any(TOO_MANY in note for note in notes) else EARLIER
-    own = _predicted(record)
+    own = read(record)
     if not np.array_equal(own.test_ids, its.test_ids):
         return f"other test instances than {first.name}"
     if len(own.observed) != len(its.observed) or not _alike(own.observed, its.observed):
@@ -141,13 +157,26 @@ def _keeps(record: RunRecord) -> bool:
     return TABLE in metric_tables.names(record)
 
 
-def _predicted(record: RunRecord) -> Predicted:
-    """What a run has kept of its own estimator.
+class _Reader:
+    """What runs have kept of their own estimators. Each is read once while there is room to hold it."""
 
-    Raises:
-        DataError: the file is damaged.
-    """
-    path = metric_tables.path(record, TABLE)
-    table = reading.read_parquet(path, COLUMNS, [("estimator", "in", [record.estimator])])
-    with reading.reading(path):
-        return Predicted.read(table)
+    def __init__(self) -> None:
+        self._held: dict[int, Predicted] = {}
+        self._room = HELD
+
+    def __call__(self, record: RunRecord) -> Predicted:
+        """Those of one run.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if id(record) in self._held:
+            return self._held[id(record)]
+        path = metric_tables.path(record, TABLE)
+        table = reading.read_parquet(path, COLUMNS, [("estimator", "in", [record.estimator])])
+        with reading.reading(path):
+            found = Predicted.read(table)
+        if 2 * found.observed.size <= self._room:
+            self._room -= 2 * found.observed.size
+            self._held[id(record)] = found
+        return found

@@ -8,17 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from influx.commands.protocols import settings_that_differ
+from influx.reporting.ceilings import about, shared_ceiling
 from influx.reporting.comparison import Entry, Kind
 from influx.reporting.text import number
-from influx.reporting.verdict import (
-    ABOUT_CEILING,
-    ABOUT_CEILING_OF_MEAN,
-    CEILING_OF_MEAN,
-    Score,
-    names_of,
-    score_of,
-    words,
-)
+from influx.reporting.verdict import Score, names_of, score_of
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
@@ -83,27 +76,18 @@ class Rows:
     def ceilings(self, records: Sequence[RunRecord]) -> tuple[list[Entry], dict[str, str]]:
         """How well the truth agrees with itself in the metrics shown, and what this means, by metric.
 
-        A truth that is a mean over seeds has the ceiling of a mean where that is known.
+        What belongs to one estimator's removals is no ceiling of the others and is left out.
         """
         found: dict[str, Score] = {}
-        about: dict[str, str] = {}
+        told: dict[str, str] = {}
         for record in records:
-            rows = [
-                row for row in record.metric_rows if "ceiling" in words(str(row["metric"])) and row["status"] == "ok"
-            ]
-            one_seed = [row["value"] for row in rows if row["metric"] == "ceiling_spearman"]
-            for row in sorted(rows, key=lambda row: row["metric"] != CEILING_OF_MEAN):
-                name = str(row["metric"])
-                of_mean = name == CEILING_OF_MEAN and row["value"] not in one_seed  # truth may be one of several seeds
-                plain = name.removeprefix("ceiling_").removesuffix("_ceiling")
-                plain = "spearman" if of_mean else plain
-                if plain not in self.columns or plain in found:
-                    continue
-                found[plain] = score_of(row, self.marks)
-                if name.startswith("ceiling_"):  # that of LDS is about subsets
-                    about[plain] = ABOUT_CEILING_OF_MEAN if of_mean else ABOUT_CEILING
+            for metric in self.columns:
+                ceiling = shared_ceiling(metric, record.metric_rows)
+                if metric not in found and ceiling is not None:
+                    found[metric], told[metric] = score_of(ceiling.row, self.marks), about(ceiling)
+        told = {metric: told[metric] for metric in self.columns if told.get(metric)}
         made = [Entry(name="noise ceiling", estimator="", kind="ceiling", run="", scores=found)] if found else []
-        return made, about
+        return made, told
 
 
 def labels(records: Sequence[RunRecord], runs: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from influx.commands.comparison_rows import Rows, labels, prices_of
 from influx.commands.protocols import Group, beside_models, grouped, trained_as
 from influx.errors import ConfigError, did_you_mean
+from influx.reporting.ceilings import is_ceiling
 from influx.reporting.comparison import (
     Comparison,
     Difference,
@@ -20,11 +21,12 @@ from influx.reporting.comparison import (
     pareto_front,
     run_names,
 )
-from influx.reporting.verdict import agreement_columns, detection_columns, words
+from influx.reporting.verdict import agreement_columns, detection_columns
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
+COSTS = "runtime_"  # begin the names of metrics of which less is better
 FURTHER = 6  # metrics shown where none of the usual ones was measured
 WITHIN = (
     "each model is judged by its own ground truth: differences, letters and Pareto fronts are within a model, between "
@@ -71,7 +73,7 @@ def _comparison(
     """Those of one protocol; ``runs`` are their names, ``marks`` those of footnotes."""
     columns = _columns(records, asked.metrics)
     metric = next(iter(columns), "")
-    lower = asked.lower_is_better and metric == asked.metrics[0]
+    lower = metric.startswith(COSTS) or (asked.lower_is_better and metric == asked.metrics[0])
     rows = Rows(columns=columns, marks=marks, prices=prices)
     entries: list[Entry] = []
     known: list[Entry] = []
@@ -164,7 +166,7 @@ def _columns(records: Sequence[RunRecord], asked: Sequence[str]) -> dict[str, st
     usual = [name for name in ("spearman", "lds") if name in headings]
     order = [name for name in dict.fromkeys([*asked, *usual, *headings]) if measured[name] or name in asked]
     if not order:
-        order = [name for name, ok in measured.items() if ok and "ceiling" not in words(name)][:FURTHER]
+        order = [name for name, ok in measured.items() if ok and not is_ceiling(name)][:FURTHER]
     return {name: headings.get(name, name.replace("_", " ")) for name in order}
 
 

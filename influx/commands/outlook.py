@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from influx.commands.foreseen import peak_mb, stage_row
 from influx.commands.outputs import read_manifest
-from influx.commands.spreading import WORKER_SECONDS, Shared, rounds
+from influx.commands.spreading import WORKER_SECONDS, Ahead, Shared, rounds, shared
 from influx.manifest import kept
 
 if TYPE_CHECKING:
@@ -138,21 +138,21 @@ class Outlook:
             trained = self.pace.training + self._trained(work, models, work.more_alone)
             each = self._seconds(self.job.estimator, work) + trained
             row["seconds"] += others * each
-            shared = self._shared(self.job.estimator)
-            row["disk_mb"] += others * (work.disk + (shared.disk_bytes if shared else 0.0)) / 1e6
+            spread = self._shared(self.job.estimator)
+            row["disk_mb"] += others * (work.disk + (spread.disk_bytes if spread else 0.0)) / 1e6
             row["formula"] = f"{others + 1} trainings of the problem, each: {row['formula']}"
         return row
 
     def _evaluate(self) -> dict[str, Any]:
         """Each metric once per estimator shown; their trainings once."""
-        from influx.other_models import work_under_others
+        from influx.timed import work_asked_again
 
         shown = 1 + len(self.job.baselines)
         metrics = [self._work(name, metric, self._truth_rows) for name, metric in self.job.metrics.items()]
         own = ("own_trainings", "own_alone", "disk")
         metrics = [replace(work, **{name: shown * getattr(work, name) for name in own}) for work in metrics]
         baselines = [self._work(name, baseline, self._truth_rows) for name, baseline in self.job.baselines.items()]
-        others = work_under_others(self.job)
+        others = work_asked_again(self.job)
         row = self._measured("evaluate", [*metrics, *others, *baselines], self._ranking_mb)
         row["seconds"] += (shown - 1) * sum(self.rates.seconds(work) for work in metrics)
         row["formula"] = f"{shown} estimators: {row['formula']}"
@@ -180,18 +180,15 @@ class Outlook:
         return self._workers > 1 or self.job.executor.spreads
 
     def _seconds(self, part: object, work: Work) -> float:
-        """Everything but the trainings; gradient similarity is shared out among workers."""
+        """Everything but the trainings; gradients are shared out among workers."""
         rates = self.machine.rates(getattr(part, "precision", "model")) if self.machine else self.rates
-        shared = self._shared(part)
-        return shared.seconds(rates, self._workers) if shared else rates.seconds(work)
+        spread = self._shared(part)
+        return spread.seconds(rates, self._workers, work) if spread else rates.seconds(work)
 
-    def _shared(self, part: object) -> Shared | None:
+    def _shared(self, part: object) -> Shared | Ahead | None:
         """How workers share the part, if they do."""
-        from influx.engines.similarity import Checkpointed
-
-        if not (self._spreads and self.shape and isinstance(part, Checkpointed)):
-            return None
-        return Shared.of(part, self.job.problem, self.shape, 8 if _dtype(self.job.problem.learner) == "float64" else 4)
+        shape, problem = self.shape if self._spreads else None, self.job.problem
+        return shared(part, problem, shape, 8 if _dtype(problem.learner) == "float64" else 4) if shape else None
 
     @property
     def _matrix_mb(self) -> float:
@@ -225,28 +222,28 @@ class Outlook:
         tried = [settling_work(self.shape) for each in works if each.gradients and self.shape]
         work = total([*works, *tried])
         counted = [self._missing(each) for each in works]
-        missing, asked, _ = (round(sum(numbers)) for numbers in zip((0, 0, 0), *counted, strict=True))
+        missing, asked, alone = (round(sum(numbers)) for numbers in zip((0, 0, 0), *counted, strict=True))
         problem, first = self.job.problem, FIRST_GRADIENTS if work.gradients and not self.warm else 0.0
         self.warm = self.warm or bool(work.gradients)
         instances = len(problem.train) + len(problem.test)
         trainings = sum(
-            self._trained(each, number, alone) for each, (number, _, alone) in zip(works, counted, strict=True)
+            self._trained(each, number, single) for each, (number, _, single) in zip(works, counted, strict=True)
         )
         block = max(problem.learner.block_size(problem.data), 1)
         trainings += FILE_SECONDS * missing / block
-        blocks, shared = -(-missing // block), self._shared(part)
+        blocks, spread = -(-(missing - alone) // block) + alone, self._shared(part)
         trainings *= rounds(blocks, self._workers) / max(blocks, 1)
         seconds = first + self._seconds(part, work) + trainings
-        if self._spreads and not self.started and (blocks or shared):
+        if self._spreads and not self.started and (blocks or spread):
             seconds, self.started = seconds + WORKER_SECONDS, True
         parts = [f"{missing:,} of {asked:,} trainings"] if asked else []
         parts += [f"{work.gradients:,.0f} gradients"] if work.gradients else []
         formula = work.formula
         if missing:
             formula += f"; {problem.learner.cost(problem.data, missing).formula}"
-        if shared:
-            formula += f"; {shared.sentence(self._workers, self._floor_mb)}"
-            disk_mb += shared.disk_bytes / 1e6
+        if spread:
+            formula += f"; {spread.sentence(self._workers, self._floor_mb)}"
+            disk_mb += spread.disk_bytes / 1e6
         disk_mb += work.disk / 1e6
         disk_mb += missing * (instances * FIELDS_BYTES + len(problem.train) / 8 + 60) / 1e6
         state = "in part" if missing < asked else "to do"

@@ -72,8 +72,12 @@ def pairs_of(records: Sequence[RunRecord], metric: str, k: int) -> Pairs:
     and training instances where only some have a truth. ``different`` uses simultaneous intervals: the largest of all
     studentised differences of a resample decides how wide they are.
     """
-    found = (on_subsets if metric == LDS else on_training_instances)(records, N_BOOT)
-    usable, count, lack = found.usable, len(records), _lack(found, metric, k)
+    return differences_of((on_subsets if metric == LDS else on_training_instances)(records, N_BOOT), metric, k)
+
+
+def differences_of(found: Comparable, metric: str, k: int) -> Pairs:
+    """Compare every two of what ``found`` says can be compared; the rest as for ``pairs_of``."""
+    usable, count, lack = found.usable, len(found.reasons), _lack(found, metric, k)
     whole, named = np.zeros((count, count), dtype=bool), dict[tuple[int, int], Difference]()
     if len(usable) > 1 and not lack:
         values = np.array([_judge(found.sides(i), found.rows, metric, k) for i in usable])

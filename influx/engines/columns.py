@@ -48,8 +48,8 @@ def length(rows: Rows) -> int:
     return layer.b if isinstance(layer, Weighted) else len(layer.flat())
 
 
-def gathered(blocks: Iterator[Rows], count: int) -> tuple[Rows, Tensor]:
-    """Blocks of ``count`` instances in all as one, and ``(count,)`` squared norms; a single block is left as it is.
+def gathered(blocks: Iterator[Rows], count: int, norms: bool = True) -> tuple[Rows, Tensor | None]:
+    """Blocks of ``count`` instances in all as one; with ``norms`` ``(count,)`` squared norms. One block stays as it is.
 
     It holds outer products as their vectors and everything else written out.
     """
@@ -58,10 +58,11 @@ def gathered(blocks: Iterator[Rows], count: int) -> tuple[Rows, Tensor]:
     written: dict[int, Tensor] = {}
     start = 0
     for rows in blocks:
-        squares.append(rows.squares())  # first: what it writes out is not written again
-        stop = start + len(squares[-1])
+        if norms:
+            squares.append(rows.squares())  # first: what it writes out is not written again
+        stop = start + length(rows)
         if stop - start == count:
-            return rows, squares[0]
+            return rows, squares[0] if norms else None
         for number, layer in enumerate(rows.tensors()):
             term = outer(layer)
             if term is not None:
@@ -76,7 +77,7 @@ def gathered(blocks: Iterator[Rows], count: int) -> tuple[Rows, Tensor]:
         Flat(written[number]) if number in written else Weighted(count, [_joined(products[number])], False)
         for number in range(len(written) + len(products))
     ]
-    return Rows(layers), torch.cat(squares)
+    return Rows(layers), torch.cat(squares) if norms else None
 
 
 def spared(layers: list[LayerRows]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from influx.engines.factors import Dense, Side
 
 PIECE_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}  # patches at a time: on a processor, about its second-level cache
+CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CHANNELS = 16  # of an input, below which whole patches are faster than rows of them
 
 
@@ -27,10 +28,15 @@ class Geometry:
     dilation: tuple[int, ...]
     groups: int
 
+    @property
+    def margins(self) -> list[int]:
+        """What ``F.pad`` takes: before and after, the last dimension first."""
+        return [side for size in reversed(self.padding) for side in (size, size)]
+
     def patches(self, inputs: Tensor) -> Tensor:
         """What each position sees: a view ``(b, channels, *kernel, *positions)`` of ``inputs`` (b, channels, ...)."""
         if any(self.padding):
-            inputs = F.pad(inputs, [side for size in reversed(self.padding) for side in (size, size)])
+            inputs = F.pad(inputs, self.margins)
         b, channels, *sizes = inputs.shape
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         out = [(size - span) // step + 1 for size, span, step in zip(sizes, spans, self.stride, strict=True)]
@@ -58,6 +64,20 @@ class Convolved:
         """Output gradients and patches, ``(b, k L, ...)``, when channels are not in groups."""
         return self._sides
 
+    def through(self, rows: Tensor | None, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sides times matrices: patches by a convolution with these as filters, so that none is copied."""
+        left = self._joined(self.gradients.flatten(2))
+        left = left if rows is None else left @ rows
+        if columns is None:
+            patches = self.sides()[1]
+            assert isinstance(patches, Dense)
+            return left, patches.vectors
+        geometry = self.geometry
+        filters = columns.T.reshape(-1, self.inputs.shape[1], *geometry.kernel)
+        convolve = CONVOLVE[len(geometry.kernel)]
+        seen = convolve(self.inputs, filters, None, geometry.stride, geometry.padding, geometry.dilation)
+        return left, self._joined(seen.flatten(2))
+
     @property
     def numel(self) -> int:
         """Numbers in the weight."""
@@ -84,9 +104,10 @@ class Convolved:
         return Dense(self._joined(self.gradients.flatten(2))), Dense(self._joined(patches))
 
     def by_pixel(self) -> tuple[Dense, Dense]:
-        """The same, channels of a pixel of a patch together: less to copy where they are together in the inputs."""
+        """The same, channels of a pixel of a patch together: copied in longer stretches."""
         dims, geometry = len(self.geometry.kernel), self.geometry
-        patches = geometry.patches(self.inputs)
+        padded = F.pad(self.inputs.movedim(1, -1), (0, 0, *geometry.margins)).contiguous().movedim(-1, 1)
+        patches = replace(geometry, padding=(0,) * dims).patches(padded)
         patches = patches.permute(0, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims), 1)
         columns = patches.reshape(self.instances, -1, self.inputs.shape[1] * math.prod(geometry.kernel))
         return Dense(self.gradients.movedim(1, -1).reshape(self.instances, -1, self.gradients.shape[1])), Dense(columns)
@@ -154,9 +175,8 @@ class Convolved:
         whole = (rows, images, out, columns * channels)
         found = [block.view(whole[1:]) for block in into[:rows]] if into else list(self.inputs.new_empty(whole))
         tall = self.inputs.shape[2] + 2 * geometry.padding[0]
-        sides = [side for size in reversed(geometry.padding) for side in (size, size)]
         for part, inputs, gradients in self._pieces(tall * across * columns * channels):
-            padded = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, *sides)).contiguous()
+            padded = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, *geometry.margins)).contiguous()
             image, row, step, _ = padded.stride()
             shape = (len(inputs), tall, across, columns, channels)
             seen = padded.as_strided(shape, (image, row, right * step, wide * step, 1)).reshape(*shape[:3], -1)

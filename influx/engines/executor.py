@@ -62,6 +62,11 @@ class Executor(Protocol):
         """Whether other processes do the blocks."""
         ...
 
+    @property
+    def served(self) -> Mapping[str, Any] | None:
+        """What this process is to do of a task as one of its workers; None for one that asks workers."""
+        ...
+
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
         """Numbers of the blocks with their arrays, in order; ``finished`` is told of each as soon as it is done.
 
@@ -104,6 +109,10 @@ class Local:
     def spreads(self) -> bool:
         """No."""
         return False
+
+    @property
+    def served(self) -> None:
+        """Nothing."""
 
     def open(self, place: Place) -> Local:
         """Itself."""

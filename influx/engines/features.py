@@ -104,7 +104,8 @@ def _leaves(fitted: TreesFitted, split: Split) -> Tensor:
 
     The product of two instances is the share of the trees that put both into one leaf.
     """
-    sizes, leaves = fitted.ensemble.values().sizes, fitted.leaves(split)
+    grown, leaves = fitted.leaves(fitted.predictor.data.train), fitted.leaves(split)
+    sizes = fitted.ensemble.values(grown).sizes
     if leaves.shape[1] > 1 and leaves.strides[1] == 0:  # one tree for all outputs
         sizes, leaves = sizes[:, :1], leaves[:, :1]
     width = int(sizes.sum())

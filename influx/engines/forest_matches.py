@@ -39,14 +39,14 @@ class Block:
 
 def blocks(forest: Forest) -> Iterator[Block]:
     """All rounds, a stretch of them at once."""
-    for train, test in zip(forest.stretches("train"), forest.stretches("test"), strict=True):
-        rounds, (first, second, _) = train.rounds, forest.sums[:, train.place]
+    for s in forest.stretches():
+        rounds, (first, second, _), (g, h) = s.rounds, forest.sums[:, s.place], s.slopes
         below = second + forest.l2
         some = below > 0
         pull = np.where(some, -1.0 / np.where(some, below, 1.0), 0.0)
         fixed = np.repeat(forest.fixed[rounds].ravel(), forest.sizes[rounds].ravel())
         yield Block(
-            *(train.numbers, test.numbers, *train.slopes, test.slopes[0]),
+            *(s.train(s.numbers), s.test(s.numbers), s.train(g), s.train(h), s.test(g)),
             unshrunk=pull * first,
             pull=np.where(fixed, 0.0, forest.rate * forest.factor * pull),
         )

@@ -13,7 +13,7 @@ BACK_PASSES = 1.2  # over the weights of margins of a round
 TOP_PASSES = 6.0  # the same with the most moved leaves sought
 ONE_PASSES = 30.0  # over margins of one ensemble, in small arrays
 MATCHED = 0.15  # of a pair of instances and a tree
-NEWTON_PRODUCTS = 40.0  # of a surrogate's fit
+NEWTON_PRODUCTS = 20.0  # of a surrogate's fit
 
 
 @dataclass(frozen=True)

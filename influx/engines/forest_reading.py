@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from influx.engines.forest import EVERY, Array, Forest, Name, Objective
+from influx.engines.forest import EVERY, Array, Forest, Name, Objective, Some
 from influx.errors import IncompatibleError
 from influx.learners.trees.branches import Branches
+from influx.learners.trees.ensemble import Ensemble
 from influx.learners.trees.fitted import TreesFitted, flat
 from influx.problem import Data
 
 ASKED = 8  # at most, instances of each split whose margins the library is asked for
 JOINED_BYTES = 16 << 20  # of inputs that are copied for one call: beginning it takes longer than small data
 
+Inputs = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
-def check(forest: Forest, train: Array, test: Array, name: str, rows: tuple[slice, slice] = (EVERY, EVERY)) -> Forest:
+
+class Seen(NamedTuple):
+    """What a library says of one split: leaves ``(T, C, n)`` of all instances, margins ``(C, rows)`` of some."""
+
+    leaves: NDArray[np.int32]
+    margins: Array
+
+
+def check(forest: Forest, train: Array, test: Array, name: str, rows: tuple[Some, Some] = (EVERY, EVERY)) -> Forest:
     """The forest itself, if it is what the library trained.
 
     Args:
@@ -58,23 +68,23 @@ def read(fitted: TreesFitted, data: Data) -> Forest:
     Raises:
         IncompatibleError: the leaves follow another rule than that of ``Forest``, or a class has no training instance.
     """
-    rule, leaves, grown = fitted.rule, fitted.structure, fitted.ensemble
+    rule, grown = fitted.rule, fitted.ensemble
     if data.task == "classification" and len(fitted.predictor.present) < len(data.classes):
         raise IncompatibleError(
             f"tree methods need training instances of every class, dataset={data.name} has only "
             f"{len(fitted.predictor.present)} of {len(data.classes)} in its training split; raise dataset.n_train"
         )
-    inputs = flat(data.train), flat(data.test)
-    some = _spaced(len(inputs[0])), _spaced(len(inputs[1]))
-    train_leaves, test_leaves = _of_both(inputs, grown.leaves)
+    rows = _spaced(len(data.train)), _spaced(len(data.test))
+    train, test = _of_both(grown, flat(data.train), flat(data.test), rows)
+    leaves = grown.values(train.leaves)
     forest = Forest(
         boosted=rule.boosted,
         objective=Objective(_name(data) if rule.boosted else "share"),
         train_y=data.train.y,
         test_y=data.test.y,
         base=leaves.base,
-        train_leaves=train_leaves,
-        test_leaves=test_leaves,
+        train_leaves=train.leaves,
+        test_leaves=test.leaves,
         values=leaves.values,
         sizes=leaves.sizes,
         fixed=leaves.fixed,
@@ -86,22 +96,21 @@ def read(fitted: TreesFitted, data: Data) -> Forest:
         branches=Branches.of(fitted, data),
         tolerance=rule.tolerance,
     )
-    trained, tested = _of_both([x[rows] for x, rows in zip(inputs, some, strict=True)], grown.margins)
-    return check(forest, trained, tested, fitted.learner.name, some)
+    return check(forest, train.margins, test.margins, fitted.learner.name, rows)
 
 
-def _of_both(
-    inputs: Sequence[NDArray[np.float32]], ask: Callable[[NDArray[np.float32]], NDArray[Any]]
-) -> list[NDArray[Any]]:
-    """What a library says ``(..., n)`` and ``(..., m)`` of both splits, in one call where they are small."""
-    if sum(x.nbytes for x in inputs) > JOINED_BYTES:
-        return [ask(np.ascontiguousarray(x)) for x in inputs]
-    return np.split(ask(np.concatenate(inputs)), [len(inputs[0])], axis=-1)
+def _of_both(grown: Ensemble, train: Inputs, test: Inputs, rows: tuple[Rows, Rows]) -> tuple[Seen, Seen]:
+    """What a library says of both splits and of ``rows`` in them, in one call where they are small."""
+    if train.nbytes + test.nbytes > JOINED_BYTES:
+        return Seen(*grown.seen(train, rows[0])), Seen(*grown.seen(test, rows[1]))
+    n, some = len(train), len(rows[0])
+    leaves, margins = grown.seen(np.concatenate([train, test]), np.concatenate([rows[0], n + rows[1]]))
+    return Seen(leaves[..., :n], margins[:, :some]), Seen(leaves[..., n:], margins[:, some:])
 
 
-def _spaced(n: int) -> slice:
+def _spaced(n: int) -> Rows:
     """At most ``ASKED`` of n, evenly spaced."""
-    return slice(None, None, max(1, -(-n // ASKED)))
+    return np.arange(0, n, max(1, -(-n // ASKED)))
 
 
 def _name(data: Data) -> Name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from influx.engines.gradients import GradientsAt, Rows
 from influx.engines.projections import Whole, projected
-from influx.engines.stored import Projections
+from influx.engines.stored import Part, Projections
 from influx.problem import Checkpoint, Split
 
 Unit = Literal["tensor", "module"]
@@ -129,15 +130,34 @@ def _dots(mine: Rows, theirs: Rows, units: list[str]) -> Iterator[tuple[str, Ten
 
 
 @dataclass(frozen=True)
-class Projected:
-    """(Pg_i)·(Pg_j) with a random P (D, p) for each checkpoint.
+class Stored(ABC):
+    """Reads projections of the training split, which ``keep`` lets be stored; ``at_step`` has those at a checkpoint.
 
-    ``at_step`` has the projected margin gradients at a checkpoint; ``keep`` lets those of the training split be stored.
+    ``part`` says which rows of the training split are on the left; None means all where these are it.
     """
 
     at_step: Callable[[Checkpoint], Projections]
     example: Checkpoint
     keep: bool
+    part: slice | None = None
+
+    @abstractmethod
+    def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
+        """Blocks in which test instances are whole."""
+
+    def step(self, at: GradientsAt, left: Split) -> int:
+        """A block of instances that are projected."""
+        return replace(self.at_step(self.example), open=lambda: at).block
+
+    def blocks(self, projections: Projections, left: Split) -> Iterator[Part]:
+        """Of the left side, read or computed."""
+        part = slice(0, len(left)) if left is projections.train else self.part
+        return projections.blocks(left, part if self.keep else None)
+
+
+@dataclass(frozen=True)
+class Projected(Stored):
+    """(Pg_i)·(Pg_j) with a random P (D, p) for each checkpoint; ``at_step`` has the projected margin gradients."""
 
     def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
         """Test instances are projected once and held; an instance's product with itself needs no projection.
@@ -149,7 +169,7 @@ class Projected:
         projection, columns = projections.projection, slice(0, len(right))
         parts = [(z, squares) for _, z, squares in projected(at, right, projection)]
         theirs, right_squares = (torch.cat(column) for column in zip(*parts, strict=True))
-        for part in projections.blocks(left, self.keep):
+        for part in self.blocks(projections, left):
             mine = part.projections * -part.slopes[:, None].to(part.projections)  # of the risk: ∇L = -slope ∇margin
             squares = (part.squares * part.slopes.square()).to(right_squares)
             values = mine @ theirs.T
@@ -158,35 +178,23 @@ class Projected:
                 variance.zero_()
             yield Block(part.rows, columns, values, squares, int((squares == 0).sum()), variance)
 
-    def step(self, at: GradientsAt, left: Split) -> int:
-        """A block of instances that are projected."""
-        return replace(self.at_step(self.example), open=lambda: at).block
-
 
 @dataclass(frozen=True)
-class UpdateCosines:
+class UpdateCosines(Stored):
     """cos(Pg_j, PΓ_i), where Γ_i is the optimizer's update if g_i were the batch's gradient; 0 where one is zero.
 
     ``at_step`` has the projected updates at a checkpoint, with their exact cosines with the gradients beside them.
     """
-
-    at_step: Callable[[Checkpoint], Projections]
-    example: Checkpoint
-    keep: bool
 
     def __call__(self, at: GradientsAt, checkpoint: Checkpoint, left: Split, right: Split) -> Iterator[Block]:
         """Test gradients are projected once and held."""
         projections = replace(self.at_step(checkpoint), open=lambda: at)
         found = [z for _, z, _ in projected(at, right, projections.projection)]
         theirs = _unit(torch.cat(found))
-        for part in projections.blocks(left, self.keep):
+        for part in self.blocks(projections, left):
             values = _unit(part.projections) @ theirs.T
             vanished = int((part.squares == 0).sum())
             yield Block(part.rows, slice(0, len(right)), values, part.slopes, vanished)
-
-    def step(self, at: GradientsAt, left: Split) -> int:
-        """A block of instances that are projected."""
-        return replace(self.at_step(self.example), open=lambda: at).block
 
 
 def _unit(rows: Tensor) -> Tensor:

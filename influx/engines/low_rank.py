@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,14 +43,14 @@ class Layers:
         """Places of each weight's numbers in a projection."""
         ends, found = 0, []
         for pair in self.pairs:
-            start, ends = ends, ends + pair.rows.shape[1] * pair.columns.shape[1]
+            start, ends = ends, ends + math.prod(pair.sizes)
             found.append(slice(start, ends))
         return found
 
     @property
     def dim(self) -> int:
         """All together."""
-        return sum(pair.rows.shape[1] * pair.columns.shape[1] for pair in self.pairs)
+        return sum(math.prod(pair.sizes) for pair in self.pairs)
 
     def project(self, rows: Rows) -> Tensor:
         """``(b, dim)``."""
@@ -61,7 +62,7 @@ class Layers:
 
 
 def low_rank(at: GradientsAt, train: Split, rank: int, init: Init, seed: int) -> Layers:
-    """Projections of every side to ``rank`` numbers, or to all of its own where there are fewer.
+    """Projections of every side to ``rank`` numbers; a side that has no more stays as it is.
 
     Random directions are orthonormal. Principal ones are the leading eigenvectors of the uncentred second moments of
     inputs and of output gradients over the training split, all positions together.
@@ -81,16 +82,16 @@ def low_rank(at: GradientsAt, train: Split, rank: int, init: Init, seed: int) ->
     bases = _principal(at, train, chosen, rank) if init == "pca" else {}
     names, pairs, lengths = list(at.parameters), [], []
     for number, sizes in chosen.items():
-        sides, length = [], 1.0
+        sides: list[Tensor | None] = []
+        length = 1.0
         for name, width in zip(("rows", "columns"), sizes, strict=True):
             basis = bases.get((number, name))
-            if basis is None:
-                small = min(rank, width)
-                basis = _orthonormal(width, small, stream_seed(seed, f"{number}/{name}"))
-                stretch = (width / small) ** 0.5 if init == "random" else 1.0
+            if basis is None and width > rank:
+                basis = _orthonormal(width, rank, stream_seed(seed, f"{number}/{name}"))
+                stretch = (width / rank) ** 0.5 if init == "random" else 1.0
                 basis, length = basis * stretch, length * stretch
-            sides.append(basis.to(like))
-        pairs.append(Pair(*sides))
+            sides.append(None if basis is None else basis.to(like))
+        pairs.append(Pair(sides[0], sides[1], (min(rank, sizes[0]), min(rank, sizes[1]))))
         lengths.append(length)
     return Layers([names[number] for number in chosen], list(chosen), pairs, lengths)
 
@@ -116,7 +117,7 @@ def _principal(
         (number, name): torch.zeros(width, width, dtype=torch.float64)
         for number, sizes in chosen.items()
         for name, width in zip(("rows", "columns"), sizes, strict=True)
-        if width <= SIDE
+        if rank < width <= SIDE
     }
     for _, rows in at.blocks(train):
         layers = rows.tensors()

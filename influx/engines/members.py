@@ -82,5 +82,36 @@ class Means:
         return self.values, self.squares if units > 1 else None
 
 
+class Spread:
+    """The mean of so many matrices and its standard error, by running sums; on disk when they are large."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        """``count`` will be added."""
+        self.run, self.count, self.added = run, count, 0
+        self.mean = self.squares = np.zeros((0, 0))
+
+    def add(self, values: Array) -> None:
+        """One of them; the first is where the mean will be."""
+        self.added += 1
+        if self.added == 1:
+            self.mean = values
+            self.squares = self.run.zeros() if self.count > 1 else self.squares
+            return
+        for start in range(0, len(values), ROWS_CHUNK):
+            rows = slice(start, start + ROWS_CHUNK)
+            change = values[rows] - self.mean[rows]
+            self.mean[rows] += change / self.added
+            self.squares[rows] += change * (values[rows] - self.mean[rows])
+
+    def finish(self) -> tuple[Array, Array | None]:
+        """The mean, and its standard error in place of the sums."""
+        if self.count == 1:
+            return self.mean, None
+        for start in range(0, len(self.squares), ROWS_CHUNK):
+            rows = slice(start, start + ROWS_CHUNK)
+            self.squares[rows] = np.sqrt(self.squares[rows] / (self.count - 1) / self.count)
+        return self.mean, self.squares
+
+
 def _mean(tensors: list[Tensor]) -> Array:
     return np.asarray(torch.stack(tensors).double().mean(0).cpu().numpy())

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 from influx.errors import IncompatibleError
-from influx.learners.torch.tasks import Classification, Regression, Task
+from influx.learners.torch.tasks import Classification, Density, Regression, Task
 
-Output = Literal["margin", "loss", "square", "mean", "l1", "l2", "linf"]
+Output = Literal["margin", "loss", "square", "mean", "l1", "l2", "linf", "weighted_mse"]
 
 
 def output_value(name: Output, task: Task, outputs: Tensor, y: Tensor) -> Tensor:
-    """``(n,)``: margin, loss, or the mean of squares, mean, mean size, length or largest size of the outputs."""
+    """``(n,)``: margin, loss, or the mean of squares, mean, mean size, length or largest size of the outputs.
+
+    Of ``weighted_mse`` it is the mean of squares of what they differ by from labels, one of them 1, or targets; the
+    outputs of densities are such errors already, weighed by the model.
+    """
     if name == "margin":
         return task.margin(outputs, y)
-    if name == "loss":
+    if name == "loss" or (name == "weighted_mse" and isinstance(task, Density)):
         return task.loss(outputs, y)
     ways: dict[str, Callable[[], Tensor]] = {
         "square": lambda: outputs.square().mean(-1),
@@ -27,6 +31,7 @@ def output_value(name: Output, task: Task, outputs: Tensor, y: Tensor) -> Tensor
         "l1": lambda: outputs.abs().mean(-1),
         "l2": lambda: torch.linalg.vector_norm(outputs, dim=-1),
         "linf": lambda: outputs.abs().amax(-1),
+        "weighted_mse": lambda: (outputs - task.encode(y, outputs.shape[-1], outputs.dtype)).square().mean(-1),
     }
     return ways[name]()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,12 +14,18 @@ import torch
 from influx.engines.leverage import Leverage, leverage, leverage_flops
 from influx.engines.members import Means, Member
 from influx.engines.outputs import Output, curvatures
+from influx.engines.parts import trained_on_part
 from influx.engines.projections import Kind, projection_bytes, projection_flops
-from influx.engines.stored import at_checkpoint, stored_bytes
+from influx.engines.stored import Projections, Store, at_checkpoint, stored_bytes
+from influx.engines.stored_ahead import store_ahead
+from influx.engines.trainings import train_ahead
+from influx.engines.views import after_start
+from influx.engines.workers import shared_out
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence, Scale
+from influx.needs import Need
 from influx.planning import Prospect, Work
-from influx.problem import Checkpoint
+from influx.problem import Checkpoint, only_training
 from influx.run import Run
 
 RELATIVE = 10.0  # damping over the mean eigenvalue where none is given: see scripts/study_trak.py
@@ -33,29 +40,36 @@ NOT_ASKED = "set estimator.self_influence=true to ask for it"
 class Projected:
     """Settings and computation of estimators that compare gradients through ridge regression on projections."""
 
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
     scale: ClassVar[Scale] = "rank"
     dim: int = 2048
     kind: Kind = "sparse"
+    store: Store = "model"
     models: int = 1
+    subset: float = 1.0
     checkpoints: int = 1
     damping: float | None = None
     self_influence: bool = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges; checkpoints before the last are needed where several are asked for."""
         for name in ("dim", "models", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"estimator.{name} must be at least 1, got {getattr(self, name)}; raise it")
+        if not 0 < self.subset <= 1:
+            raise ConfigError(f"estimator.subset must be above 0 and at most 1, got {self.subset}; set it to 1 or 0.5")
         if self.damping is not None and not 0 <= self.damping < math.inf:
             raise ConfigError(
                 f"estimator.damping must be finite and not negative, got {self.damping}; use null for a part of the "
                 "eigenvalues"
             )
+        if self.checkpoints > 1:
+            object.__setattr__(self, "requires", self.requires | {Need.STATES})
 
     @property
     def trains(self) -> bool:
         """Whether it looks at other trainings of the problem, which no one else can replace."""
-        return self.models > 1
+        return self.models > 1 or self.subset < 1
 
     @property
     def refuses(self) -> Mapping[str, str]:
@@ -69,13 +83,12 @@ class Projected:
             ConfigError: fewer checkpoints are saved than asked for.
             IncompatibleError: training has no randomness that would give several models.
         """
-        if self.trains and getattr(prospect.problem.learner, "deterministic", False):
-            raise IncompatibleError(
-                f"estimator.models={self.models} trains this model again with other seeds, which it does not depend "
-                "on; set estimator.models=1, or choose a net such as model=mlp and training=default"
-            )
+        if self.trains and (why := only_training(prospect.problem.learner)):
+            asked = f"estimator.models={self.models}" if self.models > 1 else f"estimator.subset={self.subset}"
+            raise IncompatibleError(f"{asked} needs further trainings: {why}, or set estimator.models=1")
         net, n, m = prospect.net, len(prospect.train), len(prospect.test)
-        _check_count(self.checkpoints, len(net.saved) - 1)
+        if self.checkpoints > 1:
+            _check_count(self.checkpoints, len(net.saved) - net.from_start)
         dim = net.parameters if self.kind == "none" else self.dim
         dim = min(dim, net.parameters) if self.kind == "sparse" else dim
         each = 6.0 * net.macs + projection_flops(self.kind, dim, net.parameters, net.sides)
@@ -83,16 +96,17 @@ class Projected:
         written = 0.0 if self.kind == "two_sided" else 2.0 * net.parameters  # and read again
         members, matrices = self.models * self.checkpoints, 3.0 if self.models * self.checkpoints > 1 else 1.0
         smaller = dim if weighted else min(n, dim)
-        held = float(smaller * dim + m * dim) * (self.checkpoints if self.trains else 1)  # regressions of one unit
+        more = float(self.models if self.subset < 1 else self.models - 1)
+        held = float(smaller * dim + m * dim) * (self.checkpoints if self.models > 1 else 1)  # regressions of one unit
         solved = held + 2.0 * smaller**2 + smaller * dim + m * dim
         return Work(
-            more_trainings=float(self.models - 1),
-            more_alone=float(self.models - 1),
+            more_trainings=self.subset * more,
+            more_alone=self.subset * more,
             gradients=float(members * (n + m)),
             flops=members * (each * (n + m) + solving),
             numbers=float(members) * ((2 * dim + written) * (n + m) + matrices * n * m),
             bytes=8.0 * (solved + matrices * n * m) + projection_bytes(self.kind, dim, net.parameters),
-            disk=(self.models - 1.0) * net.recorded_bytes + stored_bytes(members * n, dim, net.number_bytes),
+            disk=more * net.recorded_bytes + stored_bytes(members * n, dim, net.number_bytes, self.store),
             formula=f"{self.models} models x {self.checkpoints} checkpoints x ({n} + {m}) gradients to {dim} numbers, "
             f"a regression with {smaller} unknowns",
         )
@@ -117,6 +131,7 @@ class Projected:
             to_loss: multiply by the mean slopes of test instances.
             report: what else to tell.
         """
+        self._ahead(run, output)
         means, solved = Means(run, self.models if self.models > 1 else self.checkpoints, weigh), None
         for unit in self._units(run):
             members = [self._member(*one, output, with_r) for one in unit]
@@ -127,8 +142,10 @@ class Projected:
         self._doubts(run, dim, solved)
         values, stderr = means.finish(to_loss)
         told: dict[str, Any] = {"models": self.models, "checkpoints": self.checkpoints, "dim": dim, "kind": self.kind}
+        if self.subset < 1:
+            told["subset"] = self.subset
         if stderr is not None:
-            told |= {"stderr_degrees": means.units - 1, "stderr_holds": MODELS if self.trains else CHECKPOINTS}
+            told |= {"stderr_degrees": means.units - 1, "stderr_holds": MODELS if self.models > 1 else CHECKPOINTS}
         return run.influence(
             values,
             scale=self.scale,
@@ -138,18 +155,34 @@ class Projected:
             report=told | solved.report | dict(report or {}),
         )
 
+    def _ahead(self, run: Run, output: Output) -> None:
+        """What workers can do before: train, and project the gradients of training instances."""
+        train_ahead(run.origin or run.bank, range(self.models), ENSEMBLE, self.subset)
+        if shared_out(run):
+            members = [one for unit in self._units(run) for one in unit]
+            store_ahead(run, self, [partial(self._projections, *one, output) for one in members])
+
+    def _projections(self, run: Run, checkpoint: Checkpoint, output: Output) -> Projections:
+        return at_checkpoint(run, checkpoint, self.kind, self.dim, output, store=self.store)
+
     def _units(self, run: Run) -> Iterator[list[tuple[Run, Checkpoint]]]:
         """Models with their checkpoints, or the checkpoints of the only model."""
         for number in range(self.models):
-            trained = run.trained(number, ENSEMBLE)
-            chosen = [(trained, checkpoint) for checkpoint in spaced(trained.checkpoints, self.checkpoints)]
+            trained = self._model(run, number)
+            found = spaced(after_start(trained), self.checkpoints) if self.checkpoints > 1 else [trained.final]
+            chosen = [(trained, checkpoint) for checkpoint in found]
             if self.models > 1:
                 yield chosen
             else:
                 yield from ([one] for one in chosen)
 
+    def _model(self, run: Run, number: int) -> Run:
+        if self.subset < 1:
+            return trained_on_part(run, number, self.subset, ENSEMBLE)
+        return run.trained(number, ENSEMBLE)
+
     def _member(self, run: Run, checkpoint: Checkpoint, output: Output, with_r: bool) -> Member:
-        projections = at_checkpoint(run, checkpoint, self.kind, self.dim, output)
+        projections = self._projections(run, checkpoint, output)
         tests = projections.computed(run.test)
         slopes = torch.cat([part.slopes for part in projections.stored()])
         weights = curvatures(run.gradients.fitted.task, slopes) if with_r else None
@@ -173,13 +206,12 @@ class Projected:
             )
 
 
-def spaced(saved: list[Checkpoint], count: int) -> list[Checkpoint]:
-    """So many checkpoints, evenly spaced in training up to the last one; the initialisation is never one.
+def spaced(usable: list[Checkpoint], count: int) -> list[Checkpoint]:
+    """So many checkpoints, evenly spaced in training up to the last one.
 
     Raises:
         ConfigError: fewer are saved.
     """
-    usable = saved[1:]
     _check_count(count, len(usable))
     ends = np.linspace(len(usable), 0, count, endpoint=False).round().astype(int)
     return [usable[end - 1] for end in sorted(ends.tolist())]
@@ -189,5 +221,5 @@ def _check_count(count: int, usable: int) -> None:
     if count > usable:
         raise ConfigError(
             f"estimator.checkpoints={count} but {usable} are saved after the initialisation; "
-            f"set it to at most {usable} or raise training.checkpoints"
+            f"set it to at most {usable}, or save more of them (training.checkpoints) or give more"
         )

@@ -163,10 +163,12 @@ def projected(
     projection: Projection,
     output_gradient: OutputGradient | None = None,
     change: Change | None = None,
+    norms: bool = True,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Projections of a split block by block: rows, ``(b, D)`` projections, ``(b,)`` exact squared norms.
 
-    Of gradients of the risk, or of another function of the outputs, or of what ``change`` makes of them.
+    Of gradients of the risk, or of another function of the outputs, or of what ``change`` makes of them. Without
+    ``norms`` squared norms are those of the projections.
     """
     size = block_of(at, split, projection, change)
     step = min(at.block_size(split), size)  # that are computed together
@@ -174,13 +176,13 @@ def projected(
     for start in range(0, len(split), size):
         part = slice(start, min(start + size, len(split)))
         count = part.stop - start
-        rows, squares = gathered(islice(blocks, -(-count // step)), count)
+        rows, squares = gathered(islice(blocks, -(-count // step)), count, norms and change is None)
         if change is not None:
             rows = change(rows)
-            squares = rows.squares()
+            squares = rows.squares() if norms else None
         found = projection.project(rows)
         del rows  # before the next block is made
-        yield part, found, squares
+        yield part, found, found.square().sum(1) if squares is None else squares
 
 
 def block_of(at: GradientsAt, split: Split, projection: Projection, change: Change | None = None) -> int:

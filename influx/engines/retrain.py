@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from influx import interrupts, progress
+from influx import interrupts, progress, reads
 from influx.engines.executor import Arrays, Executor, Local, Task
 from influx.errors import ConfigError
 from influx.problem import Design, LossNorm, Outcomes, Problem
@@ -57,6 +57,10 @@ class Bank:
         if hasattr(getattr(learner, "training", None), "block"):
             problem = replace(problem, learner=replace(learner, training=replace(learner.training, block=1)))
         return Bank(problem, Folder(self.folder.path.parent / "altered" / problem.id / self.folder.path.name))
+
+    def seen_alike(self, other: Bank, problem: Problem) -> Bank:
+        """What this bank is of its problem, of ``other``'s: a bank of ``problem``, which differs in its test split."""
+        return other.of(problem)
 
     def outcomes(self, design: Design, label: str = "retraining") -> tuple[Outcomes, Outcomes]:
         """Outcomes on train ``(K, n_train)`` and test ``(K, n_test)`` of every training in ``design``.
@@ -184,6 +188,7 @@ class Bank:
         block = self._load(file, [f"{split}_{name}" for split in SPLITS for name in FIELDS])
         if block is None:
             return None
+        reads.note(self.folder / file)
         made = [Outcomes(**{name: block[f"{split}_{name}"][rows] for name in FIELDS}) for split in SPLITS]
         return made[0], made[1]
 

@@ -39,12 +39,16 @@ def segmented_work(prospect: Prospect, points: int, own: bool) -> Work:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch with its mean curvature and per-instance gradients (float64) at its checkpoints."""
+    """A stretch with its mean curvature and per-instance gradients (float64) at its checkpoints, or at their mean.
+
+    ``traces`` are those of the curvature at each of the points, without weight decay.
+    """
 
     stretch: Stretch
     matrix: Spectral
     shrinkage: Shrinkage
     points: list[GradientsAt]
+    traces: list[float]
 
     def pulled(self, vectors: Tensor, n: int) -> Tensor:
         """``(k, p)`` what an instance's mean gradient is multiplied by."""
@@ -63,7 +67,7 @@ class Segmented:
     final: GradientsAt
     train: Split
     test: Split
-    norms: dict[int, float] = field(default_factory=dict)  # by step: mean square of training gradients' norms
+    norms: dict[int, float] = field(default_factory=dict)  # by step: sum of squares of training gradients' norms
 
     @torch.no_grad()
     def fill(self, values: NDArray[np.float64]) -> None:
@@ -99,23 +103,27 @@ class Segmented:
         return own
 
     def table(self) -> pd.DataFrame:
-        """One row per segment: steps, sum of learning rates, and gradients' root mean square norm at its checkpoints.
+        """One row per segment: steps, sum of rates, gradients' root mean square norm and the curvature's trace.
 
-        ``variation`` is their range over their mean: stationary stretches have little.
+        ``variation`` and ``trace_variation`` are the range of norms and traces at its checkpoints over their mean:
+        stationary stretches have little. NaN where checkpoints were averaged before anything was computed.
         """
         rows = []
         for number, segment in enumerate(self.segments, 1):
-            norms = np.sqrt([self.norms[c.step] / len(self.train) for c in segment.stretch.checkpoints])
-            mean = float(norms.mean())
+            seen = segment.stretch.checkpoints[: len(segment.points)]
+            norms = np.sqrt([self.norms[c.step] / len(self.train) for c in seen])
+            kept, used = len(seen), len(segment.stretch.checkpoints)
             rows.append(
                 {
                     "segment": number,
                     "first_step": segment.stretch.first,
                     "last_step": segment.stretch.last,
                     "rates": float(segment.shrinkage.rates.sum()),
-                    "checkpoints": len(norms),
-                    "gradient_norm": mean,
-                    "variation": float(norms.max() - norms.min()) / mean if mean else 0.0,
+                    "checkpoints": used,
+                    "gradient_norm": float(norms.mean()),
+                    "variation": _variation(norms) if kept == used else np.nan,
+                    "trace": float(np.mean(segment.traces)),
+                    "trace_variation": _variation(np.array(segment.traces)) if kept == used else np.nan,
                 }
             )
         return pd.DataFrame(rows)
@@ -131,3 +139,9 @@ class Segmented:
 
     def _note(self, step: int, flat: Tensor) -> None:
         self.norms[step] = self.norms.get(step, 0.0) + float(flat.square().sum())
+
+
+def _variation(values: NDArray[np.float64]) -> float:
+    """Range over mean."""
+    mean = float(values.mean())
+    return float(np.ptp(values)) / mean if mean else 0.0

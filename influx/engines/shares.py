@@ -6,9 +6,9 @@ are columns, so that the columns' gradients, which every share needs, cost no mo
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from torch import Tensor
 from influx import interrupts, progress
 from influx.engines.executor import Arrays, Executor, Task
 from influx.engines.gradients import Gradients, GradientsAt, Select
-from influx.engines.kernels import Block, Kernel
+from influx.engines.kernels import Block, Kernel, Stored
+from influx.engines.stored_ahead import store_ahead
+from influx.engines.workers import described, shared_out
 from influx.problem import Checkpoint
 from influx.store import content_hash
 
@@ -56,8 +58,10 @@ class Compared:
         here and leaves by an exception.
         """
         executor = run.bank.executor
-        if not executor.spreads:
+        if not shared_out(run):
             return self._here()
+        if self._reads is not None:
+            store_ahead(run, estimator, [partial(self._reads.at_step, checkpoint) for checkpoint, _ in self.weighted])
         shares = self._shares()
         return self._shared(executor, self._task(run, estimator, shares), shares)
 
@@ -70,6 +74,11 @@ class Compared:
                     if block.columns.start == 0:
                         done(block.rows.stop - block.rows.start)
                     interrupts.check()
+
+    @property
+    def _reads(self) -> Stored | None:
+        """The kernel, where it reads what is stored of training instances: columns are then the most of its work."""
+        return self.kernel if isinstance(self.kernel, Stored) and self.kernel.keep else None
 
     def _at(self, number: int) -> GradientsAt:
         if self._open is None or self._open[0] != number:
@@ -95,32 +104,30 @@ class Compared:
         """Numbers of checkpoints, and rows."""
         n, m = len(self.gradients.train), len(self.gradients.test)
         step = self.kernel.step(self._settle(), self.gradients.train)
-        size = max(rows_wanted(m) // step, 1) * step
+        size = max((BYTES // (4 * m) if self._reads else rows_wanted(m)) // step, 1) * step
         starts = range(0, n, size)
         return [(c, slice(s, min(s + size, n))) for c in range(len(self.weighted)) for s in starts]
 
     def _task(self, run: Run, estimator: Any, shares: list[Share]) -> Task:
-        problem, node = run.problem.id, node_of(estimator)
-        told = {"kind": "similarity", "problem": problem, "seed": run.problem.seed, "who": run.who, "estimator": node}
-        threads = torch.get_num_threads()
-        common = content_hash([told, threads], 64)
+        told = described(run, estimator, "similarity")
+        common = content_hash(told, 64)
         names = [content_hash([common, self.weighted[c][0].step, rows.start, rows.stop], 24) for c, rows in shares]
         return Task(
             names=names,
             do=lambda number: self._share(*shares[number]),
             at_once=1,
-            threads=threads,
-            told=told | {"threads": threads},
+            threads=told["threads"],
+            told=told,
             arrays=dict,
             keep=True,
         )
 
     def _share(self, number: int, rows: slice) -> Arrays:
         checkpoint, found = self.weighted[number][0], Arrays()
-        train, right = self.gradients.train, self.gradients.test
-        left = train if rows == slice(0, len(train)) else train.take(rows)  # stored projections are those of the whole
-        count = 0
-        for block in self.kernel(self._at(number), checkpoint, left, right):
+        train, right, count = self.gradients.train, self.gradients.test, 0
+        left = train if rows == slice(0, len(train)) else train.take(rows)
+        kernel = replace(self._reads, part=rows) if self._reads is not None else self.kernel
+        for block in kernel(self._at(number), checkpoint, left, right):
             found |= _told(block, rows.start, str(count))
             count += 1
             interrupts.check()
@@ -169,10 +176,3 @@ def _plain(values: Tensor) -> NDArray[Any]:
     """As NumPy knows it; what is made of it is made in double precision."""
     found: NDArray[Any] = (values.float() if values.itemsize < 4 else values).cpu().numpy()
     return found
-
-
-def node_of(part: Any) -> dict[str, Any]:
-    """A dataclass as the settings that build it."""
-    values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
-    nested = {k: node_of(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
-    return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}"} | nested

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,11 @@ from influx.engines.precision import Precision
 from influx.engines.projections import Kind, projection_flops
 from influx.engines.shares import Compared
 from influx.engines.spread import JACKKNIFE, Spread
+from influx.engines.stored import Store, stored_bytes
+from influx.engines.weighting import RateAt, Weight, used_of, weighted_checkpoints
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
+from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.problem import Checkpoint
 
@@ -33,55 +36,6 @@ if TYPE_CHECKING:
     from influx.run import Run
 
 Choose = Literal["even", "loss_drop"]
-RateAt = Literal["next", "prev", "segment_mean"]
-Weight = Literal["paper", "calibrated", "uniform"]
-
-
-def weighted_checkpoints(
-    saved: list[Checkpoint],
-    rates: NDArray[np.float64],
-    n_train: int,
-    checkpoints: int | None,
-    lr_at: RateAt,
-    weight: Weight,
-    losses: NDArray[np.float64] | None = None,
-) -> list[tuple[Checkpoint, float]]:
-    """Checkpoints and their weights, given the learning rate ``(T,)`` of every step.
-
-    ``lr_at`` next pairs a checkpoint with the learning rate of the step that leaves it (so the final parameters
-    have none), prev with that of the step that reached it, segment_mean with the mean over the steps until the next
-    one. ``weight`` paper is that rate (survey Eq. 56), uniform is 1, calibrated is the sum of the rates of the steps
-    that it stands for divided by n, which estimates TracIn's sum over steps (Eq. 55). A checkpoint stands for the
-    steps until the next one kept, the first also for all before it; with ``lr_at`` prev for those since the last
-    one kept. So every step counts once and calibrated weights sum to Σ rates / n. ``checkpoints`` keeps that
-    many of those saved, evenly spaced in training (one keeps the last). With ``losses`` at every saved checkpoint it
-    keeps those of the intervals between neighbours in which the loss falls most.
-
-    Raises:
-        ConfigError: fewer checkpoints are saved than asked for.
-    """
-    kept = _intervals(len(saved) - 1, checkpoints, losses)
-    usable = [saved[interval + 1 if lr_at == "prev" else interval] for interval in kept]
-    steps = [c.step for c in usable]
-    bounds = [0, *steps] if lr_at == "prev" else [*steps, len(rates)]
-    stands_for = np.add.reduceat(rates, [0, *bounds[1:-1]])  # steps outside the bounds go to the first and the last
-    result = []
-    for checkpoint, start, end, total in zip(usable, bounds[:-1], bounds[1:], stands_for, strict=True):
-        segment = rates[start:end]
-        rate = {"next": segment[0], "prev": segment[-1], "segment_mean": segment.mean()}[lr_at]
-        value = {"paper": rate, "uniform": 1.0, "calibrated": total / n_train}[weight]
-        result.append((checkpoint, float(value)))
-    return result
-
-
-def _intervals(count: int, checkpoints: int | None, losses: NDArray[np.float64] | None) -> list[int]:
-    """Numbers of the intervals between saved checkpoints whose gradients are used, in order."""
-    if checkpoints is None:
-        return list(range(count))
-    _check_count(checkpoints, count)
-    if losses is not None:
-        return sorted(np.argsort(np.diff(losses), kind="stable")[:checkpoints].tolist())
-    return [round(i) for i in np.linspace(0, count - 1, checkpoints)] if checkpoints > 1 else [count - 1]
 
 
 def checkpoints_used(prospect: Prospect, settings: Checkpointed) -> int:
@@ -90,15 +44,7 @@ def checkpoints_used(prospect: Prospect, settings: Checkpointed) -> int:
     Raises:
         ConfigError: fewer are saved than asked for.
     """
-    return len(_intervals(len(prospect.net.saved) - 1, settings.checkpoints, None))
-
-
-def _check_count(checkpoints: int, usable: int) -> None:
-    if not 1 <= checkpoints <= usable:
-        raise ConfigError(
-            f"estimator.checkpoints={checkpoints} but {usable} usable checkpoints are saved; "
-            f"set it to at most {usable} or raise training.checkpoints"
-        )
+    return used_of(len(prospect.net.saved), settings.checkpoints, settings.weight)
 
 
 def mean_losses(gradients: Gradients, saved: list[Checkpoint]) -> NDArray[np.float64]:
@@ -146,6 +92,7 @@ def gradient_similarity(
 class Checkpointed:
     """What estimators that sum over checkpoints share: their settings, and all but the comparison of gradients."""
 
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
     checkpoints: int | None = None
     choose: Choose = "even"
     lr_at: RateAt = "next"
@@ -155,7 +102,9 @@ class Checkpointed:
     curve_tests: int = 3
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges; a uniform sum needs no learning rates."""
+        if self.weight == "uniform":
+            object.__setattr__(self, "requires", self.requires - {Need.CHECKPOINTS} | {Need.STATES})
         if self.curve_tests < 0:
             raise ConfigError(f"estimator.curve_tests must not be negative, got {self.curve_tests}; use 0 for none")
         if self.choose == "loss_drop" and self.checkpoints is None:
@@ -170,10 +119,12 @@ class Checkpointed:
 
     def weighted(self, run: Run) -> list[tuple[Checkpoint, float]]:
         """The checkpoints used and their weights."""
-        saved = run.checkpoints
+        saved = run.states if Need.STATES in run.requires else run.checkpoints
+        between = self.weight == "calibrated" or (self.weight == "paper" and self.lr_at != "next")
+        rates = run.learning_rates if between else run.gradients.fitted.learning_rates
         losses = mean_losses(run.gradients, saved) if self.choose == "loss_drop" else None
         n = len(run.train)
-        return weighted_checkpoints(saved, run.learning_rates, n, self.checkpoints, self.lr_at, self.weight, losses)
+        return weighted_checkpoints(saved, rates, n, self.checkpoints, self.lr_at, self.weight, losses)
 
     def influence(
         self,
@@ -252,10 +203,12 @@ def similarity_work(
     norms: int = 0,
     dim: int | None = None,
     kind: Kind = "gaussian",
+    store: Store = "model",
 ) -> Work:
     """Predicted work of ``gradient_similarity`` over the checkpoints that ``settings`` keep.
 
-    ``norms`` is how many parts of a gradient are made unit vectors, ``dim`` what gradients are projected to, and how.
+    ``norms`` is how many parts of a gradient are made unit vectors, ``dim`` what gradients are projected to, how, and
+    how they are stored.
 
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
@@ -275,7 +228,9 @@ def similarity_work(
     # products of each layer's factors, the sum over checkpoints, its curves, the norms, the squares
     passes = layers + 2 + norms + 2 * settings.jackknife
     stderr = settings.jackknife or dim is not None
-    disk = 0.0 if dim is None or settings.precision != "model" else count * n * (dim * net.number_bytes + 16.0)
+    disk = (
+        0.0 if dim is None or settings.precision != "model" else stored_bytes(count * n, dim, net.number_bytes, store)
+    )
     what = f"{dot:.3g} multiply-adds per pair{' (last layer)' if head else ''}"
     made = Work(
         gradients=float(count * (n + m)),

@@ -3,7 +3,8 @@
     L_t = a_t L_{t-1} + b_t,   a_t = 1 + Σ_{i in batch t} w_t α_i,   b_t = Σ_{i in batch t} w_t β_i
 
 with w_t the step's learning rate over the largest, times the largest batch size over the step's own. α and β are found
-by ridge regression on recorded trainings, for each test instance by itself, towards a batch that changes nothing.
+by ridge regression on recorded trainings, for each test instance by itself, towards a batch that changes nothing. In
+the terms of Guu et al., where a_t is a sum of A over the b instances of a batch, A is 1/b + α at the largest rate.
 """
 
 from __future__ import annotations
@@ -40,18 +41,30 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Simulator:
-    """``alpha`` and ``beta`` (n, m), and the largest relative residual of their equations."""
+    """``alpha`` and ``beta`` (n, m), and the largest relative residual of their equations.
+
+    ``clip`` keeps every a_t within [-1, 1], so that losses cannot grow by more than the b_t.
+    """
 
     alpha: Array
     beta: Array
     residual: float = 0.0
+    clip: bool = False
 
     @classmethod
-    def fitted(cls, runs: list[tuple[Curriculum, Array]], weights: Array, ridge: float) -> Simulator:
+    def fitted(
+        cls,
+        runs: list[tuple[Curriculum, Array]],
+        weights: Array,
+        ridge: float,
+        *,
+        towards: float = 0.0,
+        clip: bool = False,
+    ) -> Simulator:
         """Least squares over all steps of all runs, each a curriculum and its losses (T + 1, m).
 
-        Minimises Σ w_r (L_t - a_t L_{t-1} - b_t)² + ridge (Σ α² + Σ β²), by conjugate gradients for all test instances
-        at once, preconditioned by the two unknowns of each instance.
+        Minimises Σ w_r (L_t - a_t L_{t-1} - b_t)² + ridge (Σ (α - towards)² + Σ β²), by conjugate gradients for all
+        test instances at once, preconditioned by the two unknowns of each instance.
         """
         steps = sparse.vstack([run.steps * np.sqrt(w) for (run, _), w in zip(runs, weights, strict=True)], "csr")
         before = np.concatenate([losses[:-1] for _, losses in runs])  # (R T, m)
@@ -66,12 +79,18 @@ class Simulator:
         def normal(x: Array) -> Array:
             return np.asarray(gathered(before * (steps @ x[0]) + steps @ x[1]) + ridge * x)
 
-        found, residual = _solved(normal, gathered(change), _inverse(back, before, ridge))
-        return cls(found[0], found[1], residual)
+        target = gathered(change)
+        target[0] += ridge * towards
+        found, residual = _solved(normal, target, _inverse(back, before, ridge))
+        return cls(found[0], found[1], residual, clip)
 
     def columns(self, curriculum: Curriculum) -> tuple[Array, Array]:
-        """``(T, m)`` a_t and b_t."""
+        """``(T, m)`` a_t, not clipped, and b_t."""
         return 1 + np.asarray(curriculum.steps @ self.alpha), np.asarray(curriculum.steps @ self.beta)
+
+    def factor(self, a: Array) -> Array:
+        """What a_t multiplies a loss by."""
+        return np.clip(a, -1, 1) if self.clip else a
 
     def path(self, curriculum: Curriculum, start: Array) -> Array:
         """``(T + 1, m)`` losses from ``start`` (m,) on.
@@ -82,7 +101,7 @@ class Simulator:
         losses = [np.asarray(start, dtype=np.float64)]
         with np.errstate(over="ignore", invalid="ignore"):
             for a, b in zip(*self.columns(curriculum), strict=True):
-                losses.append(a * losses[-1] + b)
+                losses.append(self.factor(a) * losses[-1] + b)
         return _finite(np.stack(losses))
 
     def removals(self, curriculum: Curriculum, start: Array) -> Array:
@@ -91,16 +110,21 @@ class Simulator:
         Raises:
             NumericalError: losses grow without bound.
         """
-        losses, (factors, _) = self.path(curriculum, start), self.columns(curriculum)
+        losses, (slopes, _) = self.path(curriculum, start), self.columns(curriculum)
         larger, steps = np.zeros_like(self.alpha), curriculum.steps
         with np.errstate(over="ignore", invalid="ignore"):
-            for t, factor in enumerate(factors):
+            for t, a in enumerate(slopes):
                 seen = slice(steps.indptr[t], steps.indptr[t + 1])
                 rows, w = steps.indices[seen], steps.data[seen][:, None]
-                alpha, beta, was = self.alpha[rows], self.beta[rows], larger[rows]
-                larger *= factor
-                larger[rows] -= w * (alpha * (was + losses[t]) + beta)
+                whole, was = self.factor(a), larger[rows]
+                lost = whole - self.factor(a - w * self.alpha[rows])
+                larger *= whole
+                larger[rows] -= lost * (was + losses[t]) + w * self.beta[rows]
         return _finite(np.asarray(larger))
+
+    def first_order(self, curriculum: Curriculum) -> Array:
+        """``(n, m)`` -Σ_t w_t β over the steps that see an instance: ``removals`` as if every a_t were 1."""
+        return np.asarray(-np.asarray(curriculum.steps.sum(axis=0))[:, None] * self.beta)
 
 
 def _inverse(back: sparse.csr_array, before: Array, ridge: float) -> Array:
@@ -140,6 +164,7 @@ def _preconditioned(inverse: Array, r: Array) -> Array:
 def _finite(values: Array) -> Array:
     if not np.isfinite(values).all():
         raise NumericalError(
-            "simulated losses grow without bound; raise estimator.ridge, or estimator.runs for more recorded steps"
+            "simulated losses grow without bound; set estimator.clip=true, raise estimator.ridge, or raise "
+            "estimator.runs for more recorded steps"
         )
     return values

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from influx.engines.columns import columns, length
-from influx.engines.factors import OneHot, Side
+from influx.engines.convolutions import Convolved
+from influx.engines.factors import OneHot, Side, Term
 from influx.engines.layers import Flat, LayerRows, Weighted
 from influx.engines.rows import Rows
 from influx.streams import stream_seed
@@ -124,18 +125,26 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class Pair:
-    """Projections of both sides, ``(d_r, k_r)`` and ``(d_c, k_c)``."""
+    """Projections of both sides, ``(d_r, k_r)`` and ``(d_c, k_c)``; None where a dense side stays as it is.
 
-    rows: Tensor
-    columns: Tensor
+    ``sizes`` are k_r and k_c.
+    """
+
+    rows: Tensor | None
+    columns: Tensor | None
+    sizes: tuple[int, int]
 
     def apply(self, layer: LayerRows) -> Tensor:
         """``(b, k_r, k_c)`` of a layer whose gradients are sums of outer products, or are written out."""
-        found = sided(layer)
-        if found is None:
-            whole = layer.flat().view(-1, len(self.rows), len(self.columns))
-            return self.rows.T @ whole @ self.columns
-        terms = [(through(rows, self.rows), through(columns, self.columns)) for rows, columns in found]
+        if not _factored(layer):
+            high, wide = (
+                k if side is None else len(side) for side, k in zip((self.rows, self.columns), self.sizes, strict=True)
+            )
+            whole = layer.flat().view(-1, high, wide)
+            whole = whole if self.rows is None else self.rows.T @ whole
+            return whole if self.columns is None else whole @ self.columns
+        assert isinstance(layer, Weighted)
+        terms = [through(term, self.rows, self.columns) for term in layer.terms]
         left, right = (torch.cat(side, 1) if len(side) > 1 else side[0] for side in zip(*terms, strict=True))
         if left.shape[1] == 1:
             return left.transpose(1, 2) * right
@@ -144,14 +153,29 @@ class Pair:
 
 def sided(layer: LayerRows) -> list[tuple[Side, Side]] | None:
     """Rows and columns of a weight's outer products, one pair for each use; None where there are none."""
-    if not isinstance(layer, Weighted) or any(term.extent is None for term in layer.terms):
+    if not _factored(layer):
         return None
+    assert isinstance(layer, Weighted)
     return [term.sides() for term in layer.terms]
 
 
-def through(side: Side, matrix: Tensor) -> Tensor:
-    """``(b, L, k)`` vectors times ``(d, k)``."""
-    return matrix[side.index] if isinstance(side, OneHot) else side.vectors @ matrix
+def through(term: Term, rows: Tensor | None, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``(b, L, k)`` both sides of a term times matrices ``(d, k)``; a dense side as it is where None is given."""
+    if isinstance(term, Convolved):
+        return term.through(rows, columns)
+    left, right = (_through(*each) for each in zip(term.sides(), (rows, columns), strict=True))
+    return left, right
+
+
+def _through(side: Side, matrix: Tensor | None) -> Tensor:
+    if isinstance(side, OneHot):
+        assert matrix is not None
+        return matrix[side.index]
+    return side.vectors if matrix is None else side.vectors @ matrix
+
+
+def _factored(layer: LayerRows) -> bool:
+    return isinstance(layer, Weighted) and all(term.extent is not None for term in layer.terms)
 
 
 def width_of(side: Side) -> int:
@@ -170,7 +194,7 @@ def pair(widths: tuple[int, int], sizes: tuple[int, int], seed: int, like: Tenso
         _side(width, size, stream_seed(seed, name)).to(like)
         for width, size, name in zip(widths, sizes, ("rows", "columns"), strict=True)
     )
-    return Pair(rows, columns)
+    return Pair(rows, columns, sizes)
 
 
 def divided(dim: int, rows: int, columns: int) -> tuple[int, int]:

@@ -10,6 +10,12 @@ from influx.problem import Checkpoint
 from influx.run import Run
 
 
+def after_start(run: Run) -> list[Checkpoint]:
+    """Saved checkpoints without the initialisation, which is no point of training."""
+    saved, fitted = run.states, run.fitted
+    return saved[1:] if isinstance(fitted, TorchFitted) and fitted.from_start else saved
+
+
 def ended_at(run: Run, checkpoint: Checkpoint) -> Run:
     """The run as if the saved ``checkpoint`` were the final model.
 

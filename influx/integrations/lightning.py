@@ -34,19 +34,22 @@ class InfluxCallback(Callback):
     and at the end; names are those of the module that the trainer fits. Only the first process writes.
     """
 
-    def __init__(self, folder: str | Path, *, every: int = 100) -> None:
+    def __init__(self, folder: str | Path, *, every: int = 100, moments: bool = False) -> None:
         """Checkpoints go to ``folder``, which must be empty of them; ``every`` counts updates.
+
+        With ``moments`` what the optimizer remembers is saved too (of Adam two numbers per parameter).
 
         Raises:
             ConfigError: ``every`` is below 1, or the folder holds checkpoints.
         """
         super().__init__()
-        self.checkpoints = Checkpoints(folder, every)
+        self.checkpoints = Checkpoints(folder, every, moments)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Save what is due."""
         if self.checkpoints.due(trainer.global_step):
             self._save(trainer, pl_module)
+        self.checkpoints.note(trainer.global_step, _groups(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Save the final parameters."""
@@ -54,5 +57,9 @@ class InfluxCallback(Callback):
 
     def _save(self, trainer: Any, module: Any) -> None:
         if trainer.is_global_zero:
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            self.checkpoints.save(trainer.global_step, module, groups)
+            self.checkpoints.save(trainer.global_step, module, _groups(trainer), [o.state for o in trainer.optimizers])
+
+
+def _groups(trainer: Any) -> list[dict[str, Any]]:
+    """Parameter groups of all optimizers."""
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

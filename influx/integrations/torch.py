@@ -24,7 +24,9 @@ class Recorder:
             train(model, optimizer)
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: str | Path, *, every: int = 100) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, folder: str | Path, *, every: int = 100, moments: bool = False
+    ) -> None:
         """Checkpoints go to ``folder``, which must be empty of them.
 
         Args:
@@ -32,12 +34,13 @@ class Recorder:
             optimizer: the one whose steps count.
             folder: where checkpoints go.
             every: updates from one checkpoint to the next.
+            moments: also save what the optimizer remembers (of Adam two numbers per parameter).
 
         Raises:
             ConfigError: ``every`` is below 1, or the folder holds checkpoints.
         """
         self.model, self.optimizer = model, optimizer
-        self.checkpoints, self.step = Checkpoints(folder, every), 0
+        self.checkpoints, self.step = Checkpoints(folder, every, moments), 0
         self._handle: Any = None
 
     def __enter__(self) -> Recorder:
@@ -49,9 +52,13 @@ class Recorder:
     ) -> None:
         self._handle.remove()
         if kind is None:
-            self.checkpoints.save(self.step, self.model, self.optimizer.param_groups)
+            self._save()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.checkpoints.due(self.step):
-            self.checkpoints.save(self.step, self.model, optimizer.param_groups)
+            self._save()
+        self.checkpoints.note(self.step, optimizer.param_groups)
         self.step += 1
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.step, self.model, self.optimizer.param_groups, [self.optimizer.state])

@@ -32,18 +32,21 @@ class InfluxCallback(TrainerCallback):
     the first process writes.
     """
 
-    def __init__(self, folder: str | Path, *, every: int = 100) -> None:
+    def __init__(self, folder: str | Path, *, every: int = 100, moments: bool = False) -> None:
         """Checkpoints go to ``folder``, which must be empty of them; ``every`` counts updates.
+
+        With ``moments`` what the optimizer remembers is saved too (of Adam two numbers per parameter).
 
         Raises:
             ConfigError: ``every`` is below 1, or the folder holds checkpoints.
         """
-        self.checkpoints = Checkpoints(folder, every)
+        self.checkpoints = Checkpoints(folder, every, moments)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save what is due."""
         if self.checkpoints.due(state.global_step):
             self._save(state, **kwargs)
+        self.checkpoints.note(state.global_step, kwargs["optimizer"].param_groups)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the final parameters."""
@@ -51,4 +54,4 @@ class InfluxCallback(TrainerCallback):
 
     def _save(self, state: Any, model: Any, optimizer: Any, **others: Any) -> None:
         if state.is_world_process_zero:
-            self.checkpoints.save(state.global_step, model, optimizer.param_groups)
+            self.checkpoints.save(state.global_step, model, optimizer.param_groups, [optimizer.state])

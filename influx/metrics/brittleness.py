@@ -17,6 +17,7 @@ from influx.metrics.aligned import unscored
 from influx.metrics.banks import BankName, check_bank, distinct_seeds, named, paired, queries, retrained, stated
 from influx.metrics.ranking import top
 from influx.metrics.refit import Rows, check_seeds, weights_of
+from influx.metrics.reliability import reliability
 from influx.metrics.statistics import FloatArray, check_resamples, constant_columns, counts_of, interval, resample
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.metrics.unfairness import wilson
@@ -27,7 +28,7 @@ from influx.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = ("brittleness_flipped", "brittleness_excess", "brittleness_median")
+NAMES = ("brittleness_flipped", "brittleness_excess", "brittleness_median", "brittleness_ceiling")
 SINGLE = "no interval from a single test instance"
 ALIKE = "the same for every test instance: the interval knows nothing"
 NEVER = np.inf  # of a prediction that stands when the most instances are removed
@@ -42,12 +43,15 @@ class Brittleness:
         get it wrong. The smallest such k is the test instance's; above the largest count it is censored.
         ``brittleness_flipped``: share of test instances that flip by the largest k. ``brittleness_excess``: that share
         minus the share under random removal, averaged over ``counts``. ``brittleness_median``: median smallest k. The
-        table brittleness is the distribution function.
+        table brittleness is the distribution function. ``brittleness_ceiling``: reliability of the share of seeds
+        that get a prediction wrong, their correlation over all removals that were trained for (test instance, k),
+        corrected by Spearman-Brown to the mean over all; a test instance that has flipped is tried no further.
     Intervals: 95%. Wilson's for the share; percentile bootstrap over test instances for the others, where the seeds are
-        fixed; missing for a single test instance.
-    Degenerate: test instances whose scores are constant or not finite; they are counted in the note.
+        fixed, and for the ceiling; missing for a single test instance.
+    Degenerate: test instances whose scores are constant or not finite; they are counted in the note. The ceiling
+        where a seed gets all predictions right, or all wrong.
     Not applicable: regression; training instances whose scores were not computed; no test instance that all seeds
-        predict rightly; for the median, more than half are censored.
+        predict rightly; for the median, more than half are censored; the ceiling of one seed.
     Needs: retraining; classes.
     Cost: at most tests · counts · seeds trainings per estimator, and as many for random removal, as a test instance
         that has flipped needs no larger k; seeds trainings on everything.
@@ -95,13 +99,13 @@ class Brittleness:
             more_trainings=float(most),
             more_new=float(most),
             own_trainings=float(most),
-            numbers=2.0 * self.n_boot * len(self.counts) * asked,
+            numbers=self.n_boot * len(self.counts) * asked * (2.0 + self.seeds**2),
             bytes=16.0 * self.seeds * asked * n + 8.0 * asked * self.counts[-1],
             formula=f"at most {self.seeds} seeds x {len(self.counts)} counts x {asked} test instances, twice (random)",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Three rows: the names in ``NAMES``; the distribution function."""
+        """Four rows: the names in ``NAMES``; the distribution function."""
         if run.problem.data.task != "classification":
             note = "this is regression: there is no class to change"
             return tidy(unavailable(NAMES, "not applicable", note, self._protocol(run)))
@@ -123,10 +127,11 @@ class Brittleness:
         if not len(chosen):
             return tidy(unavailable(NAMES, "degenerate", note, protocol))
         ranked = top(values[:, ~unusable], self.counts[-1], run.train.ids).T
-        own = self._smallest(run, chosen, ranked)
-        random = self._smallest(run, chosen, self._random(run, chosen))
+        own, wrong = self._smallest(run, chosen, ranked)
+        random, _ = self._smallest(run, chosen, self._random(run, chosen))
         found = _Found(self.counts, own, random, counts_of(resample(run.rng("test instances"), len(own), self.n_boot)))
-        return tidy(found.rows(protocol, note), tables={"brittleness": found.table()})
+        rows = [*found.rows(protocol, note), self._ceiling(wrong, found.weights, protocol)]
+        return tidy(rows, tables={"brittleness": found.table()})
 
     def _check_sizes(self, n: int) -> None:
         if self.counts[-1] >= n:
@@ -139,17 +144,37 @@ class Brittleness:
         draws = [run.drawn(named(self.bank, f"brittleness/{test}")) for test in run.test.ids[tests].tolist()]
         return np.stack([subsets.permutations(run.train.ids, 1, rng)[0, : self.counts[-1]] for rng in draws])
 
-    def _smallest(self, run: Run, tests: Rows, orders: Rows) -> FloatArray:
-        """``(tests,)`` smallest k whose removal, in the test row's own order (tests, largest count), flips it."""
+    def _ceiling(self, wrong: FloatArray, weights: FloatArray, protocol: str) -> Measured:
+        """Do seeds get the same removals wrong? ``wrong`` (seeds, tests, counts), ``weights`` (n_boot, tests)."""
+        at, count = np.nonzero(np.isfinite(wrong[0]))
+        return reliability(
+            "brittleness_ceiling",
+            wrong[:, at, count],
+            weights,
+            setting="metric.brittleness.seeds",
+            what=f"wrong predictions over the {len(at)} removals that were trained for",
+            units="test instances",
+            protocol=protocol,
+            groups=at,
+        )
+
+    def _smallest(self, run: Run, tests: Rows, orders: Rows) -> tuple[FloatArray, FloatArray]:
+        """Smallest k whose removal, in the test row's own order (tests, largest count), flips it.
+
+        Returns:
+            ``(tests,)`` k, and ``(seeds, tests, counts)`` which seeds were wrong, NaN where none was asked.
+        """
         found, n = np.full(len(tests), NEVER), len(run.train)
-        for k in self.counts:
+        wrong = np.full((self.seeds, len(tests), len(self.counts)), np.nan)
+        for place, k in enumerate(self.counts):
             open_ = np.flatnonzero(np.isinf(found))
             if not len(open_):
                 break
             weights = weights_of(n, orders[open_, :k], 0)
             right = self._right(run, weights, tests[open_, None], f"retraining without {k} instances")[:, :, 0]
+            wrong[:, open_, place] = ~right
             found[open_[right.mean(axis=0) < 0.5]] = k
-        return found
+        return found, wrong
 
     def _right(self, run: Run, weights: NDArray[np.uint8], tests: Rows, label: str) -> NDArray[np.bool_]:
         """``(seeds, rows, k)`` whether the test rows (rows, k) are predicted rightly."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.influence import Influence
-from influx.metrics.aligned import MIN_ROWS, averaged_seeds, left_out
+from influx.metrics.aligned import MIN_ROWS, Unavailable, averaged_seeds, left_out
 from influx.metrics.per_test import summarise
 from influx.metrics.row_samples import pearson_samples, row_counts, spearman_samples
 from influx.metrics.statistics import (
@@ -31,6 +31,45 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("ceiling_pearson", "ceiling_spearman", "ceiling_spearman_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """The ground truth of single training seeds.
+
+    Attributes:
+        truths: of each seed, (rows, m), on those of ``n_train`` training instances that have the truth of every seed.
+        averaged: how many seeds the ground truth itself is a mean over.
+        protocol: these numbers in words.
+    """
+
+    truths: list[NDArray[Any]]
+    n_train: int
+    averaged: int
+    protocol: str
+
+
+def of_seeds(truth: Influence | None) -> Seeds | Unavailable:
+    """Truths to be held against each other, or why there are none."""
+    if truth is None:
+        return Unavailable(status="not applicable", note="no ground truth: truth=none")
+    replicates = truth.replicates
+    count = len(replicates)
+    if not count and "protocol" in truth.report:
+        note = "this ground truth does not depend on training seeds"
+        return Unavailable(status="not applicable", note=note)
+    if count < 2:
+        return Unavailable(status="not applicable", note="truth.seeds=1: a ceiling needs at least 2 seeds")
+    rows = ~np.any([np.isnan(values).all(axis=1) for values in replicates], axis=0)
+    if rows.sum() < MIN_ROWS:
+        note = f"a ceiling needs {MIN_ROWS} training instances computed in every seed, there are {int(rows.sum())}"
+        return Unavailable(status="not applicable", note=note)
+    protocol = sentences(
+        f"correlation averaged over {count * (count - 1) // 2} pairs of {count} truth seeds",
+        f"{int(rows.sum())} of {len(rows)} training instances, {replicates[0].shape[1]} test instances",
+    )
+    truths = [values[rows] for values in replicates]
+    return Seeds(truths=truths, n_train=len(rows), averaged=averaged_seeds(truth), protocol=protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +96,11 @@ class Ceiling:
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
         """Three rows: the names in ``NAMES``. ``influence`` is not used."""
         del influence
-        if run.truth is None:
-            return tidy(unavailable(NAMES, "not applicable", "no ground truth: truth=none"))
-        replicates = run.truth.replicates
-        seeds = len(replicates)
-        if not seeds and "protocol" in run.truth.report:
-            return tidy(unavailable(NAMES, "not applicable", "this ground truth does not depend on training seeds"))
-        if seeds < 2:
-            return tidy(unavailable(NAMES, "not applicable", "truth.seeds=1: a ceiling needs at least 2 seeds"))
-        rows = ~np.any([np.isnan(values).all(axis=1) for values in replicates], axis=0)
-        if rows.sum() < MIN_ROWS:
-            note = f"a ceiling needs {MIN_ROWS} training instances computed in every seed, there are {int(rows.sum())}"
-            return tidy(unavailable(NAMES, "not applicable", note))
-        protocol = sentences(
-            f"correlation averaged over {seeds * (seeds - 1) // 2} pairs of {seeds} truth seeds",
-            f"{int(rows.sum())} of {len(rows)} training instances, {replicates[0].shape[1]} test instances",
-        )
-        chosen = [values[rows] for values in replicates]
-        counts = row_counts(run.rng("training instances"), int(rows.sum()), len(rows), self.n_boot)
-        return tidy(self._rows(chosen, counts, averaged_seeds(run.truth), protocol, run))
+        seeds = of_seeds(run.truth)
+        if isinstance(seeds, Unavailable):
+            return tidy(unavailable(NAMES, seeds.status, seeds.note))
+        counts = row_counts(run.rng("training instances"), len(seeds.truths[0]), seeds.n_train, self.n_boot)
+        return tidy(self._rows(seeds.truths, counts, seeds.averaged, seeds.protocol, run))
 
     def _rows(
         self, replicates: list[NDArray[Any]], counts: FloatArray | None, averaged: int, protocol: str, run: Run

@@ -26,6 +26,7 @@ from influx.metrics.banks import (
 )
 from influx.metrics.ranking import top
 from influx.metrics.refit import Rows, check_seeds, check_shares, signed, weights_of
+from influx.metrics.reliability import reliability
 from influx.metrics.statistics import (
     FloatArray,
     check_resamples,
@@ -42,7 +43,7 @@ from influx.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = ("qld", "qld_removed", "qld_random")
+NAMES = ("qld", "qld_removed", "qld_random", "qld_ceiling")
 SHARE = "metric.qld.share"
 
 
@@ -54,11 +55,14 @@ class QueryLossDifference:
         is removed and models are trained anew. ``qld``: the query's loss under them minus its loss under models
         trained without as many random instances, averaged over seeds and queries; 0 by chance, positive when the
         removed ones helped. ``qld_removed`` and ``qld_random`` are both losses minus that of models trained on
-        everything.
+        everything. ``qld_ceiling`` is the reliability of ``qld``: the correlation of single seeds over queries,
+        corrected by Spearman-Brown to the mean over all.
     Intervals: 95% percentile bootstrap over queries, seeds and random sets together, widened for the number of seeds
-        and of sets; missing for a single query. A single seed or set has no luck of its own in it.
-    Degenerate: queries whose scores are constant or not finite; they are counted in the note.
-    Not applicable: training instances whose scores were not computed.
+        and of sets; missing for a single query. A single seed or set has no luck of its own in it. The ceiling takes
+        seeds and sets as given.
+    Degenerate: queries whose scores are constant or not finite; they are counted in the note. The ceiling of
+        effects without spread.
+    Not applicable: training instances whose scores were not computed; the ceiling of one seed.
     Needs: retraining.
     Cost: per estimator tests · seeds trainings; controls · seeds without random sets, seeds on everything.
     Source: removal of the training instances that were retrieved for a test instance, as in Park et al. 2023,
@@ -101,13 +105,13 @@ class QueryLossDifference:
         return Work(
             trainings=(paired(self._controls(prospect), self.bank, self.seeds),),
             own_trainings=float(len(asked) * distinct_seeds(prospect, self.seeds)),
-            numbers=3.0 * self.n_boot * self.seeds * (self.controls + 1) * len(asked),
+            numbers=self.n_boot * self.seeds * (3.0 * (self.controls + 1) + self.seeds) * len(asked),
             bytes=16.0 * self.seeds * (self.controls + len(asked) + 1) * (len(prospect.train) + len(asked)),
             formula=f"{self.seeds} seeds x ({len(asked)} queries of each estimator + {self.controls} random sets + 1)",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Three rows: the names in ``NAMES``."""
+        """Four rows: the names in ``NAMES``."""
         asked, protocol = queries(run, self.bank, self.tests), self._protocol(run)
         if missing := unscored(influence):
             return tidy(unavailable(NAMES, missing.status, missing.note, protocol))
@@ -129,6 +133,15 @@ class QueryLossDifference:
                 samples.measured("qld", own[:, None], random, protocol, sentences(_moves(own, random, full), note)),
                 samples.measured("qld_removed", own[:, None], full[:, None], protocol, note),
                 samples.measured("qld_random", random, full[:, None], protocol, note),
+                reliability(
+                    "qld_ceiling",
+                    own - random.mean(axis=1),
+                    samples.queries,
+                    setting="metric.qld.seeds",
+                    what="loss above random removal",
+                    units="queries",
+                    protocol=protocol.partition("; 95% CI")[0],
+                ),
             ]
         )
 

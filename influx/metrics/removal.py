@@ -26,6 +26,7 @@ from influx.metrics.refit import (
     signed,
     weights_of,
 )
+from influx.metrics.reliability import reliability
 from influx.metrics.statistics import FloatArray, check_resamples
 from influx.metrics.tidy import Measured, sentences, tidy, unavailable
 from influx.needs import Need
@@ -54,12 +55,15 @@ class SubsetRemoval:
         top, how much better for the bottom; ``removal_area_<end>`` the mean of that over the curve up to the last
         share (the area between the curve and that of random removal, over the last share); ``removal_accuracy_<end>``
         the same area in accuracy. All are 0 by chance and positive for a ranking that is right. The tables removal
-        and removal_accuracy are the curves.
+        and removal_accuracy are the curves. ``removal_ceiling_<end>`` is the reliability of the area in loss: the
+        correlation of single seeds over judging test instances, corrected by Spearman-Brown to the mean over all.
     Intervals: 95% percentile bootstrap over seeds and judging test instances together, widened for few seeds.
         Every seed has a random order of its own, the same for all estimators; sizes are nested.
-        The ranking is taken as it is: what another, as random, would have given is not in them.
-    Degenerate: scores that are all the same or not finite.
-    Not applicable: training instances whose scores were not computed; accuracy in a regression.
+        The ranking is taken as it is: what another, as random, would have given is not in them. Ceilings take the
+        seeds as given.
+    Degenerate: scores that are all the same or not finite; the ceiling of effects without spread.
+    Not applicable: training instances whose scores were not computed; accuracy in a regression; the ceiling of
+        one seed.
     Needs: retraining.
     Cost: per estimator ends · shares · seeds trainings; shares · seeds for random removal, seeds for none.
     Source: Ghorbani & Zou 2019 (value curves); Jiang et al. 2023, arXiv:2306.10577. One ranking, not taken
@@ -98,13 +102,13 @@ class SubsetRemoval:
         return Work(
             trainings=(judge.design(sets, judge.numbers),),
             own_trainings=float(own),
-            numbers=4.0 * len(self.ends) * self.n_boot * each * len(judge.y),
+            numbers=len(self.ends) * self.n_boot * (4.0 * each + self.seeds**2) * len(judge.y),
             bytes=48.0 * each * (n + len(prospect.test)) + 8.0 * self.n_boot * len(judge.y),
             formula=f"{self.seeds} seeds x {len(self.shares)} shares x ({len(self.ends)} ends per estimator + random)",
         )
 
     def evaluate(self, influence: Influence, run: Run) -> pd.DataFrame:
-        """Per end, one row per share and two areas; curves."""
+        """Per end, one row per share, two areas and the ceiling of the first; curves."""
         judge, n = Halves.in_bank(run, self.seeds, self.bank), len(run.train)
         score = unscored(influence) or scores.by_sum(influence, judge.ranking)
         orders: dict[str, Rows] = {"random": self._random(run)}
@@ -126,7 +130,7 @@ class SubsetRemoval:
 
     def _names(self, end: str) -> list[str]:
         shares = [f"removal_{end}_{percent(share)}" for share in self.shares]
-        return [*shares, f"removal_area_{end}", f"removal_accuracy_{end}"]
+        return [*shares, f"removal_area_{end}", f"removal_ceiling_{end}", f"removal_accuracy_{end}"]
 
     def _random(self, run: Run | Prospect) -> Rows:
         """``(seeds, n)`` a random order for every seed, the same as other metrics of random removal draw."""
@@ -145,7 +149,7 @@ class SubsetRemoval:
         self, end: str, curves: Mapping[str, Sequence[Refitted]], resamples: Resamples, protocol: str, classes: bool
     ) -> Iterator[Measured]:
         sign, (everything, *random) = (1.0 if end == "top" else -1.0), curves["random"]
-        *names, of_area, of_accuracy = self._names(end)
+        *names, of_area, ceiling, of_accuracy = self._names(end)
         after = curves[end][1:]
         worse = [sign * (own.loss - chance.loss) for own, chance in zip(after, random, strict=True)]
         unit = f"loss {'above' if end == 'top' else 'below'} random removal"
@@ -154,7 +158,17 @@ class SubsetRemoval:
             note = f"loss against nothing removed: {moved[0]}, by random removal {moved[1]}"
             yield resamples.measured(name, values, sentences(unit, protocol), note)
         over = f"mean over the curve from 0 to {percent(self.shares[-1])}%"
-        yield resamples.measured(of_area, area(self.shares, worse), sentences(f"{unit}, {over}", protocol))
+        total = area(self.shares, worse)
+        yield resamples.measured(of_area, total, sentences(f"{unit}, {over}", protocol))
+        yield reliability(
+            ceiling,
+            total,
+            resamples.of_tests,
+            setting="metric.removal.seeds",
+            what=f"{unit}, {over}",
+            units="judging test instances",
+            protocol=sentences(REMOVED[end], stated(self.bank)),
+        )
         if not classes:
             yield from unavailable(
                 [of_accuracy], "not applicable", "this is regression: there is no accuracy", protocol

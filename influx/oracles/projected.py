@@ -18,6 +18,7 @@ from influx.models.mlp import MLP
 from influx.oracles import dense, plain
 from influx.oracles.checkpoints import LOOP, checkpoint_weights, cosine, toys
 from influx.oracles.comparison import Comparison, Oracle, compare
+from influx.oracles.low_rank import SOLVED, array, logra
 from influx.oracles.plain import Array
 from influx.oracles.toys import Toy, converged, table, train
 from influx.oracles.trajectory import projection
@@ -25,13 +26,13 @@ from influx.problem import Split
 from influx.streams import stream, stream_seed
 
 Of = Callable[[Tensor, Tensor], Tensor]  # outputs (1, c) and target (1,) -> number
-SOLVED = 1e-8  # two ways to solve with a matrix whose condition is about 1e4
 OUTPUTS: dict[str, Of] = {
     "square": lambda outputs, y: outputs.square().mean(),
     "mean": lambda outputs, y: outputs.mean(),
     "l1": lambda outputs, y: outputs.abs().mean(),
     "l2": lambda outputs, y: outputs.square().sum().sqrt(),
     "linf": lambda outputs, y: outputs.abs().max(),
+    "weighted_mse": lambda outputs, y: (outputs[0] - torch.eye(outputs.shape[1])[y[0]]).square().mean(),
 }
 
 
@@ -109,7 +110,7 @@ def trak(below: Path) -> Iterator[Comparison]:
         whole, own = both[:, : len(theirs)], np.diag(both[:, len(theirs) :])
         q = slopes(toy, module, toy.train)
         yield compare(f"matrix of all parameters, {kind}", found.values, q[:, None] * whole, SOLVED)
-        yield compare(f"leverages, {kind}", _array(found.self_influence), q * own, SOLVED)
+        yield compare(f"leverages, {kind}", array(found.self_influence), q * own, SOLVED)
         if kind not in ("mlp", "regression mlp"):
             continue
         step = toy.steps()[-1]
@@ -121,6 +122,7 @@ def trak(below: Path) -> Iterator[Comparison]:
                 told = f"{name} to {dim} numbers, {kind}"
                 yield compare(told, toy.estimate("trak", **given).values, q[:, None] * few, SOLVED)
     yield from _averages(below)
+    yield from _halves(below)
     yield from _exact(below)
 
 
@@ -141,9 +143,25 @@ def _averages(below: Path) -> Iterator[Comparison]:
     yield compare("means over three models of two checkpoints", found.values, expected, SOLVED)
     deviations = q.mean(0)[:, None] * (models - models.mean(0)) + models.mean(0) * (q - q.mean(0))[:, :, None]
     error = np.sqrt((deviations**2).sum(0) / 2 / 3)
-    yield compare("standard error of their product", _array(found.stderr), error, 1e-6)
+    yield compare("standard error of their product", array(found.stderr), error, 1e-6)
     last = toy.estimate("trak", kind="none", damping=5.0, checkpoints=2)
     yield compare("means over two checkpoints", last.values, q[0][:, None] * models[0], SOLVED)
+
+
+def _halves(below: Path) -> Iterator[Comparison]:
+    """Three models that saw halves of the training set, drawn as documented; gradients are those of all of it."""
+    toy, sums, weights = train(below, table(), MLP(width=5)), [], []
+    for k in range(3):
+        seed = stream_seed(0, f"ensemble/{k}") if k else 0
+        rows = np.sort(stream(seed, "draws/part of 0.5 for ensemble").permutation(9)[:4])
+        half = train(below, replace(table(), train=table().train.take(rows)), MLP(width=5), seed=seed)
+        seen = half.with_data(toy.problem.data)
+        module = half.module()
+        sums.append(regression(*_both(seen, module, margin(toy)), 5.0))
+        weights.append(slopes(seen, module, toy.train))
+    found = toy.estimate("trak", kind="none", damping=5.0, models=3, subset=0.5)
+    expected = np.mean(weights, 0)[:, None] * np.mean(sums, 0)
+    yield compare("means over three models of halves", found.values, expected, SOLVED)
 
 
 def _exact(below: Path) -> Iterator[Comparison]:
@@ -164,7 +182,7 @@ def _exact(below: Path) -> Iterator[Comparison]:
             yield compare(f"influence on {name}, {told}", found.values, expected, SOLVED)
             mine = risks if name == "risks" else gradients(toy, module, toy.train, margin(toy))
             alone = sign * (risks * np.linalg.solve(matrix, mine.T).T).sum(1)
-            yield compare(f"on itself, {name}, {told}", _array(found.self_influence), alone, SOLVED)
+            yield compare(f"on itself, {name}, {told}", array(found.self_influence), alone, SOLVED)
 
 
 def dtrak(below: Path) -> Iterator[Comparison]:
@@ -180,66 +198,6 @@ def dtrak(below: Path) -> Iterator[Comparison]:
     weights = slopes(toy, module, toy.train)[:, None]
     found = toy.estimate("dtrak", output="margin", **both)
     yield compare("trak, its weights put back", weights * found.values, toy.estimate("trak", **both).values, LOOP)
-
-
-def logra(below: Path) -> Iterator[Comparison]:
-    """Damped influence with the empirical Fisher matrix of each weight; projections of it; gradient similarity."""
-    for kind, toy in toys(below):
-        if "net" in kind:
-            continue  # its many layers add nothing but time
-        for damping, init in ((None, "random"), (0.3, "random"), (None, "pca")):
-            found = toy.estimate("logra", rank=100, damping=damping, init=init)
-            expected, own = _layers(toy, damping, None)
-            yield compare(f"whole weights, damping {damping}, {init}, {kind}", found.values, expected, SOLVED)
-            yield compare(f"on itself, damping {damping}, {init}, {kind}", _array(found.self_influence), own, SOLVED)
-    toy = train(below, table(), MLP(width=5))
-    expected, own = _layers(toy, None, 2)
-    found = toy.estimate("logra", rank=2)
-    yield compare("sides projected to 2 numbers", found.values, expected, SOLVED)
-    relative = toy.estimate("logra", rank=2, normalize="loss_relative")
-    yield compare("divided by the root of self-influence", relative.values, expected / np.sqrt(own)[:, None], SOLVED)
-    n, large = len(toy.train), 1e9
-    whole = sum(a @ b.T for a, b in _weights(toy))
-    found = toy.estimate("logra", rank=100, damping=large)
-    yield compare("damping times influence, as damping grows", n * large * found.values, whole, 1e-7)
-
-
-def _weights(toy: Toy) -> Iterator[tuple[Array, Array]]:
-    """Gradients of each weight in training and test instances, flat."""
-    module = toy.module()
-    for name, p in module.named_parameters():
-        if name.endswith("weight") and p.ndim > 1:
-            mine, theirs = (plain.gradients(toy, module, split, [p]) for split in (toy.train, toy.test))
-            yield mine, theirs
-
-
-def _layers(toy: Toy, damping: float | None, rank: int | None) -> tuple[Array, Array]:
-    """Values and self-influence, weight by weight."""
-    n, total, own = len(toy.train), np.zeros((len(toy.train), len(toy.test))), np.zeros(len(toy.train))
-    module = toy.module()
-    shapes = [(i, p.shape) for i, (name, p) in enumerate(module.named_parameters()) if p.ndim > 1]
-    for (number, shape), (mine, theirs) in zip(shapes, _weights(toy), strict=True):
-        if rank is not None:
-            drawn = np.kron(
-                *(_side(toy, number, name, d, rank) for name, d in zip(("rows", "columns"), shape, strict=True))
-            )
-            mine, theirs = mine @ drawn, theirs @ drawn
-        fisher = mine.T @ mine / n
-        delta = 0.1 * np.trace(fisher) / len(fisher) if damping is None else damping
-        solved = np.linalg.solve(fisher + delta * np.eye(len(fisher)), np.concatenate([theirs, mine]).T) / n
-        both = mine @ solved
-        total += both[:, : len(theirs)]
-        own += np.diag(both[:, len(theirs) :])
-    return total, own
-
-
-def _side(toy: Toy, number: int, name: str, width: int, rank: int) -> Array:
-    """``(d, k)`` orthonormal columns, as documented, times √(d/k)."""
-    seed = int(stream(toy.problem.seed, "draws/projection").integers(1 << 63))
-    own = torch.Generator().manual_seed(stream_seed(seed, f"{number}/{name}"))
-    size = min(rank, width)
-    basis = np.linalg.qr(torch.randn(width, size, dtype=torch.float64, generator=own).numpy())[0]
-    return np.asarray(basis * np.sqrt(width / size))
 
 
 def less(below: Path) -> Iterator[Comparison]:
@@ -264,7 +222,7 @@ def less(below: Path) -> Iterator[Comparison]:
                         total[i, j] += weight * cosine(matrix @ update, matrix @ h)
             found = toy.estimate("less", kind=kind, dim=16)
             yield compare(f"loops over Adam's updates, {kind}, {told}", found.values, total, 1e-7)
-            yield compare(f"on itself, {kind}, {told}", _array(found.self_influence), own, 1e-7)
+            yield compare(f"on itself, {kind}, {told}", array(found.self_influence), own, 1e-7)
     for told, toy in toys(below):
         found, cosines = (toy.estimate(name, **given) for name, given in (("less", {"kind": "none"}), ("gas", {})))
         yield compare(f"gas, by plain SGD, {told}", found.values, cosines.values, LOOP)
@@ -277,11 +235,6 @@ def _moments(toy: Toy, step: int) -> tuple[Array, Array]:
         np.concatenate([saved[f"{slot}.{i}"].numpy().ravel() for i in range(count)]) for slot in ("first", "second")
     )
     return first, second
-
-
-def _array(values: object) -> Array:
-    assert isinstance(values, np.ndarray)
-    return values
 
 
 # estimator -> oracle

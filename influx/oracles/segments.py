@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file
+from torch import nn
 
 from influx.learners.torch.optimizers import SGD
 from influx.models.linear import Linear
@@ -37,8 +40,37 @@ def _steps(h: Array, rates: Array) -> tuple[Array, Array]:
     return kept, gained
 
 
-def _expected(toy: Toy, means: Means, parts: list[tuple[int, int, list[int]]], steps: bool) -> tuple[Array, Array]:
-    """Influence on test instances and on the training instances themselves; a part is first, last, checkpoints."""
+@dataclass(frozen=True, kw_only=True)
+class _Averaged(Toy):
+    """A toy at the mean of the parameters saved after some steps, whichever of them is asked for."""
+
+    saved: Sequence[int]
+
+    def module(self, step: int | None = None) -> nn.Module:
+        """Means of the files' tensors."""
+        module, files = super().module(), [load_file(file) for file in map(self._file, self.saved)]
+        module.load_state_dict({name: sum(file[name] for file in files) / len(files) for name in files[0]})
+        return module
+
+    def _file(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step_{step:08d}.safetensors"
+
+
+def _at_means(curvature: Callable[[Toy, Sequence[int]], Array]) -> Means:
+    return lambda toy, saved: curvature(_averaged(toy, saved), [saved[0]])
+
+
+def _averaged(toy: Toy, saved: Sequence[int]) -> Toy:
+    return _Averaged(problem=toy.problem, fitted=toy.fitted, folder=toy.folder, saved=saved)
+
+
+def _expected(
+    toy: Toy, means: Means, parts: list[tuple[int, int, list[int]]], steps: bool, fast: bool = False
+) -> tuple[Array, Array]:
+    """Influence on test instances and on the training instances themselves; a part is first, last, checkpoints.
+
+    ``fast`` takes gradients at the mean of the checkpoints' parameters.
+    """
     rates, n = toy.trajectory()["lr"][:, 0], len(toy.train)
     optimizer = toy.learner.optimizer
     rates = rates / (1 - optimizer.momentum) if isinstance(optimizer, SGD) else rates
@@ -47,7 +79,8 @@ def _expected(toy: Toy, means: Means, parts: list[tuple[int, int, list[int]]], s
     for first, last, saved in reversed(parts):
         h = means(toy, saved)
         kept, gained = _steps(h, rates[first:last]) if steps else _exponentials(h, float(rates[first:last].sum()))
-        gradients = np.mean([plain.gradients(toy, toy.module(step), toy.train) for step in saved], axis=0)
+        points = [_averaged(toy, saved).module()] if fast else [toy.module(step) for step in saved]
+        gradients = np.mean([plain.gradients(toy, point, toy.train) for point in points], axis=0)
         values += gradients @ gained @ theirs.T / n
         own += np.einsum("np,pq,nq->n", gradients, gained, mine) / n
         theirs, mine = theirs @ kept, mine @ kept
@@ -88,8 +121,16 @@ def source(below: Path) -> Iterator[Comparison]:
             _whole("empirical_fisher"),
             two,
         ),
+        ("ekfac, at mean parameters", {"whole": 0, "average": "parameters"}, _at_means(_layered), three),
+        (
+            "exact, at mean parameters",
+            {"solver": "exact", "average": "parameters"},
+            _at_means(_whole("ggn")),
+            three,
+        ),
     ):
-        values, own = _expected(toy, means, parts, settings.get("filter") == "discrete")
+        fast = settings.get("average") == "parameters"
+        values, own = _expected(toy, means, parts, settings.get("filter") == "discrete", fast)
         found = toy.estimate("source", **settings)
         yield compare(f"dense matrices, {told}", found.values, values, 1e-9)
         yield compare(f"the same on itself, {told}", _own(found.self_influence), own, 1e-9)

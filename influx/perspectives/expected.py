@@ -11,7 +11,7 @@ import pandas as pd
 from influx.errors import ConfigError
 from influx.influence import Influence
 from influx.perspectives.asked import averaged, ranked, refuse, refused_by, shown
-from influx.problem import Problem
+from influx.problem import Problem, only_training
 from influx.run import Estimator, Run
 
 NOTE = (
@@ -42,9 +42,8 @@ class Expected:
     def check(self, estimator: Estimator, who: str, problem: Problem) -> None:
         """Refuse trainings without randomness."""
         refused_by(estimator, "expected", who)
-        if getattr(problem.learner, "deterministic", False):
-            reason = "this model's training has no randomness to average over"
-            raise refuse("expected", who, reason, "choose a net such as model=mlp, or perspective=pointwise")
+        if why := only_training(problem.learner):
+            raise refuse("expected", who, *why.split("; ", 1))
 
     @property
     def _quantile(self) -> float:

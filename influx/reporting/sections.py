@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from influx.reporting import text as words
+from influx.reporting.ceilings import Ceiling, beside
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.reading import Ends
 from influx.reporting.record import END_ROWS, RunRecord
@@ -49,6 +50,7 @@ def verdict(record: RunRecord) -> Markup:
         text("h2", "Verdict"),
         table(caption, headings, rows),
         _detection(v) if v.detection else Markup(""),
+        _bounded(v) if v.bounded else Markup(""),
         definitions([(f"({mark})", reason) for mark, reason in v.footnotes]) if v.footnotes else Markup(""),
         definitions(v.lines),
     )
@@ -63,6 +65,15 @@ def _detection(v: Verdict) -> Markup:
     return join(text("h3", "Detection"), table(told, headings, rows))
 
 
+def _bounded(v: Verdict) -> Markup:
+    rows = []
+    for b in v.bounded:
+        cells = text("td", b.value, class_="number"), text("td", b.interval, class_="ci"), ceiling_cell(b.ceiling)
+        rows.append(tag("tr", text("th", b.metric, scope="row"), *cells))
+    headings = [("metric", ""), ("value", "number"), ("95% interval", ""), ("ceiling", "")]
+    return join(text("h3", "Further metrics and their ceilings"), table("Of the run's estimator", headings, rows))
+
+
 def _verdict_row(row: Row, columns: Sequence[str], *, costs: bool) -> Markup:
     cells = [text("th", row.name, scope="row"), *(score_cell(row.scores.get(key)) for key in columns)]
     if costs:
@@ -74,10 +85,17 @@ def score_cell(score: Score | None) -> Markup:
     """A cell with a number and its interval, a word, or a dash."""
     if score is None:
         return tag("td", escaped("-"))
-    if score.word:
-        return text("td", score.main, class_="word")
-    spread = Markup(" " + text("span", score.interval, class_="ci")) if score.interval else Markup("")
-    return tag("td", escaped(score.main), spread)
+    return text("td", score.main, class_="word") if score.word else _number(score.main, score.interval)
+
+
+def ceiling_cell(ceiling: Ceiling | None) -> Markup:
+    """A cell with the ceiling of a number, or a dash."""
+    return tag("td", escaped("-")) if ceiling is None else _number(ceiling.value, ceiling.interval)
+
+
+def _number(value: str, interval: str) -> Markup:
+    spread = Markup(" " + text("span", interval, class_="ci")) if interval else Markup("")
+    return tag("td", escaped(value), spread)
 
 
 def warnings(record: RunRecord) -> Markup:
@@ -115,19 +133,20 @@ def _seconds(stage: Mapping[str, Any]) -> float:
 
 def metrics(record: RunRecord) -> Markup:
     """Every number with its protocol."""
-    rows = []
-    for row in (cast("dict[str, Any]", r) for r in record.metrics.to_dict("records")):
+    rows, listed = [], record.metric_rows
+    for row, ceiling in zip(listed, beside(listed), strict=True):
         spread = words.interval(float(row["ci_low"]), float(row["ci_high"]))
         value = words.score(float(row["value"])) if row["status"] == "ok" else str(row["status"])
-        names = ("metric", "protocol", "note")
-        metric, protocol, note = (text("td", row[name]) for name in names)
+        metric, note = (text("td", row[name]) for name in ("metric", "note"))
+        protocol = text("td", row["protocol"], class_="told")
         numbers = (
             text("td", value),
             text("td", spread, class_="ci"),
+            ceiling_cell(ceiling),
             text("td", words.count(row["n"]), class_="number"),
         )
         rows.append(tag("tr", text("th", row["estimator"], scope="row"), metric, *numbers, protocol, note))
-    headings = [(name, "") for name in ("estimator", "metric", "value", "95% interval")]
+    headings = [(name, "") for name in ("estimator", "metric", "value", "95% interval", "ceiling")]
     headings += [("n", "number"), ("protocol", ""), ("note", "")]
     return details("All metrics", table("Every number with its protocol", headings, rows, sortable=True))
 

@@ -39,7 +39,7 @@ tbody th { font-weight: 400; }
 tr.own th, tr.own td { font-weight: 650; }
 .number { text-align: right; white-space: nowrap; }
 .ci { color: var(--soft); font-weight: 400; font-size: 13px; white-space: nowrap; }
-td .ci { display: block; }
+td .ci { display: block; } td.told { min-width: 15em; }
 .word { color: var(--warn); }
 .skip { position: absolute; left: -999px; } .skip:focus { left: 12px; top: 8px; background: var(--paper);
   padding: 6px 10px; }
@@ -121,7 +121,7 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; }
   body { font-size: 11pt; } table { font-size: 9pt; } th, td { padding-right: 10px; }
   .dense { width: auto; max-width: none; left: 0; transform: none; }
   .dense table { font-size: 7pt; } .dense th, .dense td { padding-right: 5px; } .dense .ci { font-size: 6.5pt; }
-  main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  main { max-width: none; padding: 0; } .scroll { overflow: visible; } td.told { min-width: 0; }
   h2, h3, caption { break-after: avoid; } .controls, .skip { display: none; }
   thead button::after { content: none !important; } thead { display: table-header-group; }
   a { color: inherit; } tr[hidden] { display: none; } tr, figure { break-inside: avoid; } 

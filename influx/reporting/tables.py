@@ -64,6 +64,10 @@ class VerdictTable:
         if v.detection:
             yield Text()
             yield from _detections(v, lambda part: natural_width(console, options, [part]) <= options.max_width)
+        if v.bounded:
+            yield Text()
+            told = [vars(b) | {"ceiling": f"{b.ceiling.value} {b.ceiling.interval}".strip()} for b in v.bounded]
+            yield listing(told, ("metric", "value", "interval", "ceiling"))
         if v.footnotes:
             yield Text()
             yield Definitions([(f"({mark})", reason) for mark, reason in v.footnotes])

@@ -9,23 +9,15 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from influx.reporting import text
+from influx.reporting import ceilings, text
 from influx.reporting.guarantee import guarantee_line
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
 BASELINES = ("random", "loss", "gradient_norm", "feature_similarity")
-ABOUT_CEILING = "truth of one seed against that of another; an estimate of the same seed may exceed it"
-CEILING_OF_MEAN = "ceiling_spearman_mean"
-ABOUT_CEILING_OF_MEAN = (
-    "truth as a mean over its seeds against a mean over as many fresh ones; an estimate of the expected influence may "
-    "exceed it"
-)
 SIGN = "positive influence = proponent: the test loss would be higher without it"
-RETRAINED = ("removal", "qld", "brittleness")  # metrics that have nothing to estimate
-ABOUT_RETRAINED = "they measure what retraining does, beside random removal, and no noisy truth stands between"
-ABOUT_CALIBRATION = "R² of calibration is at most the Pearson ceiling, unless the estimate is of the truth's own seed"
+UNSIGNED = "none: values are associations, which say nothing of who lowers or raises the test loss"
 
 # Metrics are found by the words of their names: pooled_pearson, topk_proponents, mislabel_auroc_self, ceiling_spearman
 _DETECTION = {"auroc": "AUROC", "ap": "AP", "auprc": "AUPRC", "mrr": "MRR"}
@@ -72,6 +64,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bounded:
+    """A further number of the run's estimator as text, beside its ceiling."""
+
+    metric: str
+    value: str
+    interval: str
+    ceiling: ceilings.Ceiling
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Everything that the verdict says. ``columns`` and ``detection`` map keys to headings."""
 
@@ -79,6 +81,7 @@ class Verdict:
     rows: tuple[Row, ...]
     detection: Mapping[str, str]
     detection_rows: tuple[Row, ...]
+    bounded: tuple[Bounded, ...]
     footnotes: tuple[tuple[str, str], ...]
     lines: tuple[tuple[str, str], ...]
 
@@ -114,6 +117,7 @@ def verdict_of(record: RunRecord) -> Verdict:
         rows=rows,
         detection=detection,
         detection_rows=tuple(row for row in detection_rows if row.scores),
+        bounded=tuple(_bounded(record, table, columns)),
         footnotes=tuple((mark, reason) for reason, mark in notes.items()),
         lines=tuple(_lines(record, table)),
     )
@@ -174,9 +178,19 @@ def _rows(
     return tuple(rows)
 
 
+def _bounded(record: RunRecord, table: list[dict[str, Any]], columns: Mapping[str, str]) -> Iterable[Bounded]:
+    """Numbers that no column shows; agreement with the truth has its columns, whatever the correlation."""
+    for row, ceiling in zip(table, ceilings.beside(table), strict=True):
+        if ceiling is None or row["estimator"] != record.estimator or row["metric"] in columns:
+            continue
+        if not str(ceiling.row["metric"]).startswith("ceiling_"):
+            value, spread = text.score(row["value"]), text.interval(row["ci_low"], row["ci_high"])
+            yield Bounded(metric=str(row["metric"]), value=value, interval=spread, ceiling=ceiling)
+
+
 def names_of(record: RunRecord, table: list[dict[str, Any]], costs: Iterable[str]) -> list[str]:
     """The run's estimator, the baselines, then whatever else was measured (not the ceiling's own name)."""
-    measured = [str(row["estimator"]) for row in table if "ceiling" not in words(str(row["metric"]))]
+    measured = [str(row["estimator"]) for row in table if not ceilings.is_ceiling(str(row["metric"]))]
     known = set(measured) | set(costs)
     order = dict.fromkeys([record.estimator, *(b for b in BASELINES if b in known), *measured])
     return [name for name in order if name]
@@ -200,7 +214,7 @@ def _mark(index: int) -> str:
 
 
 def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
-    yield "ceiling", _ceiling(table)
+    yield "ceiling", ceilings.line(table)
     yield "coverage", _coverage(record)
     spent = record.section("cost").get("truth")
     if isinstance(spent, Mapping):
@@ -211,37 +225,8 @@ def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str
     settings = record.config.get("estimator")
     settings = settings if isinstance(settings, Mapping) else {}
     yield "guarantee", guarantee_line(table, record.estimator, settings, truth=record.truth is not None)
-    yield "sign", SIGN
+    yield "sign", UNSIGNED if settings.get("sign") == "unsigned" else SIGN
     yield "protocol", record.protocol or "not recorded"
-
-
-def _ceiling(table: list[dict[str, Any]]) -> str:
-    """How well the truth agrees with itself over seeds, or why nobody knows."""
-    first: dict[str, dict[str, Any]] = {}
-    for row in table:  # the same for every estimator: the first is enough
-        if "ceiling" in words(str(row["metric"])):
-            first.setdefault(str(row["metric"]), row)
-    rows = [row for row in first.values() if row["status"] == "ok" and math.isfinite(row["value"])]
-    distinct = [row for i, row in enumerate(rows) if row["value"] not in [earlier["value"] for earlier in rows[:i]]]
-    known = [_ceiling_text(row) for row in distinct]
-    shown = {str(row["metric"]) for row in distinct}
-    known += [ABOUT_CEILING] if "ceiling_spearman" in shown else []
-    known += [ABOUT_CEILING_OF_MEAN] if CEILING_OF_MEAN in shown else []
-    families = {str(row["metric"]).partition("_")[0] for row in table}
-    known += [ABOUT_CALIBRATION] if first and "calibration" in families else []
-    without = ", ".join(name for name in RETRAINED if name in families)
-    known += [f"not applicable to {without}: {ABOUT_RETRAINED}"] if without else []
-    lost = [row for name, row in first.items() if "lds" not in words(name) and row["status"] != "ok"]
-    if lost:
-        known.insert(0, f"{lost[0]['status']}: {lost[0]['note'] or 'no reason was recorded'}")
-    return "; ".join(known) if known else "not measured"
-
-
-def _ceiling_text(row: Mapping[str, Any]) -> str:
-    name = " ".join(w for w in str(row["metric"]).split("_") if w not in ("noise", "ceiling"))
-    name = {"lds": "LDS", "spearman": "Spearman", "pearson": "Pearson"}.get(name, name.capitalize())
-    parts = (name, text.score(row["value"]), text.interval(row["ci_low"], row["ci_high"], 3))
-    return " ".join(part for part in parts if part)
 
 
 def _coverage(record: RunRecord) -> str:

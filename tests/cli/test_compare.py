@@ -357,6 +357,27 @@ def test_the_ceiling_is_that_of_a_truth_over_as_many_seeds(
     assert any(note.startswith(f"noise ceiling of spearman: {told}") for note in json.loads(done.out)["notes"])
 
 
+def test_a_ceiling_of_one_estimators_removals_is_not_that_of_all(influx: Influx, make: Maker) -> None:
+    places = [make("a", 0.1), make("b", 0.2)]
+    for place, name, reliability in zip(places, "ab", (0.9, 0.4), strict=True):
+        known = {"qld": 1.5, "qld_ceiling": reliability, "group_rank_random": 0.5, "group_reliability_random": 0.7}
+        known |= {"calibration_r2": 0.2, "calibration_ceiling": 0.6}
+        more = [metric_row(name, metric, value) for metric, value in known.items()]
+        pd.concat([pd.read_csv(place / "metrics.csv"), pd.DataFrame(more)]).to_csv(place / "metrics.csv", index=False)
+    asked = [
+        word for name in ("qld", "qld_ceiling", "group_rank_random", "calibration_r2") for word in ("--metric", name)
+    ]
+    done = influx("compare", *places, "--json", *asked)
+    rows = rows_of(done)
+    assert [rows[name]["scores"]["qld_ceiling"]["value"] for name in "ab"] == [0.9, 0.4]
+    shared = {metric: score["value"] for metric, score in rows["noise ceiling"]["scores"].items()}
+    assert "qld" not in shared and "qld_ceiling" not in shared
+    assert (shared["group_rank_random"], shared["calibration_r2"]) == (0.7, 0.6)
+    assert any(
+        "noise ceiling of calibration_r2: reliability of the truth" in note for note in json.loads(done.out)["notes"]
+    )
+
+
 def test_one_nearly_undefined_estimator_leaves_the_others_their_letters() -> None:
     values = np.random.default_rng(0).normal(size=(3, 30)) * 0.1
     values[0] += 1

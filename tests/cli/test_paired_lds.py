@@ -13,10 +13,11 @@ import pytest
 from scipy.stats import rankdata
 
 from influx import api
-from influx.commands import paired
+from influx.commands import comparable, paired
 from influx.commands.plan import foresee
 from influx.errors import DataError
 from influx.metrics.predicted import FILE_BYTES, TABLE, TOO_MANY, Predicted
+from influx.reporting import reading
 from influx.reporting.record import RunRecord
 from influx.streams import stream
 from tests.cli.conftest import Influx
@@ -93,6 +94,25 @@ def test_a_difference_is_that_of_the_scores_and_its_interval_a_bootstrap_by_hand
     (left, left_samples), (right, right_samples) = means
     expected = (left - right, *np.quantile(left_samples - right_samples, [0.025, 0.975]), M - 2)
     assert (found.value, found.low, found.high, found.n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_predictions_are_read_once_while_there_is_room(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    original = reading.read_parquet
+
+    def noted(path: Path, *more: Any) -> pd.DataFrame:
+        read.extend([path] * (TABLE in path.name))
+        return original(path, *more)
+
+    monkeypatch.setattr(reading, "read_parquet", noted)
+    records = [RunRecord.load(make(name, noise)) for name, noise in (("a", 0.3), ("b", 1.0), ("c", 2.0))]
+    held = paired.pairs_of(records, "lds", 10)
+    assert len(read) == len(set(read)) == 3
+    paired.pairs_of(records, "lds", 10)
+    assert len(read) == 6  # nothing outlives a comparison
+    monkeypatch.setattr(comparable, "HELD", 2 * K * M)
+    assert paired.pairs_of(records, "lds", 10).differences == held.differences
+    assert len(read) > 6 + 3
 
 
 def test_letters_tell_scores_apart_and_what_was_resampled(influx: Influx, make: Maker) -> None:

@@ -71,6 +71,14 @@ def test_there_are_no_more_workers_than_shares_and_what_they_leave_takes_disk() 
     assert spread["disk_mb"] == many["disk_mb"] and "12 one after another" in spread["formula"]
 
 
+def test_workers_share_what_projected_estimators_store_and_train() -> None:
+    asked = [*ABSENT, "dataset.n_train=5000", "dataset.n_test=200", "estimator=trak"]
+    asked += ["estimator.models=5", "estimator.dim=64"]
+    one, some = (stages(asked, workers=workers)["estimate"] for workers in (1, 5))
+    assert "25 pieces, 5 one after another" in some["formula"] and some["disk_mb"] == one["disk_mb"]
+    assert one["seconds"] / 5 < some["seconds"] - WORKER_SECONDS < one["seconds"] / 2  # the regressions are not shared
+
+
 def test_trainings_listed_in_part_are_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [*TINY[:5], "truth.ceiling_budget=4", "metric=[]", "baselines=[]"]
     whole = stages(asked)["truth"]

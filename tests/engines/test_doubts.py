@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from influx.engines.similarity import weighted_checkpoints
+from influx.engines.weighting import weighted_checkpoints
 from influx.influence import Influence
 from influx.learners.torch.optimizers import SGD, Adam, AdamW, Optimizer
 from influx.models.linear import Linear

@@ -72,6 +72,7 @@ class Here:
     place: Place
     tasks: list[Task] = field(default_factory=list)
     spreads: bool = True
+    served: None = None
 
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
         self.tasks.append(task)

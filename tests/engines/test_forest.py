@@ -80,11 +80,11 @@ def test_walking_through_the_rounds_gives_their_margins(
     found = forest("hist_gradient_boosting", TASKS[task], tmp_path)[1]
     monkeypatch.setattr("influx.engines.forest.STRETCH_BYTES", 1)  # one round at a time
     for one in (found, replace(found)):
+        stretches = list(one.stretches())
+        assert len(stretches) == (1 if one is found else found.rounds)
         for number, leaves in enumerate((found.train_leaves, found.test_leaves)):
-            stretches = list(one.stretches("test" if number else "train"))
             total = np.tile(found.base[:, None], leaves.shape[-1])
-            assert len(stretches) == (1 if one is found else found.rounds)
-            for t, before in enumerate(margins for s in stretches for margins in s.before):
+            for t, before in enumerate(rows for s in stretches for rows in (s.test if number else s.train)(s.before)):
                 assert before == pytest.approx(total, abs=1e-12)
                 assert one.margins(t)[number] == pytest.approx(total, abs=1e-12)
                 total = total + [found.tree(t, c)[leaf] for c, leaf in enumerate(leaves[t])]
@@ -100,6 +100,24 @@ def test_other_leaf_values_or_margins_are_refused_with_the_difference(tmp_path: 
     with pytest.raises(IncompatibleError, match=r"margins of test instances .* differ by up to 0\.0\d+ "):
         check(found, margins[0], margins[1] + 0.01, name="lightgbm")
     assert check(found, *margins, name="lightgbm") is found
+
+
+def test_leaves_of_lightgbm_without_a_training_instance_are_refused(tmp_path: Path) -> None:
+    fitted, found = forest("lightgbm", 3, tmp_path)
+    told = fitted.ensemble.values(found.train_leaves)
+    assert np.array_equal(told.values, found.values)
+    last, there = found.train_leaves[0, 0] == found.sizes[0, 0] - 1, len(found.values)
+    with pytest.raises(IncompatibleError, match=rf"^\d+ of {there} leaves of model=lightgbm hold none of .*; give "):
+        fitted.ensemble.values(found.train_leaves[..., ~last])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_seen_alike_together_and_apart(name: str, tmp_path: Path) -> None:
+    fitted, found = forest(name, 3, tmp_path)
+    grown, x, rows = fitted.ensemble, fitted.predictor.data.test.x, np.array([3, 1])
+    leaves, margins = grown.seen(x, rows)
+    assert np.array_equal(leaves, found.test_leaves)
+    assert margins == pytest.approx(grown.margins(x[rows]), abs=1e-12)
 
 
 def test_a_class_without_training_instances_is_refused(tmp_path: Path) -> None:

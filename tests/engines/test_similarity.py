@@ -14,8 +14,8 @@ from influx.engines import curvature, gradients, operators
 from influx.engines.curvature import Curvature
 from influx.engines.operators import Kind
 from influx.engines.products import Hessians
-from influx.engines.similarity import RateAt, weighted_checkpoints
 from influx.engines.spread import JACKKNIFE
+from influx.engines.weighting import RateAt, weighted_checkpoints
 from influx.learners.torch.optimizers import SGD
 from influx.models.cnn import CNN
 from influx.oracles import toys

@@ -54,6 +54,41 @@ def test_removal_is_the_simulation_without_the_instance() -> None:
         assert found[i] == pytest.approx(loss - true.path(steps, start)[-1], rel=1e-10)
 
 
+def test_clipped_factors_stay_within_one_with_and_without_the_instance() -> None:
+    rng = np.random.default_rng(1)
+    steps, start = curriculum(7), np.array([2.0, 1.0, 0.5])
+    true = Simulator(0.3 * rng.normal(size=(N, M)), 0.02 * rng.normal(size=(N, M)), clip=True)
+    found, path = true.removals(steps, start), true.path(steps, start)
+    for i in range(-1, N):
+        kept, loss = steps.steps.toarray(), start
+        if i >= 0:
+            kept[:, i] = 0
+        for row in kept:
+            loss = loss * np.clip(1 + row @ true.alpha, -1, 1) + row @ true.beta
+        assert (path[-1] if i < 0 else found[i] + path[-1]) == pytest.approx(loss, rel=1e-10)
+    assert not np.allclose(path[-1], Simulator(true.alpha, true.beta).path(steps, start)[-1], rtol=0.1)
+
+
+def test_clipping_bounds_what_grows_without_bound() -> None:
+    wild = Simulator(np.full((N, M), 1e60), np.ones((N, M)), clip=True)
+    assert np.isfinite(wild.removals(curriculum(0, 8), np.ones(M))).all()
+
+
+def test_without_a_centre_it_is_ridge_regression_on_losses() -> None:
+    runs = []
+    for seed in range(3):
+        rows = np.concatenate([np.random.default_rng(seed).permutation(N) for _ in range(4)])
+        steps = Curriculum.of(rows, np.arange(0, len(rows) + 1, BATCH), np.full(12, 0.1), N)
+        runs.append((steps, planted().path(steps, np.array([2.0, 1.0, 0.5]))))
+    found = Simulator.fitted(runs, np.ones(3), 0.3, towards=-1 / BATCH)
+    for j in range(M):
+        counts = np.concatenate([steps.steps.toarray() for steps, _ in runs])
+        before, after = (np.concatenate([losses[part, j] for _, losses in runs]) for part in (np.s_[:-1], np.s_[1:]))
+        x = np.hstack([counts * before[:, None], counts])
+        a, b = np.split(np.linalg.solve(x.T @ x + 0.3 * np.eye(2 * N), x.T @ after), 2)
+        assert np.allclose(found.alpha[:, j] + 1 / BATCH, a, atol=1e-9) and np.allclose(found.beta[:, j], b, atol=1e-9)
+
+
 def test_weights_of_runs_are_repetitions() -> None:
     runs = recorded(planted(), 5)
     twice = Simulator.fitted([*runs, runs[0]], np.ones(6), 0.01)
@@ -74,7 +109,7 @@ def test_a_smaller_batch_weighs_more_and_strangers_are_left_out() -> None:
 
 def test_growth_without_bound_is_told() -> None:
     wild = Simulator(np.full((N, M), 1e60), np.ones((N, M)))
-    with pytest.raises(NumericalError, match=r"estimator\.ridge"):
+    with pytest.raises(NumericalError, match=r"estimator\.clip=true, raise estimator\.ridge"):
         wild.removals(curriculum(0, 8), np.ones(M))
 
 

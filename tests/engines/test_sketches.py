@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 from influx.engines import sketches
+from influx.engines.convolutions import Convolved, Geometry
 from influx.engines.factors import Dense, OneHot, Product
 from influx.engines.gradients import Gradients
 from influx.engines.layers import Flat, Weighted
 from influx.engines.rows import Rows
-from influx.engines.sketches import Sparse, TwoSided, divided
+from influx.engines.sketches import Pair, Sparse, TwoSided, divided
 from influx.models.cnn import CNN
 from influx.models.mlp import MLP
 from influx.oracles import toys
@@ -145,6 +147,41 @@ def test_tokens_are_looked_up() -> None:
     found = projection.project(Rows([layer]))
     pair = projection._parts[0]
     torch.testing.assert_close(found, layer.flat() @ torch.kron(pair.rows, pair.columns))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kernel", "stride", "padding", "dilation", "images"),
+    [
+        ((7,), (3,), (2,), (1,), (1,), 1),
+        ((6, 5), (3, 2), (1, 1), (1, 0), (1, 1), 1),
+        ((9, 8), (3, 3), (2, 1), (2, 1), (2, 1), 2),
+        ((5, 4, 4), (2, 3, 2), (1, 1, 2), (0, 1, 1), (1, 1, 1), 1),
+    ],
+)
+def test_convolutions_are_projected_as_their_gradients_written_out(
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    images: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    geometry = Geometry(kernel, stride, padding, dilation, 1)
+    inputs = torch.randn(3 * images, 2, *sizes, dtype=torch.float64, generator=generator)
+    places = geometry.patches(inputs).shape[2 + len(sizes) :]
+    outputs = torch.randn(3 * images, 4, *places, dtype=torch.float64, generator=generator)
+    term = Convolved(geometry, 3, inputs, outputs, lambda: outputs)
+    layer, width = Weighted(3, [term], False), 2 * math.prod(kernel)
+    whole = layer.flat().view(3, 4, width)
+    rows, columns = (torch.randn(d, 2, dtype=torch.float64, generator=generator) for d in (4, width))
+    torch.testing.assert_close(Pair(rows, columns, (2, 2)).apply(layer), rows.T @ whole @ columns)
+    torch.testing.assert_close(Pair(rows, None, (2, width)).apply(layer), rows.T @ whole)
+    torch.testing.assert_close(Pair(None, columns, (4, 2)).apply(layer), whole @ columns)
+    torch.testing.assert_close(Pair(None, columns, (4, 2)).apply(Flat(layer.flat())), whole @ columns)
+    left, right = term.by_pixel()
+    turned = torch.bmm(left.vectors.transpose(1, 2), right.vectors)
+    torch.testing.assert_close(turned, whole[:, :, term.pixels])
 
 
 def test_a_layer_that_comes_written_out_later_is_projected_alike() -> None:

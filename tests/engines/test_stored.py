@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,7 +31,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     compute = Projections._compute
 
-    def counted(self: Projections, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    def counted(self: Projections, split: Split) -> tuple[torch.Tensor, ...]:
         sizes.extend([len(split)] if len(split) > 1 else [])
         return compute(self, split)
 
@@ -79,7 +80,7 @@ def test_a_stopped_computation_goes_on_and_a_damaged_shard_is_made_again(
     assert computed == [4, 4]
     expected = whole(list(asked(toy).stored()))
     assert computed == [4, 4] and len(expected) == 9
-    (shard,) = request._folder.path.glob("rows_000000004_*.npy")
+    (shard,) = request.folder.path.glob("rows_000000004_*.npy")
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert torch.equal(whole(list(asked(toy).stored())), expected) and computed == [4, 4, 4]
     assert shard.with_name(shard.name + ".corrupt").exists()
@@ -97,13 +98,37 @@ def test_estimators_share_them(toy: Toy, computed: list[int]) -> None:
 
 def test_blocks_are_the_same_bits_stored_or_not(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored, "block_of", lambda *args: 4)
-    kept, not_kept = (list(asked(toy).blocks(toy.train, keep)) for keep in (True, False))
+    kept, not_kept = (list(asked(toy).blocks(toy.train, part)) for part in (slice(0, 9), None))
     assert torch.equal(whole(kept), whole(not_kept))
     rows = [slice(0, 4), slice(4, 8), slice(8, 9)]
     assert [p.rows for p in kept] == [p.rows for p in not_kept] == rows
 
 
-def test_a_share_that_is_the_whole_is_stored_like_it(toy: Toy, computed: list[int]) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_half_precision_halves_the_disk_and_stays_close(dtype: str, tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(n_train=40), MLP(width=5), dtype=dtype)
+    plain, half = asked(toy, dim=64), replace(asked(toy, dim=64), store="float16")
+    expected, found = whole(list(plain.stored())), whole(list(half.stored()))
+    assert found.dtype == expected.dtype and torch.equal(found[:, 64:], expected[:, 64:])
+    off = (found - expected)[:, :64].norm(dim=1) / expected[:, :64].norm(dim=1)
+    assert 1e-5 < off.max() < 4e-4
+    sizes = [next(p.folder.path.glob("rows_*")).stat().st_size - 128 for p in (plain, half)]  # without headers
+    each = getattr(torch, dtype).itemsize
+    assert sizes == [40 * 64 * each, 40 * 64 * 2]
+    for store, p in (("model", plain), ("float16", half)):
+        files = sum(path.stat().st_size - 128 for path in p.folder.path.glob("*.npy"))
+        assert files == stored.stored_bytes(40, 64, each, store)  # type: ignore[arg-type]
+    assert torch.equal(whole(list(replace(asked(toy, dim=64), store="float16").stored())), found) and half.trusted
+
+
+def test_half_precision_changes_what_is_estimated_by_rounding(toy: Toy) -> None:
+    for name in ("trak", "tracinrp"):
+        expected, found = (toy.estimate(name, dim=6, store=store).values for store in ("model", "float16"))
+        assert not np.array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_share_reads_its_rows_of_what_is_stored(toy: Toy, computed: list[int]) -> None:
     run = toy.run(estimator_named("tracinrp"), "tracinrp")
 
     def at_step(checkpoint: Checkpoint) -> Projections:
@@ -113,8 +138,8 @@ def test_a_share_that_is_the_whole_is_stored_like_it(toy: Toy, computed: list[in
     first = compared._share(0, slice(0, 9))
     assert computed == [9] and whole(list(asked(toy).stored())).shape == (9, 8) and computed == [9]
     part = compared._share(0, slice(0, 4))
-    assert computed == [9, 4]
-    assert torch.allclose(torch.from_numpy(first["values0"])[:4], torch.from_numpy(part["values0"]))
+    assert computed == [9]
+    assert torch.equal(torch.from_numpy(first["values0"])[:4], torch.from_numpy(part["values0"]))
 
 
 def test_other_random_numbers_than_those_stored_are_noticed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,12 +156,12 @@ def test_a_first_shard_that_is_lost_does_not_mix_matrices(toy: Toy, monkeypatch:
     monkeypatch.setattr(stored, "block_of", lambda *args: 4)
     request = asked(toy)
     list(request.stored())
-    (shard,) = request._folder.path.glob("rows_000000000_*.npy")
+    (shard,) = request.folder.path.glob("rows_000000000_*.npy")
     shard.unlink()
     with monkeypatch.context() as patch:
         patch.setattr("influx.engines.projections.stream_seed", lambda seed, name: 7)
         fresh = asked(toy)
-        expected, _ = fresh._compute(toy.train)
+        expected = fresh._compute(toy.train)[0]
         found = whole(list(fresh.stored()))
     torch.testing.assert_close(found[:, :6], expected)
 
@@ -144,10 +169,10 @@ def test_a_first_shard_that_is_lost_does_not_mix_matrices(toy: Toy, monkeypatch:
 def test_a_zero_gradient_does_not_vouch_for_the_matrix(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = Projections._compute
 
-    def first_is_zero(self: Projections, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    def first_is_zero(self: Projections, split: Split) -> tuple[torch.Tensor, ...]:
         found = compute(self, split)
         zero = torch.from_numpy(split.ids == toy.train.ids[0])
-        return tuple(values.masked_fill(zero[:, None], 0) for values in found)  # type: ignore[return-value]
+        return tuple(values.masked_fill(zero[:, None] if values.ndim > 1 else zero, 0) for values in found)
 
     monkeypatch.setattr(Projections, "_compute", first_is_zero)
     before = whole(list(asked(toy).stored()))
@@ -161,6 +186,6 @@ def test_a_file_that_another_process_removes_is_made_again(toy: Toy, monkeypatch
     expected = whole(list(asked(toy).stored()))
     request = asked(toy)
     list(request.stored())
-    other = asked(toy)._folder
+    other = asked(toy).folder
     other.forget(*other.checksums())
     assert torch.equal(whole(list(request.stored())), expected)

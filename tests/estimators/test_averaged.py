@@ -90,7 +90,7 @@ def test_needs_scale_and_refusals_are_those_of_the_other() -> None:
     assert loo.requires == {Need.RETRAIN} and loo.scale == "loss"
     assert estimator_named("averaged", {"of": "gas"}).refuses.keys() == {"memorization"}  # type: ignore[attr-defined]
     ended = estimator_named("averaged", {"of": "if_ekfac", "over": "checkpoints"})
-    assert ended.requires == {Need.CURVATURE, Need.CHECKPOINTS}
+    assert ended.requires == {Need.CURVATURE, Need.STATES}
 
 
 @pytest.mark.parametrize(

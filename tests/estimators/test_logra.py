@@ -8,7 +8,8 @@ import torch
 
 from influx.engines.gradients import Gradients
 from influx.engines.low_rank import low_rank
-from influx.errors import ConfigError
+from influx.errors import ConfigError, IncompatibleError
+from influx.estimators.projected.logra import LoGra
 from influx.models.mlp import MLP
 from influx.oracles import toys
 from influx.oracles.toys import Toy, estimator_named
@@ -52,6 +53,8 @@ def test_principal_directions_capture_more(toy: Toy) -> None:
     ("settings", "message"),
     [
         ({"rank": 0}, "estimator.rank must be at least 1"),
+        ({"projections": 0}, "estimator.projections must be at least 1"),
+        ({"projections": 2, "init": "pca"}, "principal directions are not drawn"),
         ({"damping": 0.0}, "estimator.damping must be positive"),
         ({"normalize": "loss_relative", "self_influence": False}, "needs estimator.self_influence=true"),
     ],
@@ -61,6 +64,35 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], messa
         estimator_named("logra", settings)
 
 
+@pytest.mark.parametrize("normalize", ["none", "loss_relative"])
+def test_means_over_projections_have_their_standard_error(toy: Toy, normalize: str) -> None:
+    estimator = LoGra(rank=2, projections=3, normalize=normalize)  # type: ignore[arg-type]
+    run, single = toy.run(estimator, "logra"), LoGra(rank=2, normalize=normalize)  # type: ignore[arg-type]
+    values = np.stack([single._scored(run, single._projections(run, number))[0] for number in range(3)])
+    found = estimator.estimate(run)
+    np.testing.assert_allclose(found.values, values.mean(0), rtol=1e-12)
+    assert found.stderr is not None and found.report["stderr_degrees"] == 2
+    np.testing.assert_allclose(found.stderr, values.std(0, ddof=1) / np.sqrt(3), rtol=1e-8)
+    assert np.array_equal(values[0], toy.estimate("logra", rank=2, normalize=normalize).values)
+    assert not np.allclose(values[0], values[1], rtol=0.1) and not np.allclose(values[1], values[2], rtol=0.1)
+
+
+def test_whole_sides_leave_nothing_to_projections(toy: Toy) -> None:
+    found = toy.estimate("logra", rank=100, projections=2)
+    np.testing.assert_allclose(found.values, toy.estimate("logra", rank=100).values, rtol=1e-8)
+    assert found.stderr is not None and found.stderr.max() < 1e-8 * np.abs(found.values).max()
+
+
+def test_layers_that_are_named_add_up_to_all_of_them(toy: Toy) -> None:
+    names = [n.removesuffix(".weight") for n, p in toy.module().named_parameters() if p.ndim == 2]
+    whole = toy.estimate("logra", rank=2, init="pca")  # principal directions are those of the layer, whoever asks
+    alone = [toy.estimate("logra", rank=2, init="pca", parameters=[name]).values for name in names]
+    np.testing.assert_allclose(sum(alone), whole.values, rtol=1e-10)
+    assert toy.estimate("logra", rank=2, parameters=names[0]).report["layers"] == 1
+    with pytest.raises(IncompatibleError, match=r"estimator\.parameters=layers is the beginning of no"):
+        toy.estimate("logra", parameters=["layers"])
+
+
 def test_normalised_values_have_no_units(toy: Toy) -> None:
     plain, relative = (toy.estimate("logra", rank=3, normalize=n) for n in ("none", "loss_relative"))
     assert (plain.scale, relative.scale) == ("loss", "rank")
@@ -68,6 +100,6 @@ def test_normalised_values_have_no_units(toy: Toy) -> None:
 
 
 def test_bits_do_not_depend_on_matrices_on_disk(toy: Toy) -> None:
-    estimator = estimator_named("logra", {"rank": 3})
-    found = [estimator.estimate(toy.run(estimator, "logra", matrix_mb=mb)).values for mb in (0, 1024)]
-    assert np.array_equal(*found)
+    estimator = estimator_named("logra", {"rank": 3, "projections": 2})
+    found = [estimator.estimate(toy.run(estimator, "logra", matrix_mb=mb)) for mb in (0, 1024)]
+    assert np.array_equal(found[0].values, found[1].values) and np.array_equal(found[0].stderr, found[1].stderr)

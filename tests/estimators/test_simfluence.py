@@ -64,7 +64,15 @@ def test_columns_are_fitted_in_blocks(toy: Toy, monkeypatch: pytest.MonkeyPatch)
     assert parts.tables["simfluence"]["test_id"].tolist() == toy.test.ids.tolist()
 
 
-@pytest.mark.parametrize("settings", [{"ridge": 0.0}, {"held_out": 12}, {"bootstrap": 1}])
+def test_errors_of_first_order_effects_are_their_own(toy: Toy) -> None:
+    found = toy.estimate("simfluence", effect="first_order", bootstrap=3)
+    assert found.stderr is not None and (found.stderr > 0).all()
+    whole = toy.estimate("simfluence", bootstrap=3)
+    assert not np.allclose(found.values, whole.values, rtol=0.1)
+    assert whole.stderr is not None and not np.allclose(found.stderr, whole.stderr, rtol=0.1)
+
+
+@pytest.mark.parametrize("settings", [{"ridge": 0.0}, {"held_out": 12}, {"bootstrap": 1}, {"effect": "second"}])
 def test_settings_are_checked(settings: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=rf"estimator\.{next(iter(settings))}"):
+    with pytest.raises(ConfigError, match=rf"estimator(=simfluence)?\.{next(iter(settings))}"):
         estimator_named("simfluence", settings)

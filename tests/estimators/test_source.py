@@ -15,6 +15,7 @@ from influx.errors import ConfigError, IncompatibleError
 from influx.learners.torch.optimizers import SGD, Adam
 from influx.models.mlp import MLP
 from influx.oracles import toys
+from influx.oracles.dense import dense_matrix
 from influx.oracles.toys import Toy, estimator_named
 from influx.planning import Prospect
 from influx.problem import Data, Split
@@ -36,6 +37,39 @@ def test_the_report_says_how_stationary_the_stretches_are(toy: Toy) -> None:
     assert table["first_step"].tolist() == [0, 3, 6] and table["last_step"].tolist() == [3, 6, 9]
     assert table["rates"].sum() == pytest.approx(0.2 * 9) and (table["variation"] > 0).all()
     assert found.report["checkpoints"] == 6 and found.report["variation"] == table["variation"].max()
+
+
+@pytest.mark.parametrize("settings", [{"solver": "exact"}, {"whole": 0}, {}])
+def test_traces_of_the_curvature_are_those_of_dense_matrices(toy: Toy, settings: dict[str, Any]) -> None:
+    table = toy.estimate("source", checkpoints=None, self_influence=False, **settings).tables["segments"]
+    decay = toy.learner.optimizer.weight_decay
+    steps = [step for step in toy.steps() if step]
+    for row in table.itertuples():
+        inside = [dense_matrix(toy, "ggn", s) for s in steps if row.first_step < s <= row.last_step]
+        traces = np.array([np.trace(h) - decay * len(h) for h in inside])
+        assert row.trace == pytest.approx(traces.mean()) and row.checkpoints == len(traces)
+        assert row.trace_variation == pytest.approx(np.ptp(traces) / traces.mean())
+    assert table["trace_variation"].max() > 0.01
+
+
+def test_mean_parameters_are_another_answer_at_half_the_passes(toy: Toy) -> None:
+    slow, fast = (toy.estimate("source", average=average) for average in ("gradients", "parameters"))
+    assert np.corrcoef(slow.values.ravel(), fast.values.ravel())[0, 1] > 0.9
+    assert not np.allclose(slow.values, fast.values, rtol=1e-3)
+    table = fast.tables["segments"]
+    assert table[["variation", "trace_variation"]].isna().all(axis=None) and "variation" not in fast.report
+    assert fast.report["checkpoints"] == slow.report["checkpoints"] == 6
+    prospect = Prospect(problem=toy.problem, who="source", shape=toy.learner.net_shape(toy.problem))
+    works: list[Any] = [estimator_named("source", {"average": a}) for a in ("gradients", "parameters")]
+    plans = [work.plan(prospect) for work in works]
+    passes = 2 * toy.problem.data.n_outputs + 2  # for the curvature, for influence and for self-influence
+    assert plans[0].gradients - plans[1].gradients == 3 * passes * len(toy.train)
+    assert plans[1].bytes == plans[0].bytes
+
+
+def test_the_mean_of_one_checkpoint_is_that_checkpoint(toy: Toy) -> None:
+    found = [toy.estimate("source", checkpoints=1, average=a) for a in ("gradients", "parameters")]
+    assert np.array_equal(found[0].values, found[1].values) and not found[1].tables["segments"]["variation"].any()
 
 
 def test_self_influence_can_be_left_out(toy: Toy) -> None:
@@ -98,6 +132,7 @@ def test_clipping_is_told(tmp_path: Path) -> None:
     [
         ({"segments": 0}, r"estimator\.segments must be at least 1"),
         ({"curvature": "hessian"}, r"estimator\.curvature"),
+        ({"average": "losses"}, r"average must be gradients or parameters"),
         ({"filter": "box"}, r"filter must be exp or discrete"),
     ],
 )

@@ -111,6 +111,8 @@ def test_without_self_influence_none_is_given(toy: Toy) -> None:
     [
         ({"dim": 0}, "estimator.dim must be at least 1, got 0"),
         ({"models": 0}, "estimator.models must be at least 1, got 0"),
+        ({"subset": 0.0}, "estimator.subset must be above 0 and at most 1, got 0.0"),
+        ({"subset": 1.5}, "estimator.subset must be above 0 and at most 1, got 1.5"),
         ({"checkpoints": -1}, "estimator.checkpoints must be at least 1, got -1"),
         ({"damping": -1.0}, "estimator.damping must be finite and not negative"),
         ({"damping": float("inf")}, "estimator.damping must be finite and not negative, got inf"),
@@ -140,6 +142,30 @@ def test_two_trainings_have_no_model_in_common(toy: Toy) -> None:
     assert len(seeds[0]) == len(seeds[1]) == 2 and seeds[0].isdisjoint(seeds[1])
 
 
+def test_models_of_parts_see_other_parts_and_are_kept(tmp_path: Path) -> None:
+    toy = toys.train(tmp_path, toys.table(), MLP(width=5))
+    estimator = Trak(models=3, subset=0.5, dim=4, damping=1.0)
+    run = toy.run(estimator, "trak")
+    found = estimator.estimate(run)
+    kept = sorted(path for path in tmp_path.iterdir() if path.name != toy.problem.id)
+    assert len(kept) == 3 and found.report["subset"] == 0.5 and found.stderr is not None
+    seen = [unit[0][0].fitted.recipe.ids for unit in estimator._units(run)]
+    assert all(len(ids) == 4 for ids in seen) and len({tuple(ids) for ids in seen}) == 3
+    for unit in estimator._units(run):
+        assert len(unit[0][0].train) == len(toy.train) and unit[0][0].fitted.outcomes(toy.train).loss.shape == (9,)
+    others = [unit[0][0].problem.seed for unit in estimator._units(run.trained(1))]
+    assert {unit[0][0].problem.seed for unit in estimator._units(run)}.isdisjoint(others)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step_*.safetensors") if kept[0] in path.parents}
+    assert np.array_equal(estimator.estimate(run).values, found.values)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_checkpoints_of_one_model_of_a_part_have_the_error_of_checkpoints(toy: Toy) -> None:
+    found = toy.estimate("trak", subset=0.5, checkpoints=2, dim=4, damping=1.0)
+    assert found.stderr is not None and "checkpoints of one training" in found.report["stderr_holds"]
+    assert not np.allclose(found.values, toy.estimate("trak", checkpoints=2, dim=4, damping=1.0).values, rtol=0.1)
+
+
 def test_sparse_sums_beyond_the_parameters_are_not_made(toy: Toy) -> None:
     parameters = sum(p.numel() for p in toy.module().parameters())
     found, whole = toy.estimate("trak", dim=2 * parameters), toy.estimate("trak", kind="none")
@@ -159,8 +185,9 @@ def job_of(outputs: Path, *overrides: str) -> Job:
     )
 
 
-def test_other_test_instances_are_seen_by_the_same_models(tmp_path: Path) -> None:
-    job = job_of(tmp_path, "estimator.models=2")
+@pytest.mark.parametrize("subset", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_other_test_instances_are_seen_by_the_same_models(subset: float, tmp_path: Path) -> None:
+    job = job_of(tmp_path, "estimator.models=2", f"estimator.subset={subset}")
     own = job.estimator.estimate(job.run(trained_problem(job), job.estimator.requires, "trak", job.bank()))
     folders, test = sorted((tmp_path / "problems").iterdir()), job.problem.test.take(slice(1, 4))
     judged = Judged.of(job, "trak", own, [])
@@ -176,12 +203,14 @@ def test_disk_and_memory_grow_with_models_and_checkpoints(tmp_path: Path) -> Non
     assert isinstance(job.problem.learner, TorchLearner)
     net = job.problem.learner.net_shape(job.problem)
 
-    def work(**settings: int) -> Work:
+    def work(**settings: Any) -> Work:
         return job.work(Trak(dim=4, **settings), "trak")
 
     stored = 20 * (4 * 4 + 16)
     assert work().disk == stored
     assert work(models=3, checkpoints=2).disk == 6 * stored + 2 * net.recorded_bytes
+    assert work(models=3, subset=0.5).disk == 3 * stored + 3 * net.recorded_bytes
+    assert work(models=3, subset=0.5).more_trainings == 1.5 and work(models=3).more_trainings == 2
     regression = 8 * (4 * 4 + 6 * 4)
     assert work(models=3, checkpoints=2).bytes - work(models=3).bytes == regression
     assert work(checkpoints=2).bytes - work().bytes == 8 * 2 * 20 * 6  # of one model: sums, no second regression

@@ -47,14 +47,18 @@ def test_smallest_removals_are_those_of_models_trained_one_at_a_time(toy: Toy, b
     drawn = Brittleness(**SETTINGS, bank=bank)._random(run_of(toy, Brittleness(), "x"), asked)
     random = dict(zip(asked.tolist(), drawn, strict=True))
 
+    tried: list[list[bool]] = []  # by removal, which seeds are wrong
+
     def smallest(order: Any, j: int) -> float:
         for k in (4, 12):
             wrong = [without(toy, order[:k], seed).prediction[j] != toy.test.y[j] for seed in seeds]
+            tried.append(wrong)
             if sum(wrong) >= 2:
                 return k
         return np.inf
 
     own = [smallest(sorted(range(N), key=lambda i, j=j: -values[i, j]), j) for j in asked]  # type: ignore[misc]
+    by_influence = np.array(tried, dtype=float)
     chance = [smallest(random[j], j) for j in asked]
     assert np.isfinite(own).any()
     frame = measured(toy, values, bank=bank)
@@ -64,6 +68,8 @@ def test_smallest_removals_are_those_of_models_trained_one_at_a_time(toy: Toy, b
     assert found.value["brittleness_flipped"] == pytest.approx(np.isfinite(own).mean())
     excess = np.mean([np.mean([s <= k for s in own]) - np.mean([s <= k for s in chance]) for k in (4, 12)])
     assert found.value["brittleness_excess"] == pytest.approx(excess)
+    assert found.status["brittleness_ceiling"] == ("ok" if (by_influence.std(axis=0) > 0).all() else "degenerate")
+    assert f"{len(by_influence)} removals that were trained" in found.protocol["brittleness_ceiling"]
     curve = tables_of(frame)["brittleness"].set_index(["series", "removed"]).flipped
     for k in (0, 4, 12):
         assert curve["by influence", k] == pytest.approx(np.mean([s <= k for s in own]))
@@ -78,6 +84,17 @@ def test_a_random_order_belongs_to_the_id_of_its_test_instance(toy: Toy) -> None
     data = replace(toy.problem.data, test=toy.test.take(order))
     moved = replace(run, problem=replace(toy.problem, data=data))
     assert np.array_equal(metric._random(moved, M - 1 - np.array([3, 7])), drawn)
+
+
+def test_the_ceiling_is_the_agreement_of_seeds_on_what_was_trained(toy: Toy) -> None:
+    wrong = (np.random.default_rng(4).random((3, 8, 2)) < np.linspace(0.1, 0.9, 8)[None, :, None]).astype(float)
+    wrong[:, wrong[:, :, 0].mean(axis=0) > 0.5, 1] = np.nan
+    cells = np.array([wrong[:, j, k] for j in range(8) for k in range(2) if np.isfinite(wrong[0, j, k])])
+    r = np.corrcoef(cells.T)[np.triu_indices(3, 1)].mean()
+    assert 8 < len(cells) < 16 and 0 < r < 1
+    found = Brittleness(**SETTINGS)._ceiling(wrong, np.ones((100, 8)), "")
+    assert found.value == pytest.approx(3 * r / (1 + 2 * r)) and found.n == 8
+    assert Brittleness(seeds=1)._ceiling(wrong[:1], np.ones((100, 8)), "").status == "not applicable"
 
 
 def found_of(own: list[float]) -> dict[str, Any]:
@@ -129,9 +146,9 @@ def test_the_plan_is_an_upper_bound(toy: Toy) -> None:
 def test_equal_scores_go_by_id_wherever_rows_stand(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[np.ndarray] = []
 
-    def noted(metric: Brittleness, run: Any, tests: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    def noted(metric: Brittleness, run: Any, tests: np.ndarray, orders: np.ndarray) -> Any:
         removed.append(run.train.ids[orders])
-        return np.full(len(tests), np.inf)
+        return np.full(len(tests), np.inf), np.zeros((3, len(tests), 2))
 
     monkeypatch.setattr(Brittleness, "_smallest", noted)
     order = np.random.default_rng(1).permutation(N)

@@ -10,7 +10,7 @@ import pytest
 
 from influx.errors import ConfigError
 from influx.influence import Influence
-from influx.metrics.calibration import NAMES, Calibration
+from influx.metrics.calibration import CEILING, NAMES, Calibration
 from influx.metrics.tidy import tables_of
 
 N, M = 30, 12
@@ -24,9 +24,48 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def frame_of(make_run: Any, estimate: np.ndarray, truth: np.ndarray | None, **fields: Any) -> pd.DataFrame:
+    """What is said of the estimate; there is a single truth."""
     scale = fields.pop("scale", "loss")
     run = make_run(None if truth is None else Influence(values=truth), size=estimate.shape)
-    return Calibration(n_boot=300, **fields).evaluate(Influence(values=estimate, scale=scale), run)
+    frame = Calibration(n_boot=300, **fields).evaluate(Influence(values=estimate, scale=scale), run)
+    ceiling = frame.iloc[-1]
+    assert (ceiling.metric, ceiling.status) == (CEILING, "not applicable") and np.isnan(ceiling.value)
+    assert ("truth.seeds=1" if truth is not None else "truth=none") in ceiling.note
+    return frame.iloc[:-1]
+
+
+def ceiling_of(make_run: Any, truth: Influence, estimate: np.ndarray | None = None) -> Any:
+    estimate = truth.values if estimate is None else estimate
+    run = make_run(truth, size=truth.values.shape)
+    return Calibration(n_boot=200).evaluate(Influence(values=estimate), run).set_index("metric")
+
+
+def test_the_ceiling_is_what_the_expected_truth_reaches(make_run: Any) -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.normal(size=(300, 40))
+    seeds = expected + 1.5 * rng.normal(size=(3, 300, 40))
+    truth = Influence(values=seeds.mean(axis=0), replicates=tuple(seeds))
+    found = ceiling_of(make_run, truth, expected)
+    pairs = [np.corrcoef(seeds[a].ravel(), seeds[b].ravel())[0, 1] for a, b in ((0, 1), (0, 2), (1, 2))]
+    r = np.mean(pairs)
+    assert found.value[CEILING] == pytest.approx(3 * r / (1 + 2 * r))
+    assert found.value[CEILING] == pytest.approx(found.value["calibration_r2"], abs=0.02)
+    assert found.ci_low[CEILING] < found.value[CEILING] < found.ci_high[CEILING]
+    assert "mean over 3 seeds" in found.note[CEILING]
+
+
+def test_a_second_seed_for_the_ceiling_alone_does_not_raise_it(make_run: Any) -> None:
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(size=(40, 9)) + 0.5 * rng.normal(size=(2, 40, 9))
+    seeds[1, 25:] = np.nan
+    seeds[0, 3, 2] = np.inf
+    truth = Influence(values=seeds[0], replicates=tuple(seeds), report={"seeds": 1})
+    found = ceiling_of(make_run, truth).loc[CEILING]
+    used = [np.delete(one[:25], 2, axis=1).ravel() for one in seeds]
+    assert found.value == pytest.approx(np.corrcoef(*used)[0, 1]) and found.n == 8
+    assert "25 of 40" in found.protocol and "rows and columns" in found.protocol and "1 of 9" in found.note
+    flat = Influence(values=seeds[0], replicates=(np.ones((40, 9)), np.ones((40, 9))))
+    assert ceiling_of(make_run, flat).status[CEILING] == "degenerate"
 
 
 def test_line_and_skill_are_those_of_regression(make_run: Any, pairs: Any) -> None:

@@ -27,6 +27,7 @@ BUILT = (
     "mixed_data",
     "randomisation",
     "ranking",
+    "runtime",
     "shortcut",
     "stability",
     "surrogate_transfer",

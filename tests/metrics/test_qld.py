@@ -53,6 +53,11 @@ def test_differences_are_those_of_models_trained_one_at_a_time(toy: Toy, bank: A
             best = sorted(range(N), key=lambda i: -values[i, j])[:K]
             own.append(without(toy, best, seed).loss[j])
     assert found.value["qld"] == pytest.approx(np.mean(own) - np.mean(random), abs=1e-12)
+    rise = np.reshape(own, (2, 4)) - [
+        np.mean([without(toy, rows, seed).loss[asked] for rows in random_sets], axis=0) for seed in (first, first + 1)
+    ]
+    r = np.corrcoef(rise)[0, 1]
+    assert r > 0 and found.value["qld_ceiling"] == pytest.approx(2 * r / (1 + r))
     assert found.value["qld_removed"] == pytest.approx(np.mean(own) - np.mean(full), abs=1e-12)
     assert found.value["qld_random"] == pytest.approx(np.mean(random) - np.mean(full), abs=1e-12)
     assert (found.ci_low <= found.value).all() and (found.value <= found.ci_high).all()
@@ -67,6 +72,7 @@ def test_real_proponents_are_missed_and_arbitrary_ones_are_not(tmp_path: Path) -
     chance = measured(toy, np.random.default_rng(0).normal(size=alone.shape), **settings).loc["qld"]
     assert chance.ci_low < 0 < chance.ci_high and chance.n == 20
     assert "one seed" in chance.note
+    assert measured(toy, alone, **settings).status["qld_ceiling"] == "not applicable"
 
 
 def test_queries_without_usable_scores_are_left_out_and_counted(toy: Toy) -> None:

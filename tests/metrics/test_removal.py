@@ -51,10 +51,12 @@ def test_curves_are_those_of_models_trained_one_at_a_time(toy: Toy, bank: Any) -
     assert orders["random"][0] != orders["random"][1]
     loss: dict[tuple[str, float], float] = {}
     right: dict[tuple[str, float], float] = {}
+    each: dict[tuple[str, float], np.ndarray] = {}
     for kind, order in orders.items():
         for share, count in {0.0: 0, **COUNTS}.items():
             made = [without(toy, order[seed][:count], first + seed) for seed in range(SEEDS)]
-            loss[kind, share] = np.mean([one.loss[judge.judging] for one in made])
+            each[kind, share] = np.stack([one.loss[judge.judging] for one in made])
+            loss[kind, share] = each[kind, share].mean()
             right[kind, share] = np.mean([(one.prediction == toy.test.y)[judge.judging] for one in made])
     for end, sign in (("top", 1), ("bottom", -1)):
         low, high = (sign * (loss[end, share] - loss["random", share]) for share in COUNTS)
@@ -65,6 +67,9 @@ def test_curves_are_those_of_models_trained_one_at_a_time(toy: Toy, bank: Any) -
         low, high = (sign * (right["random", share] - right[end, share]) for share in COUNTS)
         area = (0.1 * low / 2 + 0.2 * (low + high) / 2) / 0.3
         assert found[f"removal_accuracy_{end}"] == pytest.approx(area, abs=1e-12)
+        fell = [sign * (each[end, share] - each["random", share]) for share in COUNTS]
+        r = max(0.0, np.corrcoef(0.1 * fell[0] / 2 + 0.2 * (fell[0] + fell[1]) / 2)[0, 1])
+        assert found[f"removal_ceiling_{end}"] == pytest.approx(2 * r / (1 + r), abs=1e-9)
     names = {"top": "top by influence", "bottom": "bottom by influence", "random": "random"}
     for table, expected in (("removal", loss), ("removal_accuracy", right)):
         curve = tables_of(frame)[table]
@@ -92,7 +97,8 @@ def test_what_cannot_be_had_has_a_reason_instead_of_a_number(toy: Toy, tmp_path:
     data = toys.table("regression", n_train=8, n_test=6)
     plain = toys.train(tmp_path, data, MLP(width=2), SGD(lr=0.1), batch_size=8)
     frame = measured(plain, np.random.default_rng(0).normal(size=(8, 6)), shares=[0.25], ends=["top"], seeds=1)
-    assert frame.status.tolist() == ["ok", "ok", "not applicable"] and "regression" in frame.note.iloc[2]
+    assert frame.status.tolist() == ["ok", "ok", *["not applicable"] * 2]
+    assert "seeds=1" in frame.note.iloc[2] and "regression" in frame.note.iloc[3]
     assert set(tables_of(frame)) == {"removal"}
 
 

@@ -91,6 +91,14 @@ def test_verdict_is_on_the_page(record: RunRecord) -> None:
     assert "35 of 40 instances" in text and "the test loss would be higher without it" in text
 
 
+def test_a_ceiling_stands_beside_the_number_it_bounds(record: RunRecord) -> None:
+    page = html.page([record])
+    beside = '<td>0.712</td><td class="ci">[0.66, 0.76]</td><td>0.874 <span class="ci">[0.82, 0.92]</span></td>'
+    assert f"<td>spearman</td>{beside}" in page
+    known = [row for row in record.metric_rows if (row["metric"], row["status"]) == ("spearman", "ok")]
+    assert page.count("0.874 <span") == len(known)  # not beside other metrics, nor beside itself
+
+
 def test_command_config_versions_and_costs_are_on_the_page(record: RunRecord) -> None:
     text = " ".join(parsed(html.page([record])).texts)
     for told in (record.command, record.config_text, "2.8.0", "9.50", "from an earlier run", "standardised on the"):

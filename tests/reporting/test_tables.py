@@ -212,6 +212,14 @@ def test_a_wrong_vote_is_no_certificate(radius: float, told: str) -> None:
     assert told in guarantee_line([metric_row("a", "certified_radius_k5", radius)], "a")
 
 
+def test_scores_without_a_sign_are_told_so(folder: Path) -> None:
+    lines = dict(verdict_of(RunRecord.load(folder)).lines)
+    assert lines["sign"].startswith("positive influence = proponent")
+    with (folder / "config.yaml").open("a") as f:
+        f.write("estimator:\n  sign: unsigned\n")
+    assert dict(verdict_of(RunRecord.load(folder)).lines)["sign"].startswith("none: values are associations")
+
+
 def test_the_guarantee_is_below_the_table(folder: Path) -> None:
     rows = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
     more = [
@@ -224,9 +232,19 @@ def test_the_guarantee_is_below_the_table(folder: Path) -> None:
     assert lines["guarantee"].startswith("calibrated: value ± 0.00042 at level 0.9, measured coverage 0.910 [0.86")
 
 
-def test_metrics_without_a_ceiling_say_so(folder: Path) -> None:
+def test_ceilings_of_retraining_stand_beside_their_numbers(folder: Path) -> None:
     rows = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
-    more = [metric_row("tracincp", name, 0.5) for name in ("removal_area_top", "qld", "calibration_r2")]
-    pd.concat([rows, pd.DataFrame(more)]).to_csv(folder / "metrics.csv", index=False)
-    said = dict(verdict_of(RunRecord.load(folder)).lines)["ceiling"]
-    assert "not applicable to removal, qld: they measure what retraining does" in said and "R² of calibration" in said
+    known = ("removal_area_top", "qld", "calibration_r2", "group_rank_random")
+    plain = [
+        metric_row("tracincp", name, 0.5) for name in (*known, "removal_top_5", "qld_random", "brittleness_flipped")
+    ]
+    names = ("removal_ceiling_top", "qld_ceiling", "calibration_ceiling", "group_reliability_random")
+    of_own = [metric_row("tracincp", name, 0.61 + i / 10) for i, name in enumerate(names)]
+    of_other = [metric_row("loss", name, 0.11) for name in ("removal_ceiling_bottom", "qld_ceiling", *known)]
+    pd.concat([rows, pd.DataFrame([*plain, *of_other, *of_own])]).to_csv(folder / "metrics.csv", index=False)
+    found = verdict_of(RunRecord.load(folder))
+    told = {b.metric: b.ceiling.value for b in found.bounded}
+    assert told == dict(zip(known, ("reliability 0.610", "reliability 0.710", "0.810", "0.910"), strict=True))
+    said = dict(found.lines)["ceiling"]
+    assert "R² of calibration 0.810" in said and "Group reliability random 0.910" in said and "0.710" not in said
+    assert [r.name for r in found.rows].count("loss") == 1

@@ -108,6 +108,10 @@ class Crew:
         """Yes."""
         return True
 
+    @property
+    def served(self) -> None:
+        """It asks."""
+
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
         """Blocks with results of an earlier process are read, the others given to workers.
 

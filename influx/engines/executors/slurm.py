@@ -81,6 +81,10 @@ class Array:
         """Yes."""
         return True
 
+    @property
+    def served(self) -> None:
+        """It asks."""
+
     def do(self, task: Task, finished: Finished) -> Iterator[tuple[int, Arrays]]:
         """Blocks with results are read, the others left to the array, which is submitted as far as it is not there.
 

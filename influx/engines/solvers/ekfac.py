@@ -113,24 +113,29 @@ class EKFAC:
             inverse.report.update(numbers)
         return inverse
 
-    def averaged(self, run: Run, kind: Kind, points: Sequence[Curvature]) -> Layerwise:
+    def averaged(self, run: Run, kind: Kind, points: Sequence[Curvature]) -> tuple[Layerwise, list[float]]:
         """The mean curvature over several points of training, to apply functions of it: undamped, never inverted.
+
+        The numbers are the exact traces at each of them, without weight decay.
 
         Raises:
             ConfigError: ``kind`` is ``hessian``.
         """
         self.check(kind)
-        decay, parts = run.curvature.decay, []
-        for names, columns, block in self.measured(run, kind, points):
+        decay, parts, traces = run.curvature.decay, [], [0.0] * len(points)
+        for names, columns, block in self.measured(run, kind, points, traces):
             values = decayed(block, decay[columns])
             parts.append(Part(names, columns, block, 0.0, values.clamp_min(0)))
-        return Layerwise(parts, {"strategy": self.strategy})
+        return Layerwise(parts, {"strategy": self.strategy}), traces
 
     @torch.no_grad()
     def measured(
-        self, run: Run, kind: Kind, points: Sequence[Curvature] = ()
+        self, run: Run, kind: Kind, points: Sequence[Curvature] = (), traces: list[float] | None = None
     ) -> list[tuple[tuple[str, ...], slice, Block]]:
-        """Names, columns and block of every layer, without weight decay and damping; without ``points`` at the end."""
+        """Names, columns and block of every layer, without weight decay and damping; without ``points`` at the end.
+
+        ``traces`` takes that at each of the points.
+        """
         sources = [self._source(run, kind, point) for point in points or (run.curvature,)]
         source, share = sources[0], 1 / len(sources)
         layers = list(layers_of(source.first(), source.at.parameters))
@@ -140,10 +145,13 @@ class EKFAC:
         ]
         passes = 1 if self.strategy == "kfac" else 2
         with progress.task("curvature", passes * len(sources) * source.repeats * len(source.split)) as done:
-            for rows, weight, again in chain.from_iterable(each.blocks() for each in sources):
-                for block, layer in zip(blocks, alike(rows, len(blocks)), strict=True):
-                    block.gather(layer, weight * share, again)
-                done(source.size)
+            for number, each in enumerate(sources):
+                for rows, weight, again in each.blocks():
+                    for block, layer in zip(blocks, alike(rows, len(blocks)), strict=True):
+                        block.gather(layer, weight * share, again)
+                    if traces is not None:
+                        traces[number] += weight * float(rows.squares().sum())
+                    done(source.size)
             for block in blocks:
                 block.turn()
             for rows, weight, _ in chain.from_iterable(each.blocks() for each in sources * (passes - 1)):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from influx.engines.kernels import UpdateCosines
 from influx.engines.projections import Kind
 from influx.engines.similarity import Checkpointed, similarity_work
-from influx.engines.stored import Projections, at_checkpoint
+from influx.engines.stored import Projections, Store, at_checkpoint
 from influx.engines.updates import Updates
 from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence, Scale
@@ -28,7 +28,8 @@ class Less(Checkpointed):
         recorded there, if ∇L(z_i; θ_c) were the gradient of the next batch (Adam's m̂ / (√v̂ + eps); of SGD with
         momentum the momentum and the gradient). Positive for proponents. Ranks only. Self-influence is the cosine of an
         instance's own gradient with its update, not projected.
-    Needs: checkpoints with the optimizer's state and their learning rates; per-instance gradients.
+    Needs: checkpoints with the optimizer's state and, unless weight is uniform, their learning rates; per-instance
+        gradients. A uniform sum takes the one checkpoint of a model that was trained elsewhere.
     Cost: C (n + m) gradients written out, C n updates, their projections (p operations with kind=sparse, p D otherwise)
         and C n m D for products; C n D numbers on disk.
     Source: Xia et al. 2024, arXiv:2402.04333, sections 2 and 3, on all parameters instead of adapters. Weight decay is
@@ -47,6 +48,8 @@ class Less(Checkpointed):
             were influential.
         dim: D, numbers that gradients and updates are projected to.
         kind: sparse (hashed sums of coordinates), rademacher (signs), gaussian or none.
+        store: how gradients lie on disk: as they are (model), or in float16, half as large (a quarter of float64):
+            rows divided by their largest number, off by about 2e-4 of their length.
     """
 
     requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
@@ -63,6 +66,7 @@ class Less(Checkpointed):
 
     dim: int = 8192
     kind: WrittenKind = "sparse"
+    store: Store = "model"
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -78,11 +82,12 @@ class Less(Checkpointed):
         """
         if getattr(prospect.problem.learner, "lacks_moments", False):
             raise IncompatibleError(
-                "estimator=less needs the optimizer's moments at every checkpoint, which checkpoints from elsewhere do "
-                "not have; choose estimator=tracinrp, or say optimizer=sgd without momentum if that was it"
+                "estimator=less needs the optimizer's moments at every checkpoint, which these do not have; record the "
+                "training by influx's recorders with moments=True, choose estimator=tracinrp, or say optimizer=sgd "
+                "without momentum if that was it"
             )
         kind: Kind = self.kind
-        work = similarity_work(prospect, self, dim=self.dim, kind=kind)
+        work = similarity_work(prospect, self, dim=self.dim, kind=kind, store=self.store)
         written = 12.0 * prospect.net.parameters * len(prospect.train) * work.gradients
         return work + Work(numbers=written / (len(prospect.train) + len(prospect.test)), formula="updates")
 
@@ -91,7 +96,7 @@ class Less(Checkpointed):
         fitted = run.gradients.fitted
 
         def at_step(checkpoint: Checkpoint) -> Projections:
-            projections = at_checkpoint(run, checkpoint, self.kind, self.dim, "loss")
+            projections = at_checkpoint(run, checkpoint, self.kind, self.dim, "loss", store=self.store)
             updates = Updates.at(fitted.recipe.optimizer, fitted.state(checkpoint.step))
             return replace(projections, change=updates, told=projections.told | {"change": "update"})
 

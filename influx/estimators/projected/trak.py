@@ -24,18 +24,24 @@ class Trak(Projected):
         Self-influence is the leverage of i times its Q (with ``to_loss`` Q²). The standard error is that of the mean
         over models; of one model over its checkpoints, which are not independent, so that it is not that over
         trainings.
-    Needs: per-instance gradients at the last checkpoints; the training recipe for more than one model.
+    Needs: per-instance gradients of the final model; saved parameters for more than one checkpoint, whatever their
+        learning rates; the training recipe for more than one model.
     Cost: K - 1 trainings, K C (n + m) gradients and projections (p D operations each, see ``kind``), and per regression
         n D² (or n² D) + min(n, D)³ / 3; K C n D numbers on disk, min(n, D)² + m D in memory.
     Source: Park et al. 2023, arXiv:2303.14186, eq. 13, and its code for the separate averages. There models are trained
-        on half of the data each, scores are in half precision and the matrix is not damped; here in double.
+        on half of the data each (see ``subset``), scores are in half precision and the matrix is not damped; here in
+        double.
 
     Attributes:
         dim: D, numbers that a gradient is projected to.
         kind: sparse (hashed sums of coordinates: p operations, and no more variance than signs); rademacher (signs) or
             gaussian, as published, of p D operations; two_sided (products of projections of a layer's inputs and output
             gradients, the fastest); or none.
+        store: how gradients lie on disk: as they are (model), or in float16, half as large (a quarter of float64):
+            rows divided by their largest number, off by about 2e-4 of their length.
         models: K, trainings with initialisations and batch orders of their own; the first is the problem's.
+        subset: share of the training set, drawn at random for each model, that it is trained on: 0.5 as published, with
+            many models. Gradients are those of all instances. Below 1 the problem's own model is not one of them.
         checkpoints: of each, evenly spaced in training, the last among them; they are averaged over like models.
         damping: λ; None means ten times the mean eigenvalue of ΦᵀΦ (its trace over the least of n, D and p). Of powers
             of ten this has the best linear datamodeling score on three data sets, whichever of four is left out to
@@ -46,7 +52,7 @@ class Trak(Projected):
             up to a factor.
     """
 
-    requires: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.GRADIENTS})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
     scale: ClassVar[Scale] = "rank"
     card: ClassVar[Card] = Card(
         family="projected",

@@ -13,16 +13,17 @@ import numpy as np
 from influx.config import load_choice
 from influx.engines.default_curvature import suited
 from influx.engines.repeats import SAME_ROWS, Repeats
-from influx.engines.views import ended_at
+from influx.engines.trainings import train_ahead
+from influx.engines.views import after_start, ended_at
 from influx.errors import ConfigError, IncompatibleError, UserError
 from influx.influence import Influence, Scale
 from influx.instantiate import build
 from influx.needs import Need
 from influx.planning import Planned, Prospect, Work
-from influx.problem import TaskName, trained_again
+from influx.problem import TaskName, only_training, trained_again
 from influx.run import Card, Estimator, Run
 
-THROUGHOUT = frozenset({Need.CHECKPOINTS, Need.TRAJECTORY, Need.RETRAIN, Need.FOREST, Need.LINEAR_MODEL})
+THROUGHOUT = frozenset({Need.CHECKPOINTS, Need.STATES, Need.TRAJECTORY, Need.RETRAIN, Need.FOREST, Need.LINEAR_MODEL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,12 @@ class Averaged:
         inner = self._inner
         needs = inner.requires
         if self.over == "checkpoints":
-            if needs & THROUGHOUT:
+            if needs & THROUGHOUT or getattr(inner, "trains", False):
                 raise ConfigError(
                     f"estimator.over=checkpoints asks an estimator at other points of the training, and {self.of} does "
                     f"not look at the final net alone; set estimator.over=seeds, or for example estimator.of=if_ekfac"
                 )
-            needs = needs | {Need.CHECKPOINTS}
+            needs = needs | {Need.STATES}
         own = {"requires": needs, "scale": inner.scale, "card": replace(self.card, groups=inner.card.groups)}
         for name, value in own.items():
             if value != getattr(self, name):
@@ -128,11 +129,8 @@ class Averaged:
 
     def plan(self, prospect: Prospect) -> Work:
         """The other's work as often, and trainings."""
-        if self.trains and getattr(prospect.problem.learner, "deterministic", False):
-            raise IncompatibleError(
-                "estimator=averaged: this model's training has no randomness to average over; choose a net such as "
-                f"model=mlp, or estimator={self.of} alone"
-            )
+        if self.trains and (why := only_training(prospect.problem.learner)):
+            raise IncompatibleError(f"estimator=averaged: {why}, or take estimator={self.of} alone")
         inner, _ = self._fitting(prospect.problem.data.task)
         one = self._once(inner, prospect)
         n, m, count = len(prospect.train), len(prospect.test), self.count
@@ -190,13 +188,14 @@ class Averaged:
     def _views(self, run: Run) -> Iterator[Run]:
         """The run under each training, or ended at each checkpoint."""
         if self.trains:
+            train_ahead(run.origin or run.bank, range(self.count))
             yield from (run.trained(number) for number in range(self.count))
             return
-        saved = [c for c in run.checkpoints if c.step > 0]  # the initialisation is no point of training
+        saved = after_start(run)
         if self.count > len(saved):
             raise ConfigError(
                 f"estimator.count={self.count} but {len(saved)} checkpoints are saved after the start; set it to at "
-                f"most {len(saved)} or raise training.checkpoints"
+                f"most {len(saved)}, or save more of them (training.checkpoints) or give more"
             )
         places = np.linspace(len(saved) / self.count, len(saved), self.count)
         yield from (ended_at(run, saved[round(place) - 1]) for place in places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from influx.run import Card, Run
 BLOCK_BYTES = 256 << 20  # of losses, unknowns and their like for some test instances at a time
 UNSOLVED = 1e-6  # relative residual of the fit worth a warning
 NO_SELF = "losses of test instances alone are recorded along training"
+Effect = Literal["simulated", "first_order"]
 Array = NDArray[np.float64]
 
 
@@ -39,12 +40,16 @@ class Simfluence:
         unknowns for each test instance in up to 200 passes over R T batches; T n m operations to simulate.
     Source: Guu et al. 2023, arXiv:2303.08114, Eq. (4) and (5). There A and B are free; here they are pulled towards a
         batch that changes nothing (a_t = 1, b_t = 0), follow the learning rate when a schedule changes it, and a
-        removed instance leaves the size of its batch, as everywhere in influx.
+        removed instance leaves the size of its batch, as everywhere in influx: a_t need not be scaled up again.
 
     Attributes:
         runs: R, trainings recorded: the problem's own, and others from its initialisation in other orders.
         held_out: how many of the last of them are for judging the fit only.
         ridge: strength of the pull.
+        center_A: pull A, of which a_t is the sum over a batch, towards 1 / |batch|; otherwise towards 0, as plain ridge
+            regression does (with a schedule: where the learning rate is at its largest).
+        clip: keep a_t within [-1, 1], where simulated losses cannot grow without bound; otherwise growth is an error.
+        effect: simulated, with the instance and without, or first_order: -Σ_t w_t β_ij, its part of the b_t alone.
         bootstrap: refits on resampled runs, whose spread is the standard error; 0 gives none.
     """
 
@@ -64,6 +69,9 @@ class Simfluence:
     runs: int = 12
     held_out: int = 2
     ridge: float = 0.01
+    center_A: bool = True
+    clip: bool = False
+    effect: Effect = "simulated"
     bootstrap: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +83,8 @@ class Simfluence:
             )
         if not self.ridge > 0:
             raise ConfigError(f"estimator.ridge must be positive, got {self.ridge}; set estimator.ridge=0.01")
+        if self.effect not in get_args(Effect):
+            raise ConfigError(f"estimator.effect must be simulated or first_order, got {self.effect!r}; change it")
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise ConfigError(f"estimator.bootstrap must be 0 or at least 2, got {self.bootstrap}; change it")
         if self.bootstrap and self.runs - self.held_out < 2:
@@ -102,9 +112,10 @@ class Simfluence:
         losses, where = traces.losses(self.runs), path.rows_in(run.train).numpy()
         n, m, fits = len(run.train), len(run.test), self.runs - self.held_out
         rates = run.path.fitted.learning_rates
-        curricula = []
+        curricula, largest = [], 1
         for order in range(self.runs):
             batches = traces.recipe(order).batches
+            largest = int(np.diff(batches.offsets).max())
             curricula.append(Curriculum.of(where[batches.rows], batches.offsets, rates, n))
         unknowns, steps = 2 * n, fits * path.total
         if steps < unknowns:
@@ -112,17 +123,17 @@ class Simfluence:
                 f"{fits} trainings of {path.total} steps are fewer than the {unknowns} unknowns of the fit; set "
                 f"estimator.runs to {-(-unknowns // path.total) + self.held_out} or more"
             )
-        draws = self._draws(run, fits)
+        draws, towards = self._draws(run, fits), 0.0 if self.center_A else -1 / largest
         values, spread = run.zeros(), run.zeros() if self.bootstrap else None
         residual, parts = 0.0, []
         with progress.task("fitting the simulator", m) as done:
             for columns in self._blocks(n, m, steps):
                 seen = [np.asarray(found[:, columns]) for found in losses]
                 known = list(zip(curricula[:fits], seen[:fits], strict=True))
-                fitted = Simulator.fitted(known, np.ones(fits), self.ridge)
-                values[:, columns] = fitted.removals(curricula[0], seen[0][0])
+                fitted = self._fitted(known, np.ones(fits), towards)
+                values[:, columns] = self._removed(fitted, curricula[0], seen[0][0])
                 if spread is not None:
-                    spread[:, columns] = self._spread(known, draws, seen[0][0])
+                    spread[:, columns] = self._spread(known, draws, seen[0][0], towards)
                 parts.append(self._judged(run.test.ids[columns], fitted, curricula, seen))
                 residual = max(residual, fitted.residual)
                 done(columns.stop - columns.start)
@@ -169,11 +180,19 @@ class Simfluence:
         size = max(1, int(BLOCK_BYTES // (8 * (6 * steps + 20 * n))))
         return (slice(start, min(start + size, m)) for start in range(0, m, size))
 
-    def _spread(self, known: list[tuple[Curriculum, Array]], draws: Array, start: Array) -> Array:
+    def _fitted(self, known: list[tuple[Curriculum, Array]], weights: Array, towards: float) -> Simulator:
+        return Simulator.fitted(known, weights, self.ridge, towards=towards, clip=self.clip)
+
+    def _removed(self, fitted: Simulator, curriculum: Curriculum, start: Array) -> Array:
+        if self.effect == "first_order":
+            return fitted.first_order(curriculum)
+        return fitted.removals(curriculum, start)
+
+    def _spread(self, known: list[tuple[Curriculum, Array]], draws: Array, start: Array, towards: float) -> Array:
         """``(n, columns)`` deviation of influence over refits."""
         mean, squares = np.zeros(()), np.zeros(())
         for number, weights in enumerate(draws, 1):
-            found = Simulator.fitted(known, weights, self.ridge).removals(known[0][0], start)
+            found = self._removed(self._fitted(known, weights, towards), known[0][0], start)
             change = found - mean
             mean = mean + change / number
             squares = squares + change * (found - mean)

@@ -11,6 +11,7 @@ import numpy as np
 from influx.engines.factorised import check_size
 from influx.engines.inverses import labels_of
 from influx.engines.layer_plans import layered_work
+from influx.engines.mean_parameters import MeanGradients
 from influx.engines.operators import Kind, check_curvature
 from influx.engines.path import check_sgd, recorded
 from influx.engines.segmented import Segment, Segmented, segmented_work
@@ -27,6 +28,7 @@ from influx.run import Card, Run
 MAX_P = 6000  # parameters of matrices written out, one per segment
 REMEDY = "set estimator.solver=ekfac"
 INSTEAD = "if_ekfac"
+Average = Literal["gradients", "parameters"]
 ASK = "it takes as many passes as there are checkpoints again; set estimator.self_influence=true to ask for it"
 
 
@@ -52,6 +54,8 @@ class Source:
         solver: ekfac (layer by layer, Kronecker factors) or exact (whole matrices, up to 6,000 parameters).
         curvature: ggn (or fisher, the same), sampled_fisher, empirical_fisher; hessian with solver=exact, whose
             negative eigenvalues are taken as 0.
+        average: gradients, or parameters, the cheap form: one curvature and one gradient per instance at the mean of a
+            stretch's parameters, in place of means of those at each of its checkpoints.
         filter: exp, or discrete: Π (1 - lr s) in place of e^(-S s), which is what full-batch steps do.
         max_examples: training instances that Kronecker factors are estimated from; null takes all.
         whole: weights with at most so many numbers get their exact matrix; null means 1,500.
@@ -75,6 +79,7 @@ class Source:
     checkpoints: int | None = 2
     solver: Literal["ekfac", "exact"] = "ekfac"
     curvature: Kind = "ggn"
+    average: Average = "gradients"
     filter: Filter = "exp"
     max_examples: int | None = None
     whole: int | None = None
@@ -88,6 +93,8 @@ class Source:
                 raise ConfigError(f"estimator.{name} must be at least 1, got {value}; raise it")
         if self.solver not in ("ekfac", "exact"):
             raise ConfigError(f"estimator.solver must be ekfac or exact, got {self.solver!r}; change it")
+        if self.average not in get_args(Average):
+            raise ConfigError(f"estimator.average must be gradients or parameters, got {self.average!r}; change it")
         if self.filter not in get_args(Filter):
             raise ConfigError(f"estimator.filter must be exp or discrete, got {self.filter!r}; change it")
         if self.solver == "ekfac":
@@ -108,7 +115,9 @@ class Source:
         check_sgd(recipe, "source", INSTEAD)
         saved = [Checkpoint(step=step, lr=(0.0,), path=Path()) for step in prospect.net.saved]
         parts = stretches(saved, np.zeros(recipe.total), self.segments, self.checkpoints)
-        points = sum(len(part.checkpoints) for part in parts)
+        points, where = sum(len(part.checkpoints) for part in parts), "checkpoints"
+        if self.average == "parameters":
+            points, where = len(parts), "means of checkpoints"
         if self.solver == "exact":
             one = matrix_work(prospect, self.curvature, MAX_P, REMEDY)
             held = one.bytes + (len(parts) - 1) * 8.0 * prospect.net.parameters**2
@@ -119,7 +128,7 @@ class Source:
         return replace(
             total([one] * points) + passes,
             bytes=held + passes.bytes,
-            formula=f"{points} checkpoints x ({one.formula}), {len(parts)} in memory; {passes.formula}",
+            formula=f"{points} {where} x ({one.formula}), {len(parts)} in memory; {passes.formula}",
         )
 
     def estimate(self, run: Run) -> Influence:
@@ -140,10 +149,12 @@ class Source:
             "checkpoints": int(table["checkpoints"].sum()),
             "solver": self.solver,
             "curvature": self.curvature,
+            "average": self.average,
             "filter": self.filter,
             "rates": float(table["rates"].sum()),
-            "variation": float(table["variation"].max()),
         }
+        if self.average == "gradients":
+            report |= {name: float(table[name].max()) for name in ("variation", "trace_variation")}
         return run.influence(
             values,
             scale=self.scale,
@@ -155,14 +166,22 @@ class Source:
 
     def _segment(self, run: Run, part: Stretch) -> Segment:
         points = [replace(run.curvature, checkpoint=checkpoint) for checkpoint in part.checkpoints]
+        if self.average == "parameters":
+            mean = MeanGradients(run.gradients.fitted, run.train, run.test, over=tuple(part.checkpoints))
+            points = [replace(points[-1], gradients=mean)]
         matrix: Spectral
         if self.solver == "exact":
             check_size(points[0].at.size, MAX_P, REMEDY)
             uniform = labels_of(run, self.curvature)
             found = points[0].matrix(self.curvature, MAX_P, uniform)
+            traces = [float(found.trace())]
             for point in points[1:]:
-                found += point.matrix(self.curvature, MAX_P, uniform)
+                more = point.matrix(self.curvature, MAX_P, uniform)
+                traces.append(float(more.trace()))
+                found += more
+            decay = float(points[0].decay.sum())
+            traces = [trace - decay for trace in traces]
             matrix = Diagonalised.of(found / len(points))
         else:
-            matrix = self._layered.averaged(run, self.curvature, points)
-        return Segment(part, matrix, Shrinkage(part.rates, self.filter), [point.at for point in points])
+            matrix, traces = self._layered.averaged(run, self.curvature, points)
+        return Segment(part, matrix, Shrinkage(part.rates, self.filter), [point.at for point in points], traces)

@@ -14,8 +14,9 @@ from influx.engines.gradients import Gradients
 from influx.engines.influence_samples import Array, Rows, Weighted, collect, drawn, means
 from influx.engines.path import Path
 from influx.engines.rounding import constant_columns
-from influx.engines.similarity import Checkpointed, Choose, RateAt, Weight, checkpoints_used, scale_of
+from influx.engines.similarity import Checkpointed, Choose, checkpoints_used, scale_of
 from influx.engines.tails import Tail
+from influx.engines.weighting import RateAt, Weight
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need

@@ -9,7 +9,7 @@ from influx.engines.kernels import Projected
 from influx.engines.projections import Kind
 from influx.engines.similarity import Checkpointed, scale_of, similarity_work
 from influx.engines.spread import INDEPENDENT, SHARED
-from influx.engines.stored import Projections, at_checkpoint
+from influx.engines.stored import Projections, Store, at_checkpoint
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
 from influx.needs import Need
@@ -48,6 +48,8 @@ class TracInRP(Checkpointed):
         kind: gaussian; rademacher (signs) or sparse (hashed sums of coordinates, p operations instead of p D), whose
             standard error is then an upper bound; two_sided (products of projections of a layer's inputs and output
             gradients, the fastest, with a few times that variance and no standard error); or none.
+        store: how gradients lie on disk: as they are (model), or in float16, half as large (a quarter of float64):
+            rows divided by their largest number, off by about 2e-4 of their length.
         share: the same projection at every checkpoint; the errors then add up (upper bound).
     """
 
@@ -65,6 +67,7 @@ class TracInRP(Checkpointed):
 
     dim: int = 512
     kind: Kind = "gaussian"
+    store: Store = "model"
     share: bool = False
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class TracInRP(Checkpointed):
 
     def plan(self, prospect: Prospect) -> Work:
         """Gradients, projections and their products at every checkpoint used."""
-        return similarity_work(prospect, self, dim=self.dim, kind=self.kind)
+        return similarity_work(prospect, self, dim=self.dim, kind=self.kind, store=self.store)
 
     def estimate(self, run: Run) -> Influence:
         """Products of projected gradients, weighted and summed over checkpoints."""
@@ -87,7 +90,7 @@ class TracInRP(Checkpointed):
             )
 
         def at_step(checkpoint: Checkpoint) -> Projections:
-            return at_checkpoint(run, checkpoint, self.kind, self.dim, shared=self.share)
+            return at_checkpoint(run, checkpoint, self.kind, self.dim, shared=self.share, store=self.store)
 
         return self.influence(
             run,

@@ -68,13 +68,12 @@ class TreeSimilarity:
         """Products of all pairs."""
         features, values = LeafFeatures.of(run.forest, self.leaf_power), run.zeros()
         signed = self.signed and run.problem.data.task == "classification"
-        mine, theirs = (norms.sqrt() for norms in features.norms)
-        for part in features.parts():
-            found = features.kernel(part)
+        mine, theirs = (np.sqrt(norms) for norms in features.norms)
+        for rows, part, products in features.kernel():
             if self.cosine:
-                found = found / (mine[:, None] * theirs[None, part])
-            values[:, part] = found.numpy()
+                products /= mine[rows, None] * theirs[None, part]
             if signed:
-                values[:, part] *= np.where(run.train.y[:, None] == run.test.y[None, part], 1.0, -1.0)
-        own = np.ones(len(values)) if self.cosine else features.norms[0].numpy()
+                products *= np.where(run.train.y[rows, None] == run.test.y[None, part], 1.0, -1.0)
+            values[rows, part] = products
+        own = np.ones(len(values)) if self.cosine else features.norms[0]
         return run.influence(values, scale=self.scale, self_influence=own, self_influence_note=NOTE)

@@ -33,7 +33,7 @@ class Trex:
         regression with that of y_j - o_j). Taking a term away is no refit, so only the order means something.
         Positive for proponents.
     Needs: trees, boosted or averaged.
-    Cost: some ten Newton steps of ten products, n operations for each tree in each, then n m for each tree.
+    Cost: a few Newton steps of five to twenty products, n operations for each tree in each, then n m for each tree.
     Source: Brophy, Hammoudeh & Lowd 2023, arXiv:2205.00359; survey section 5.1.2. λ is twice their 0.003 for classes;
         for regression their α is half of what decomposes their fit. Their fit may stop early; this one may not.
 
@@ -90,25 +90,25 @@ class Trex:
                 f"{fitted.residual:.2g} of its size after {fitted.steps} steps; raise estimator.penalty above "
                 f"{self.penalty:g}, estimator.max_steps or estimator.tolerance"
             )
-        values, outputs = run.zeros(), features.outputs(fitted.theta, test=True)
-        for part in features.parts():
+        values, outputs = run.zeros(), features.outputs(fitted.theta, test=True).T
+        alpha = fitted.alpha.T[:, :, None]  # (K, n, 1)
+        for rows, part, products in features.kernel(2 * len(alpha)):
             interrupts.check_forced()
-            terms = fitted.alpha[:, None] * features.kernel(part)[..., None]  # (n, k, K)
-            values[:, part] = self._effect(terms, outputs[part], theirs[part], link).numpy()
-        trained = features.outputs(fitted.theta)
-        terms = fitted.alpha * features.norms[0][:, None]
-        own = self._effect(terms, trained, mine, link)
-        return run.influence(
-            values, scale=self.scale, self_influence=own.numpy(), report=self._report(run, fitted, trained)
-        )
+            terms = alpha[:, rows] * torch.from_numpy(products)  # (K, r, k)
+            values[rows, part] = self._effect(terms, outputs[:, part], theirs.T[:, part], link).numpy()
+        own = self._effect(fitted.alpha.T * torch.from_numpy(features.norms[0]), fitted.outputs.T, mine.T, link)
+        report = self._report(run, fitted)
+        return run.influence(values, scale=self.scale, self_influence=own.numpy(), report=report)
 
     def _effect(self, terms: Tensor, outputs: Tensor, targets: Tensor, link: Link) -> Tensor:
-        """``(..., k)`` of terms ``(..., k, K)`` in outputs and targets ``(k, K)``."""
+        """``(..., k)`` of terms ``(K, ..., k)`` in outputs and targets ``(K, k)``."""
+        if terms.ndim > outputs.ndim:
+            outputs, targets = outputs[:, None], targets[:, None]
         if self.output == "loss_delta":
-            return fit_loss(outputs - terms, targets, link) - fit_loss(outputs, targets, link)
+            return fit_loss(outputs - terms, targets, link).sub_(fit_loss(outputs, targets, link))
         if link == "value":
-            return (terms * torch.where(targets >= outputs, 1.0, -1.0))[..., 0]
-        return (terms * (2 * targets - 1))[..., 0] if link == "logistic" else (terms * targets).sum(-1)
+            return terms[0] * torch.where(targets[0] >= outputs[0], 1.0, -1.0)
+        return terms[0] * (2 * targets[0] - 1) if link == "logistic" else (terms * targets).sum(0)
 
     @staticmethod
     def _targets(run: Run, split: Split) -> tuple[Link, Tensor]:
@@ -122,8 +122,9 @@ class Trex:
         return "softmax", (y[:, None] == torch.arange(classes)).double()
 
     @staticmethod
-    def _report(run: Run, fitted: Surrogate, outputs: Tensor) -> dict[str, float]:
+    def _report(run: Run, fitted: Surrogate) -> dict[str, float]:
         """How near the linear model is to its optimum and to the ensemble."""
+        outputs = fitted.outputs
         trained = torch.from_numpy(run.forest.margins()[0]).T  # (n, C)
         if trained.shape[1] == 2 and outputs.shape[1] == 1:  # shares of two classes
             trained = trained[:, 1:]

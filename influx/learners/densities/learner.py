@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influx import interrupts
+from influx import interrupts, reads
 from influx.errors import NumericalError
 from influx.learners.densities.normals import Moments, Normals
 from influx.models.inputs import flat_size
@@ -92,7 +92,7 @@ class DensityLearner(ABC):
             weights = torch.ones(1, len(data.train), dtype=torch.float64)
             found = self._optimum(self._moments(data), weights, "full")
             folder.write(FILE, lambda path: _save(path, found))
-        with np.load(folder / FILE, allow_pickle=False) as arrays:
+        with np.load(reads.note(folder / FILE), allow_pickle=False) as arrays:
             return DensityFitted(Normals(**{name: torch.from_numpy(arrays[name]) for name in arrays.files}))
 
     def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from influx import reads
 from influx.errors import DataError
 from influx.learners.torch.inputs import carried, evaluation_tensors, placed
 from influx.learners.torch.optimizers import Optimizer, Slots
@@ -102,7 +103,7 @@ def load_parameters(module: nn.Module, path: Path) -> None:
         DataError: the file is damaged or belongs to another model.
     """
     try:
-        tensors = load_file(path)
+        tensors = load_file(reads.note(path))
         module.load_state_dict(tensors)
     except (SafetensorError, OSError) as error:
         raise DataError(f"cannot read the checkpoint {path} ({error}); delete it and run again") from error
@@ -125,7 +126,7 @@ def load_state(folder: Folder, step: int, build: Builder, optimizer: Optimizer, 
     empty = optimizer.slots(list(module.parameters()))
     path = folder / state_name(step)
     try:
-        tensors = load_file(path)
+        tensors = load_file(reads.note(path))
         history = [tensors.pop("history.loss").tolist(), tensors.pop("history.clip").tolist()]
         slots: Slots = {slot: [tensors[f"{slot}.{i}"].to(device) for i in range(len(ts))] for slot, ts in empty.items()}
     except (SafetensorError, OSError) as error:
@@ -188,6 +189,16 @@ class TorchFitted:
             Checkpoint(step=s, lr=(self.recipe.lr(s),), path=self.folder.path / "checkpoints" / parameters_name(s))
             for s in steps
         ]
+
+    @property
+    def from_start(self) -> bool:
+        """Whether the first checkpoint is the initialisation."""
+        return True
+
+    @property
+    def rates_held(self) -> str:
+        """What makes learning rates between checkpoints doubtful, or nothing."""
+        return ""
 
     @cached_property
     def learning_rates(self) -> NDArray[np.float64]:

@@ -18,22 +18,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from influx.errors import ConfigError, DataError, did_you_mean
-from influx.learners.torch.fitted import state_name
+from influx.learners.torch.fitted import parameters_name
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 NESTED = ("state_dict", "model_state_dict", "model", "module", "net")  # what a training script puts parameters under
 OPTIMIZERS = ("optimizer", "optimizer_state_dict")
-OWN = re.compile(r"step_(\d{8})\.safetensors")  # beside which influx keeps the state of its optimizer
+OWN = re.compile(r"step_(\d{8})\.safetensors")  # beside which influx keeps the state of the optimizer
+STATE = re.compile(r"state_(\d{8})\.safetensors")
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # of a checkpoint that is a folder
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint as it was found: what its file says of its step and its learning rates, None where nothing."""
+    """A checkpoint as it was found: what its file says of its step and its learning rates, None where nothing.
+
+    ``rates`` are those of the step that leaves it, ``before`` those of steps that led to it, up to it; one for each
+    parameter group.
+    """
 
     path: Path
     step: int | None
     rates: tuple[float, ...] | None
+    before: tuple[tuple[float, ...], ...] = ()
 
 
 def find(path: str) -> list[Found]:
@@ -50,7 +56,8 @@ def find(path: str) -> list[Found]:
     if place.is_dir():
         files = _in_folder(place)
     else:
-        files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True), key=_natural)]
+        named = [Path(name) for name in sorted(glob.glob(str(place), recursive=True), key=_natural)]
+        files = [file for file in named if not _is_state(file)]
         files = [found for file in files for found in (_in_folder(file) if file.is_dir() else [file])]
     if not files:
         raise ConfigError(
@@ -71,10 +78,15 @@ def _in_folder(folder: Path) -> list[Path]:
             f"{folder} holds a checkpoint in several files, which is not read; save it with a larger max_shard_size"
         )
     held = sorted(folder.iterdir(), key=_natural)
-    states = {state_name(int(found[1])) for file in held if (found := OWN.fullmatch(file.name))}
-    files = [file for file in held if file.suffix in ENDINGS and file.name not in states]
+    files = [file for file in held if file.suffix in ENDINGS and not _is_state(file)]
     inner = [file for file in held if file.is_dir() and re.search(r"\d", file.name)]
     return files or [file for one in inner for file in _in_folder(one)[:1]]
+
+
+def _is_state(file: Path) -> bool:
+    """Whether it is what influx and its recorders keep of the optimizer beside a checkpoint."""
+    found = STATE.fullmatch(file.name)
+    return found is not None and (file.parent / parameters_name(int(found[1]))).is_file()
 
 
 def _natural(path: Path | str) -> list[Any]:
@@ -96,8 +108,9 @@ def described(file: Path) -> Found:
         DataError: the file cannot be read.
     """
     step: int | None
+    before: tuple[tuple[float, ...], ...] = ()
     if file.suffix == ".safetensors":
-        step, rates = _noted(file)
+        step, rates, before = _noted(file)
         if rates is None and (file.parent / "trainer_state.json").is_file():
             step, rates = _logged(file.parent / "trainer_state.json", step)
     else:
@@ -105,21 +118,24 @@ def described(file: Path) -> Found:
         step, rates = _told(held)
     if step is None or step < 0:
         step = _step_in(file.parent.name if file.name in WHOLE else file.stem)
-    return Found(file, step, rates)
+    return Found(file, step, rates, before)
 
 
-def _noted(file: Path) -> tuple[int | None, tuple[float, ...] | None]:
+def _noted(file: Path) -> tuple[int | None, tuple[float, ...] | None, tuple[tuple[float, ...], ...]]:
     """Of the metadata that influx and its recorders write."""
     try:
         with safe_open(file, "pt") as opened:
             noted = opened.metadata() or {}
         step = int(noted["step"]) if "step" in noted else None
         rates = tuple(float(rate) for rate in json.loads(noted["lr"])) if "lr" in noted else None
+        runs = [(int(count), tuple(map(float, each))) for count, each in json.loads(noted.get("lr_before", "[]"))]
+        if sum(count for count, _ in runs) > (step or 0) or any(count < 1 for count, _ in runs):
+            raise ValueError
     except (SafetensorError, OSError) as error:
         raise DataError(f"cannot read the checkpoint {file} ({error}); save it again") from error
     except (ValueError, TypeError) as error:
         raise DataError(f"the checkpoint {file} has metadata step and lr that are no numbers; save it again") from error
-    return step, rates
+    return step, rates, tuple(each for count, each in runs for _ in range(count))
 
 
 def _logged(file: Path, step: int | None) -> tuple[int | None, tuple[float, ...] | None]:
@@ -135,12 +151,16 @@ def _logged(file: Path, step: int | None) -> tuple[int | None, tuple[float, ...]
 def _told(held: Mapping[str, Any]) -> tuple[int | None, tuple[float, ...] | None]:
     """Of what Lightning and training scripts save beside the parameters."""
     step = next((held[name] for name in ("global_step", "step") if type(held.get(name)) is int), None)
-    several = held.get("optimizer_states")
-    states = several if isinstance(several, list) else [held.get(name) for name in OPTIMIZERS]
-    state = next((one for one in states if isinstance(one, Mapping)), {})
-    groups = state.get("param_groups")
+    groups = optimizer_in(held).get("param_groups")
     found = [group["lr"] for group in groups if _is_group(group)] if isinstance(groups, list) else []
     return step, tuple(float(rate) for rate in found) or None
+
+
+def optimizer_in(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first optimizer's state dict in what a training script or Lightning saved; empty where there is none."""
+    several = held.get("optimizer_states")
+    states = several if isinstance(several, list) else [held.get(name) for name in OPTIMIZERS]
+    return next((one for one in states if isinstance(one, Mapping)), {})
 
 
 def _is_group(group: Any) -> bool:
@@ -206,7 +226,7 @@ def matched(
     """
     wanted = module.state_dict()
     names = {name.removeprefix(inner): name for name in wanted}
-    begins = _prefix(found, names) if prefix is None else prefix
+    begins = prefix_of(found, names) if prefix is None else prefix
     held = {name.removeprefix(begins): value for name, value in found.items() if name.startswith(begins)}
     _fill_tied(held, names, wanted)
     missing = [name for name in names if name not in held]
@@ -233,7 +253,7 @@ def matched(
     return {own: held[name].to(wanted[own].dtype) for name, own in names.items()}
 
 
-def _prefix(found: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+def prefix_of(found: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
     """The shortest beginning after which most names of the module are found."""
     first = next(iter(names))
     begins = {name.removesuffix(first) for name in found if name.endswith(first)} | {""}

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from influx.errors import ConfigError, DataError
 from influx.learners.torch import foreign
+from influx.learners.torch.moments import Moments, beside
 from influx.learners.torch.training import Training
 from influx.store import file_hash
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 class Loaded:
     """One checkpoint of an imported training: ``read`` gives a full state dict for a module of the model.
 
-    ``rate`` is the learning rate of the step that leaves it, None where nobody said; ``digest`` stands for its tensors.
-    ``told`` is whether the file or its name tells the step.
+    ``rate`` is the learning rate of the step that leaves it, None where nobody said or where parameter ``groups`` had
+    several; ``before`` are those of steps that led to it, up to it, as far as they are known. ``digest`` stands for its
+    tensors, ``moments`` finds what the optimizer remembered there. ``told`` is whether the step is known and not
+    counted, ``given`` whether the rate comes from settings.
     """
 
     step: int
@@ -33,6 +37,10 @@ class Loaded:
     read: Callable[[nn.Module], dict[str, Tensor]]
     digest: str
     told: bool = True
+    given: bool = False
+    before: tuple[float, ...] = ()
+    groups: tuple[float, ...] = ()
+    moments: Callable[[], Moments | None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +103,17 @@ class Imported:
             )
 
         return [
-            Loaded(step, rate, reader(one), file_hash(one.path), one.step is not None)
+            Loaded(
+                step,
+                rate,
+                reader(one),
+                file_hash(one.path),
+                one.step is not None or self.steps is not None,
+                given=self.lr is not None,
+                before=() if self.lr is not None else _before(one),
+                groups=one.rates or () if rate is None else (),
+                moments=cache(partial(beside, one.path, self.prefix, inner)),
+            )
             for step, rate, one in zip(steps, rates, found, strict=True)
         ]
 
@@ -119,12 +137,24 @@ class Imported:
         if self.lr is not None:
             return [self.lr] * len(found)
         for one in found:
-            if not all(math.isfinite(rate) and rate >= 0 for rate in one.rates or ()):
+            told = [rate for rates in (one.rates or (), *one.before) for rate in rates]
+            if not all(math.isfinite(rate) and rate >= 0 for rate in told):
                 raise DataError(
                     f"the checkpoint {one.path} tells the learning rate {one.rates}, which must be finite and not "
                     "negative; set training.lr"
                 )
-        return [one.rates[0] if one.rates and len({*one.rates}) == 1 else None for one in found]
+        return [_one_of(one.rates or ()) for one in found]
+
+
+def _one_of(rates: tuple[float, ...]) -> float | None:
+    """The rate of all parameter groups, None where it is not one."""
+    return rates[0] if len({*rates}) == 1 else None
+
+
+def _before(one: foreign.Found) -> tuple[float, ...]:
+    """Rates of the steps that led to it; none where parameter groups had several."""
+    known = [rate for rates in one.before if (rate := _one_of(rates)) is not None]
+    return tuple(known) if len(known) == len(one.before) else ()
 
 
 def _check_count(name: str, count: int, found: list[foreign.Found]) -> None:

@@ -18,6 +18,7 @@ from influx.learners.torch.imported import Loaded
 from influx.learners.torch.inputs import attached_to, to_tensors
 from influx.learners.torch.learner import NETS, TorchLearner
 from influx.learners.torch.loading import lies_apart
+from influx.learners.torch.moments import Moments
 from influx.learners.torch.sequential import Recipe, State
 from influx.learners.torch.tasks import Task, task_for
 from influx.learners.torch.training import Batches
@@ -31,6 +32,14 @@ REMEDIES = {
     Need.RETRAIN: "let influx train (training=default), or leave out what retrains: truth=none and other metrics",
     Need.TRAJECTORY: "let influx train (training=default), or choose what reads checkpoints, as estimator=tracincp",
 }
+ELSEWHERE = (
+    "this model was trained elsewhere, where influx cannot train it with another seed; let influx train "
+    "(training=default), or attribute each of your models and average their influence"
+)
+HELD = (
+    "the learning rates of the checkpoints differ and the files do not tell those of the steps between: each is taken "
+    "to hold until the next checkpoint; record the training with influx's recorders, which save all rates"
+)
 OTHERWISE = "choose an estimator without that need (influx list estimators)"
 
 
@@ -48,6 +57,7 @@ class ImportedLearner(TorchLearner):
     inner: str = ""
     own_task: Task | None = None
     deterministic: ClassVar[bool] = True  # another seed is no other training
+    trained_elsewhere: ClassVar[str] = ELSEWHERE
 
     @cached_property
     def loaded(self) -> list[Loaded]:
@@ -56,7 +66,7 @@ class ImportedLearner(TorchLearner):
 
     @property
     def provides(self) -> frozenset[Need]:
-        """What the parameters allow; checkpoints where there are several with their learning rates."""
+        """What the parameters allow; checkpoints where there are several, or steps, and their learning rates."""
         served = super().provides - {Need.RETRAIN, Need.TRAJECTORY}
         if self.own_task is not None:
             served -= {Need.LINEAR_HEAD}  # its solvers know cross-entropy and squared error
@@ -64,17 +74,48 @@ class ImportedLearner(TorchLearner):
 
     @property
     def lacks_moments(self) -> bool:
-        """Whether the optimizer remembers something from step to step, which parameters alone do not tell."""
-        return bool(self.optimizer.slots([]))
+        """Whether the optimizer remembers something from step to step that came with not all checkpoints.
+
+        Before the first step it remembers nothing.
+        """
+        return bool(self.optimizer.slots([])) and None in self._moments
+
+    @cached_property
+    def _moments(self) -> list[Moments | None]:
+        """Of each checkpoint, None where they are not known."""
+        needed, found = {*self.optimizer.slots([])}, []
+        for one in self.loaded:
+            held = one.moments() if needed else None
+            enough = held is not None and (needed <= held.slots or (one.step == 0 and one.told))
+            found.append(held if enough else None)
+        return found
 
     @property
     def _lacking(self) -> str:
         """What is missing to follow the training, in words, or nothing."""
+        leaving = self.loaded[:-1]
         if len(self.loaded) < 2:
-            return "several checkpoints, and one was given; give more of the same training, the last one being final"
-        if any(one.rate is None for one in self.loaded[:-1]):
+            if self.loaded[0].rate is not None and self.loaded[0].step > 0:
+                return ""  # steps of one rate led to it
+            return (
+                "several checkpoints, and one was given; give more of the same training, the last one being final, or "
+                "set estimator.weight=uniform where the sum is over checkpoints, which takes the one"
+            )
+        for one in leaving:
+            if one.groups:
+                return (
+                    f"one learning rate for all parameters, and the optimizer's parameter groups had "
+                    f"{', '.join(f'{rate:g}' for rate in one.groups)} at step {one.step}; set training.lr to the rate "
+                    "to weigh checkpoints by"
+                )
+        if any(one.rate is None for one in leaving):
             return "the learning rate of every checkpoint, which the files do not tell; set training.lr"
         return ""
+
+    @property
+    def _from_start(self) -> bool:
+        """Whether the first checkpoint is known to be the initialisation."""
+        return len(self.loaded) > 1 and self.loaded[0].told and self.loaded[0].step == 0
 
     def missing(self, who: str, needs: frozenset[Need]) -> IncompatibleError:
         """The refusal of an estimator or metric whose ``needs`` are not all served."""
@@ -89,7 +130,9 @@ class ImportedLearner(TorchLearner):
     @property
     def identity(self) -> dict[str, Any]:
         """What makes this another problem than one with the same settings: the tensors of its checkpoints."""
-        return {"checkpoints": [[one.step, one.rate, one.digest] for one in self.loaded]}
+        told = [[one.step, one.rate, one.digest] for one in self.loaded]
+        held = [one.digest for one in self._moments if one is not None]
+        return {"checkpoints": told} | ({"moments": held} if held else {})
 
     def check(self, data: Data) -> None:
         """Build the module, read the first checkpoint, and run two instances through it.
@@ -121,8 +164,6 @@ class ImportedLearner(TorchLearner):
         apart = lies_apart(data.train, self.dtype, device)
         x, y = to_tensors(data.train, self.dtype, "cpu" if apart else device)
         attached = attached_to(self.model, data, seed)
-        rates = [one.rate for one in self.loaded]
-        known = tuple(0.0 if rate is None else rate for rate in rates)
         steps = tuple(one.step for one in self.loaded)
         none = np.zeros(0, np.int64)
         return ImportedRecipe(
@@ -138,7 +179,10 @@ class ImportedLearner(TorchLearner):
             attached=attached,
             apart=apart,
             steps=steps,
-            rates=known,
+            rates=tuple(one.rate or 0.0 for one in self.loaded),
+            before=tuple(one.before for one in self.loaded),
+            given=all(one.given for one in self.loaded if one.rate is not None),
+            from_start=self._from_start,
         )
 
     def fit(self, data: Data, seed: int, folder: Folder) -> ImportedFitted:
@@ -150,11 +194,13 @@ class ImportedLearner(TorchLearner):
         recipe, saved = self.recipe(data, seed, 0), folder.sub("checkpoints")
         saved.sweep_temporaries()
         module = self._module(data, seed, 0)
-        for one, rate in zip(self.loaded, recipe.rates, strict=True):
+        empty = self.optimizer.slots(list(module.parameters()))
+        for one, rate, held in zip(self.loaded, recipe.rates, self._moments, strict=True):
             interrupts.check()
             if not saved.has(parameters_name(one.step)):
                 module.load_state_dict(one.read(module))
-                save_checkpoint(saved, State(step=one.step, module=module, slots={}), rate)
+                slots = {} if held is None else held.read(module, empty)
+                save_checkpoint(saved, State(step=one.step, module=module, slots=slots), rate)
         return ImportedFitted(folder, lambda init: self._module(data, seed, init), recipe)
 
     def retrain(
@@ -184,19 +230,39 @@ class ImportedLearner(TorchLearner):
     def net_shape(self, problem: Problem) -> NetShape:
         """Sizes of the net, and the steps of its checkpoints."""
         shape, steps = super().net_shape(problem), tuple(one.step for one in self.loaded)
-        return replace(shape, steps=steps[-1], visits=0, saved=steps, state_bytes=0)
+        return replace(shape, steps=steps[-1], visits=0, saved=steps, state_bytes=0, from_start=self._from_start)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedRecipe(Recipe):
-    """The steps at which there are checkpoints and the rates of the steps that leave them."""
+    """The steps at which there are checkpoints, the rates of the steps that leave them and that led to them.
+
+    ``given`` says that the rates come from settings, ``from_start`` that the first checkpoint is the initialisation.
+    """
 
     steps: tuple[int, ...]
     rates: tuple[float, ...]
+    before: tuple[tuple[float, ...], ...]
+    given: bool
+    from_start: bool
+
+    @cached_property
+    def schedule(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Rate of every step ``(T,)``, and whether it is known.
+
+        Otherwise it is that of the last checkpoint before the step, or of the first one.
+        """
+        at = np.searchsorted(self.steps, np.arange(self.total), side="right") - 1
+        rates, known = np.asarray(self.rates)[np.maximum(at, 0)], np.zeros(self.total, bool)
+        for step, before in zip(self.steps, self.before, strict=True):
+            part = slice(step - len(before), step)
+            rates[part], known[part] = before, True
+        known[[step for step in self.steps if step < self.total]] = True
+        return rates, known
 
     def lr(self, step: int) -> float:
-        """That of the last checkpoint at or before the step; of the first one before it."""
-        return self.rates[max(int(np.searchsorted(self.steps, step, side="right")) - 1, 0)]
+        """Of the update that leaves a step; of the last checkpoint where none does."""
+        return float(self.schedule[0][step]) if step < self.total else self.rates[-1]
 
 
 @dataclass(frozen=True)
@@ -218,7 +284,16 @@ class ImportedFitted(TorchFitted):
 
     @cached_property
     def learning_rates(self) -> NDArray[np.float64]:
-        """``(T,)`` rate of every step, that of the checkpoint before it."""
-        rates = np.asarray(self.recipe.rates)
-        at = np.searchsorted(self.recipe.steps, np.arange(self.recipe.total), side="right") - 1
-        return rates[np.maximum(at, 0)]
+        """``(T,)`` rate of every step, that of the checkpoint before it where it is not known."""
+        return self.recipe.schedule[0]
+
+    @property
+    def from_start(self) -> bool:
+        """Whether the first checkpoint is the initialisation."""
+        return self.recipe.from_start
+
+    @property
+    def rates_held(self) -> str:
+        """What makes rates between checkpoints doubtful, or nothing."""
+        rates, known = self.recipe.schedule
+        return HELD if not self.recipe.given and not known.all() and len(np.unique(rates)) > 1 else ""

@@ -39,6 +39,7 @@ NETS = frozenset(
         Need.GRADIENTS,
         Need.CURVATURE,
         Need.CHECKPOINTS,
+        Need.STATES,
         Need.TRAJECTORY,
         Need.LINEAR_HEAD,
         Need.RETRAIN,

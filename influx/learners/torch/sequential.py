@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from influx.errors import NumericalError
+from influx.learners.torch.compiled import compiled, compiling
 from influx.learners.torch.inputs import Attached, carried
 from influx.learners.torch.loading import Pair, fed
 from influx.learners.torch.mixed import passed
@@ -163,10 +164,12 @@ def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, nor
     module = state.module
     params = list(module.parameters())
     decay = decays(recipe.optimizer, [p.shape for p in params])
+    compiles = recipe.training.compile and weights is None
+    forward, watched = (compiled(module), compiling) if compiles else (module, contextlib.nullcontext)
     for x, rows in recipe.fed(state.step, stop):
         module.train()
-        with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext():
-            loss, grads = _batch(recipe, module, params, state.step, x, rows, weights, norm)
+        with _noise(recipe, state.step) if recipe.random else contextlib.nullcontext(), watched():
+            loss, grads = _batch(recipe, forward, params, state.step, x, rows, weights, norm)
         if not np.isfinite(loss):
             raise NumericalError(
                 f"the training loss is {loss} at step {state.step} (instances "
@@ -191,7 +194,7 @@ def advance(recipe: Recipe, state: State, stop: int, weights: Tensor | None, nor
 
 def _batch(
     recipe: Recipe,
-    module: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     params: list[nn.Parameter],
     step: int,
     x: Tensor,
@@ -210,7 +213,7 @@ def _batch(
     if len(rows) < (1 if recipe.takes_one or w is None else 2):
         return 0.0, [torch.zeros_like(p) for p in params]
     with torch.enable_grad():
-        risks = recipe.task.loss(recipe.outputs(module, recipe.drawn(x, rows, step)), recipe.y[rows])
+        risks = recipe.task.loss(recipe.outputs(forward, recipe.drawn(x, rows, step)), recipe.y[rows])
         loss = (risks.sum() if w is None else (risks * w).sum()) / size
     grads = torch.autograd.grad(loss, params, allow_unused=True)
     return float(loss.detach()), [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]

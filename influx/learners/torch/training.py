@@ -39,6 +39,8 @@ class Training:
         dtype: parameters, and arithmetic where ``precision`` does not say otherwise.
         precision: of a step's forward and backward pass: model (``dtype``), or bfloat16 (products and convolutions, by
             autocast; parameters, losses, optimizer and all evaluation stay in float32).
+        compile: let ``torch.compile`` speed up the steps of recorded trainings and of their replays; retrained models
+            are trained without, so that they differ by rounding from one that saw the same.
         device: cpu, cuda, or auto.
         engine: how many models are retrained at once: dense (batched products, at precision=model, networks of linear
             layers), vmap (any net without batch statistics or dropout), sequential (one at a time), auto (also
@@ -60,6 +62,7 @@ class Training:
     checkpoint_every: int = 1
     dtype: Literal["float32", "float64"] = "float32"
     precision: Precision = "model"
+    compile: bool = False
     device: str = "cpu"
     engine: Engine = "auto"
     block: int | None = None

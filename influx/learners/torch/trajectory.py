@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from influx import reads
 from influx.errors import DataError
 from influx.store import Folder
 
@@ -49,7 +50,7 @@ class Trajectory:
         """
         path = folder / "trajectory.npz"
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(reads.note(path), allow_pickle=False) as arrays:
                 return cls(**{name: arrays[name] for name in ("lr", "batch_offsets", "batch_ids", "loss", "clip")})
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(f"cannot read {path} ({error}); delete it and run again") from error

@@ -129,12 +129,23 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        found = self.booster.predict(self._pool(x), prediction_type="RawFormulaVal", thread_count=1)
-        return np.ascontiguousarray(np.reshape(found, (len(found), -1)).T)
+        return self._margins(self._pool(x))
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, the same for all classes."""
-        found = self.booster.calc_leaf_indexes(self._pool(x), thread_count=1)
+        return self._leaves(self._pool(x))
+
+    def seen(self, x: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
+        """Leaves, and margins of ``rows``."""
+        pool = self._pool(x)
+        return self._leaves(pool), self._margins(pool.slice(rows))
+
+    def _margins(self, pool: Any) -> Array:
+        found = self.booster.predict(pool, prediction_type="RawFormulaVal", thread_count=1)
+        return np.ascontiguousarray(np.reshape(found, (len(found), -1)).T)
+
+    def _leaves(self, pool: Any) -> NDArray[np.int32]:
+        found = self.booster.calc_leaf_indexes(pool, thread_count=1)
         found = np.ascontiguousarray(found.T, np.int32)[:, None]
         return np.broadcast_to(found, (len(found), len(self._base), found.shape[-1]))
 
@@ -144,7 +155,7 @@ class Boosted:
 
         return catboost.Pool(x, thread_count=1)
 
-    def values(self) -> Leaves:
+    def values(self, leaves: NDArray[np.int32]) -> Leaves:
         """What the leaves add."""
         outputs, sizes = len(self._base), np.asarray(self.booster.get_tree_leaf_counts(), np.int64)
         by_leaf = np.asarray(self.booster.get_leaf_values(), np.float64).reshape(-1, outputs)

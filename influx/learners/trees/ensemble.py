@@ -79,8 +79,12 @@ class Ensemble(Protocol):
         """``(T, C, n)`` leaf of every instance, numbered from 0 in each tree."""
         ...
 
-    def values(self) -> Leaves:
-        """What the leaves add."""
+    def seen(self, x: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
+        """Leaves of all instances and margins of those in ``rows``, with ``x`` handed over once."""
+        ...
+
+    def values(self, leaves: NDArray[np.int32]) -> Leaves:
+        """What the leaves add; ``leaves`` (T, C, n) are those of the instances that the trees grew from."""
         ...
 
     def save(self, path: Path) -> None:

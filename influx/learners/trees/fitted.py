@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.learners.trees import outcomes as told
-from influx.learners.trees.ensemble import Array, Ensemble, Leaves, Rule
+from influx.learners.trees.ensemble import Array, Ensemble, Rule
 from influx.problem import Data, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ class Predictor:
 
 @dataclass(frozen=True, kw_only=True)
 class TreesFitted:
-    """The trained model; ``structure`` is read from the library once, when the model is."""
+    """The trained model."""
 
     learner: TreeLearner
     predictor: Predictor
-    structure: Leaves
 
     @property
     def rule(self) -> Rule:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from influx.errors import IncompatibleError
 from influx.learners.trees.ensemble import Array, Ensemble, Leaves, Rule, Sample
 from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_rate, check_shares
@@ -141,17 +142,29 @@ class Boosted:
         found = self.booster.predict(x, pred_leaf=True, num_threads=1).reshape(len(x), self.rounds, -1)
         return np.ascontiguousarray(found.transpose(1, 2, 0), np.int32)
 
-    def values(self) -> Leaves:
-        """What the leaves add, the start taken out of the first round."""
-        parts = self.booster.model_to_string().split("\nleaf_value=")[1:]
-        trees, base = [part.partition("\n")[0].split() for part in parts], self.base
-        values = np.array([float(word) for tree in trees for word in tree])
-        sizes = np.array([len(tree) for tree in trees], np.int64)
-        start = np.repeat(base, sizes[: len(base)])
+    def seen(self, x: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
+        """Leaves, and margins of ``rows``."""
+        return self.leaves(x), self.margins(x[rows])
+
+    def values(self, leaves: NDArray[np.int32]) -> Leaves:
+        """What the leaves add, the start taken out of the first round.
+
+        Raises:
+            IncompatibleError: there are leaves that none of the instances falls into.
+        """
+        sizes, base = leaves.max(-1).astype(np.int64) + 1, self.base
+        there = int(self.booster.feature_importance("split").sum()) + sizes.size  # each split makes one leaf more
+        if sizes.sum() != there:
+            raise IncompatibleError(
+                f"{there - sizes.sum()} of {there} leaves of model=lightgbm hold none of the training instances that "
+                "the trees are seen with; give the training data that the trees grew from"
+            )
+        ask, trees = self.booster.get_leaf_output, enumerate(sizes.ravel().tolist())
+        values = np.array([ask(tree, leaf) for tree, size in trees for leaf in range(size)])
+        start = np.repeat(base, sizes[0])
         values[: len(start)] -= start
-        alone = np.abs(values[np.cumsum(sizes) - 1]) < 1e-12 * (1 + np.abs(base).max())
-        shape = (self.rounds, len(base))
-        return Leaves(base=base, values=values, sizes=sizes.reshape(shape), fixed=((sizes == 1) & alone).reshape(shape))
+        alone = np.abs(values[np.cumsum(sizes) - 1]).reshape(sizes.shape) < 1e-12 * (1 + np.abs(base).max())
+        return Leaves(base=base, values=values, sizes=sizes, fixed=(sizes == 1) & alone)
 
     @cached_property
     def base(self) -> Array:

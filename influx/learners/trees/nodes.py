@@ -80,23 +80,34 @@ class Nodes:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)`` sums or means of leaves."""
-        ends = self.ends(x)
+        return self._margins(self.ends(x))
+
+    def _margins(self, ends: NDArray[np.int32]) -> Array:
+        n = ends.shape[1]
         if self.averaged:
-            total = np.zeros((len(x), self.value.shape[1]))
+            total = np.zeros((n, self.value.shape[1]))
             for tree in ends:
                 total += self.value[tree]
             return np.ascontiguousarray(total.T / self.rounds)
-        found = np.tile(self.base[:, None], len(x))
-        for t in self.value[ends, 0].reshape(*self.roots.shape, len(x)):
+        found = np.tile(self.base[:, None], n)
+        for t in self.value[ends, 0].reshape(*self.roots.shape, n):
             found += t
         return found
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``; averaged trees are the same for all classes."""
-        found = self._numbers[self.ends(x)].reshape(*self.roots.shape, len(x))
-        return np.broadcast_to(found, (len(found), len(self.base), len(x)))
+        return self._leaves(self.ends(x))
 
-    def values(self) -> Leaves:
+    def _leaves(self, ends: NDArray[np.int32]) -> NDArray[np.int32]:
+        found = self._numbers[ends].reshape(*self.roots.shape, -1)
+        return np.broadcast_to(found, (len(found), len(self.base), found.shape[-1]))
+
+    def seen(self, x: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
+        """Leaves, and margins of ``rows``."""
+        ends = self.ends(x)
+        return self._leaves(ends), self._margins(ends[:, rows])
+
+    def values(self, leaves: NDArray[np.int32]) -> Leaves:
         """What the leaves add: those of averaged trees divided by their number."""
         leaf = [self.feature[part] < 0 for part in self._parts]
         trees = [self.value[part][own] for part, own in zip(self._parts, leaf, strict=True)]

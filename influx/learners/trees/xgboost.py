@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from influx.errors import ConfigError
-from influx.learners.trees.ensemble import Array, Ensemble, Leaves, Rule, Sample, numbered
+from influx.learners.trees.ensemble import Array, Ensemble, Leaves, Rule, Sample
 from influx.learners.trees.learner import TreeLearner
 from influx.learners.trees.settings import check_ranges, check_rate, check_shares
 
 NO_PARENT = 2**31 - 1
-KINDS = {b"d#L": ">f4", b"D#L": ">f8", b"l#L": ">i4", b"L#L": ">i8"}  # of numbers in arrays
+ARRAYS = {"left_children": ">i4", "parents": ">i4", "split_conditions": ">f4"}  # of a tree, in the file's order
+HEADS = [f"{name}[${'d' if 'f' in kind else 'l'}#L".encode() for name, kind in ARRAYS.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,33 +147,44 @@ class Boosted:
 
     def margins(self, x: NDArray[np.float32]) -> Array:
         """``(C, n)``."""
-        found = self.booster.predict(self._matrix(x), output_margin=True, strict_shape=True)
-        return np.ascontiguousarray(found.T, np.float64)
+        return self._margins(self._matrix(x))
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """``(T, C, n)``, nodes numbered among the leaves."""
-        nodes = self.booster.predict(self._matrix(x), pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
-        trees = nodes.reshape(len(nodes), len(self._is_leaf)).T.astype(np.int64)
-        first = np.cumsum([0, *map(len, self._is_leaf)])[:-1]
-        found = np.concatenate([numbered(leaf) for leaf in self._is_leaf])[trees + first[:, None]]
-        return np.asarray(found.reshape(self.rounds, -1, len(nodes)))
+        return self._leaves(self._matrix(x))
 
-    def values(self) -> Leaves:
+    def seen(self, x: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Array]:
+        """Leaves, and margins of ``rows``."""
+        matrix = self._matrix(x)
+        return self._leaves(matrix), self._margins(matrix.slice(rows))
+
+    def _margins(self, matrix: Any) -> Array:
+        found = self.booster.predict(matrix, output_margin=True, strict_shape=True)
+        return np.ascontiguousarray(found.T, np.float64)
+
+    def _leaves(self, matrix: Any) -> NDArray[np.int32]:
+        nodes = self.booster.predict(matrix, pred_leaf=True, strict_shape=True)  # (n, T, C, 1)
+        first, is_leaf = self._structure
+        passed = np.cumsum(is_leaf, dtype=np.int32)  # leaves up to each node of all trees
+        number = passed - 1 - np.repeat(passed[first] - is_leaf[first], self._arrays[0])
+        place = nodes.reshape(len(nodes), -1).T.astype(np.int64) + first[:, None]
+        return np.asarray(number[place].reshape(self.rounds, -1, len(nodes)))
+
+    def values(self, leaves: NDArray[np.int32]) -> Leaves:
         """What the leaves add."""
-        pairs = zip(self._arrays("split_conditions"), self._is_leaf, strict=True)
-        values = [conditions[leaf] for conditions, leaf in pairs]
+        first, is_leaf = self._structure
         learner = json.loads(self.booster.save_config())["learner"]
         parameters = learner["learner_model_param"]
         base = np.array(parameters["base_score"].strip("[]").split(","), np.float32).astype(np.float64)
         classes = max(int(parameters["num_class"]), 1)
         if learner["objective"]["name"] == "binary:logistic":
             base = np.log(base / (1 - base))
-        shape = (self.rounds, classes)
+        sizes = np.add.reduceat(is_leaf, first, dtype=np.int64).reshape(self.rounds, classes)
         return Leaves(
             base=np.broadcast_to(base, (classes,)).copy(),
-            values=np.concatenate(values).astype(np.float64),
-            sizes=np.array([len(v) for v in values], np.int64).reshape(shape),
-            fixed=np.zeros(shape, np.bool_),
+            values=self._arrays[1][2][is_leaf].astype(np.float64),
+            sizes=sizes,
+            fixed=np.zeros(sizes.shape, np.bool_),
         )
 
     @cached_property
@@ -180,23 +192,31 @@ class Boosted:
         """Universal Binary JSON: for small models parsing text takes longer than everything else."""
         return bytes(self.booster.save_raw("ubj"))
 
-    def _arrays(self, name: str) -> list[NDArray[Any]]:
-        """An array of each tree, by round, then class: its name, ``[$``, kind, ``#L``, length and numbers."""
-        head, found, at = f"{name}[$".encode(), [], 0
-        while (at := self._binary.find(head, at) + len(head)) >= len(head):
-            length = int.from_bytes(self._binary[at + 3 : at + 11], "big")
-            found.append(np.frombuffer(self._binary, KINDS[self._binary[at : at + 3]], length, at + 11))
-        return found
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
+        """Nodes of each tree, by round, then class, and their ``ARRAYS``, those of all trees together.
+
+        A tree's array is its name, ``[$``, kind, ``#L``, length and numbers of four bytes.
+        """
+        binary, lengths, at = self._binary, [], 0
+        parts: list[list[bytes]] = [[] for _ in ARRAYS]
+        while (found := binary.find(HEADS[0], at)) >= 0:
+            at = found
+            for head, part in zip(HEADS, parts, strict=True):
+                start = binary.index(head, at) + len(head) + 8
+                at = start + 4 * int.from_bytes(binary[start - 8 : start], "big")
+                part.append(binary[start:at])
+            lengths.append((at - start) // 4)
+        kinds = ARRAYS.values()
+        return np.array(lengths), [np.frombuffer(b"".join(part), kind) for part, kind in zip(parts, kinds, strict=True)]
 
     @cached_property
-    def _is_leaf(self) -> list[NDArray[np.bool_]]:
-        """Nodes of each tree that are leaves; pruned ones have no parent."""
-        found = []
-        for parents, children in zip(self._arrays("parents"), self._arrays("left_children"), strict=True):
-            attached = parents != NO_PARENT
-            attached[:1] = True
-            found.append((children == -1) & attached)
-        return found
+    def _structure(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """First node of each tree, and which nodes of all trees are leaves; pruned ones have no parent."""
+        lengths, (children, parents, _) = self._arrays
+        attached, first = parents != NO_PARENT, np.cumsum(lengths) - lengths
+        attached[first] = True
+        return first, (children == -1) & attached
 
     @staticmethod
     def _matrix(x: NDArray[np.float32]) -> Any:

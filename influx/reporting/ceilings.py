@@ -1,0 +1,143 @@
+"""Noise ceilings among the metrics of a run: which number each belongs to, and what it says of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from influx.reporting import text
+
+OF_MEAN, ONE_SEED = "ceiling_spearman_mean", "ceiling_spearman"
+ABOUT_ONE_SEED = "truth of one seed against that of another; an estimate of the same seed may exceed it"
+ABOUT_OF_MEAN = (
+    "truth as a mean over its seeds against a mean over as many fresh ones; an estimate of the expected influence may "
+    "exceed it"
+)
+ABOUT_CALIBRATION = (
+    "reliability of the truth, the R² of an estimate without noise; an estimate of the same seed may exceed it"
+)
+ABOUT_REMOVALS = "reliability of removals: what part of the differences between test instances other seeds would repeat"
+TITLES = {"lds": "LDS", "spearman": "Spearman", "pearson": "Pearson", "calibration": "R² of calibration"}
+_OF_REMOVALS = re.compile(r"(removal_ceiling_\w+|qld_ceiling|brittleness_ceiling)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """A ceiling beside a number.
+
+    Attributes:
+        row: of the metrics.
+        reliability: it says what part of the number's differences between test instances returns under other seeds,
+            and bounds no mean; otherwise an upper end for the number itself.
+    """
+
+    row: Mapping[str, Any]
+    reliability: bool
+
+    @property
+    def value(self) -> str:
+        """The number as text."""
+        return f"{'reliability ' * self.reliability}{text.score(float(self.row['value']))}"
+
+    @property
+    def interval(self) -> str:
+        """Its 95% confidence interval, or nothing."""
+        return text.interval(float(self.row["ci_low"]), float(self.row["ci_high"]))
+
+
+def is_ceiling(metric: str) -> bool:
+    """Whether a metric says how noisy others are, and nothing of an estimator's quality."""
+    return "ceiling" in metric.lower().split("_") or metric.startswith("group_reliability_")
+
+
+def is_shared(metric: str) -> bool:
+    """Whether a ceiling is the truth's, the same for all estimators, and not that of one estimator's removals."""
+    return is_ceiling(metric) and not _OF_REMOVALS.fullmatch(metric)
+
+
+def beside(table: Sequence[Mapping[str, Any]]) -> list[Ceiling | None]:
+    """The ceiling of every row of a run's metrics; None where none is known, or the row has no number."""
+    shared = [row for row in table if is_shared(str(row["metric"]))]
+    own = {name: [row for row in table if row["estimator"] == name] for name in {row["estimator"] for row in table}}
+    by_estimator = {name: _by_name([*rows, *shared]) for name, rows in own.items()}
+    return [_ceiling(str(row["metric"]), by_estimator[row["estimator"]]) if _known(row) else None for row in table]
+
+
+def shared_ceiling(metric: str, table: Sequence[Mapping[str, Any]]) -> Ceiling | None:
+    """The ceiling of a metric for all estimators of a run; None: it is unknown, or each has its own."""
+    return _ceiling(metric, _by_name([row for row in table if is_shared(str(row["metric"]))]))
+
+
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Rows with a number, the first of each name."""
+    return {str(row["metric"]): row for row in reversed(rows) if _known(row)}
+
+
+def _ceiling(metric: str, found: Mapping[str, Mapping[str, Any]]) -> Ceiling | None:
+    """A truth that is a mean over seeds has the ceiling of a mean where that is known, and no other."""
+    if is_ceiling(metric):
+        return None
+    for name in _names(metric, of_mean=_averaged(found)):
+        if name in found:
+            return Ceiling(row=found[name], reliability=not is_shared(name))
+    return None
+
+
+def about(ceiling: Ceiling) -> str:
+    """What one that belongs to a truth compares, or nothing."""
+    told = {"calibration_ceiling": ABOUT_CALIBRATION, OF_MEAN: ABOUT_OF_MEAN}
+    name = str(ceiling.row["metric"])
+    return told.get(name, ABOUT_ONE_SEED if name.startswith("ceiling_") else "")
+
+
+def line(table: Sequence[Mapping[str, Any]]) -> str:
+    """How well the truth agrees with itself over seeds, or why nobody knows; a sentence for the verdict."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in table:  # the same for every estimator: the first is enough
+        if is_shared(str(row["metric"])):
+            first.setdefault(str(row["metric"]), row)
+    rows = [row for row in first.values() if _known(row)]
+    distinct = [row for i, row in enumerate(rows) if row["value"] not in [earlier["value"] for earlier in rows[:i]]]
+    known = [_told(row) for row in distinct]
+    shown = {str(row["metric"]) for row in distinct}
+    known += [sentence for name, sentence in ((ONE_SEED, ABOUT_ONE_SEED), (OF_MEAN, ABOUT_OF_MEAN)) if name in shown]
+    lost = [row for name, row in first.items() if name.startswith("ceiling_") and row["status"] != "ok"]
+    if lost:
+        known.insert(0, f"{lost[0]['status']}: {lost[0]['note'] or 'no reason was recorded'}")
+    if any(_OF_REMOVALS.fullmatch(str(row["metric"])) and _known(row) for row in table):
+        known.append(ABOUT_REMOVALS)
+    return "; ".join(known) if known else "not measured"
+
+
+def _names(metric: str, *, of_mean: bool) -> tuple[str, ...]:
+    """Rows that can be the ceiling of a metric, the one to take first."""
+    if metric == "spearman":
+        return (OF_MEAN,) if of_mean else (ONE_SEED, OF_MEAN)
+    if metric.startswith("group_rank_"):
+        return (metric.replace("rank", "reliability", 1),)
+    if metric.startswith("removal_area_"):
+        return (metric.replace("area", "ceiling", 1),)
+    if metric in ("calibration_r2", "calibration_skill"):
+        return ("calibration_ceiling",)
+    if metric.startswith("brittleness_"):
+        return ("brittleness_ceiling",)
+    return (f"{metric}_ceiling",) if of_mean else (f"{metric}_ceiling", f"ceiling_{metric}")
+
+
+def _averaged(found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the truth is a mean over several seeds; ceilings of one seed's truth are then too low for it."""
+    return OF_MEAN in found and found[OF_MEAN]["value"] != found.get(ONE_SEED, {}).get("value")
+
+
+def _known(row: Mapping[str, Any]) -> bool:
+    return bool(row["status"] == "ok") and math.isfinite(float(row["value"]))
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    name = " ".join(word for word in str(row["metric"]).split("_") if word not in ("noise", "ceiling"))
+    title, spread = TITLES.get(name, name.capitalize()), text.interval(row["ci_low"], row["ci_high"], 3)
+    parts = (title, text.score(row["value"]), spread)
+    return " ".join(part for part in parts if part)
