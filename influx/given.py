@@ -113,7 +113,8 @@ class _Reading:
             classes=self._classes(y, classes, outputs.shape[-1] if task == "classification" and own is None else 0),
         )
         inner = "inner." if isinstance(module, Unpacked) else ""
-        factory = Given(module=module.eval(), task="density" if task == "density" else None)
+        own_risk: TaskName | None = "density" if task == "density" else None
+        factory = Given(module=module.eval(), task=own_risk, squared_errors=self.loss == "mse")
         return Problemlike(data=data, factory=factory, inner=inner, own_task=own)
 
     def _sides(self) -> list[tuple[str, tuple[NDArray[Any], NDArray[Any]]]]:

@@ -118,7 +118,7 @@ def _listed_states(
         found.extend(held)
     told = steps is not None
     return [
-        replace(one, step=step, told=one.told or told)
+        replace(one, step=step, told=one.told or told, before=one.before if step == one.step else ())
         for one, step in zip(found, steps or _counted(found), strict=True)
     ]
 

@@ -195,11 +195,13 @@ def _checksum(values: dict[str, Any]) -> str:
     return content_hash(json.loads(json.dumps(values, default=str)), length=64)
 
 
-def sign_of(estimator: object) -> str:
-    """What positive values mean."""
-    if getattr(estimator, "sign", "") == "unsigned":
-        return "unsigned: values say nothing of who helps and who harms"
-    return "positive influence: the training instance helps, the test risk would be higher without it"
+def signs(name: str, estimator: object, baselines: Mapping[str, object]) -> dict[str, Any]:
+    """``sign``, what positive values of the estimator mean, and ``unsigned``, who of all has values without a sign."""
+    found = [who for who, one in {**baselines, name: estimator}.items() if getattr(one, "sign", "") == "unsigned"]
+    if name in found:
+        return {"sign": "unsigned: values say nothing of who helps and who harms", "unsigned": found}
+    told = "positive influence: the training instance helps, the test risk would be higher without it"
+    return {"sign": told, "unsigned": found}
 
 
 def versions() -> dict[str, str]:

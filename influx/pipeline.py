@@ -1,7 +1,7 @@
 """The one place that knows the order: train, truth, estimate, evaluate, report.
 
 Each stage writes its files and is then marked done in the manifest; the same command does what is missing and
-nothing else. What a stage passes on is read back from its files, so that a resumed run ends in the same bytes.
+nothing else. What a stage passes on is read back from its files: a resumed run ends in the same bytes, timings apart.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from influx.errors import Interrupted
 from influx.influence import Influence
 from influx.job import Job, assemble
 from influx.judged import Rated, judge
-from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, sign_of, versions
+from influx.manifest import Manifest, hashes, identifying, measured, refuse_drift, signs, versions
 from influx.problem import Fitted
+from influx.reads import noted
 from influx.reporting import html
 from influx.reporting.progress import factory
 from influx.reporting.record import RunRecord
@@ -96,8 +97,7 @@ class Pipeline:
         self.manifest = Manifest(folder, self._description())
 
     def _forget(self) -> None:
-        listed = self.folder.checksums()
-        if listed:
+        if listed := self.folder.checksums():
             self.folder.forget(*listed, "manifest.json")
 
     def go(self) -> None:
@@ -229,7 +229,7 @@ class Pipeline:
         """What an estimator finds under the problem's own training and others of the same data; their cost together."""
         found, banks, warnings = [], [], []
         log.info("estimator %s", name)
-        with measured() as spent:
+        with noted() as files, measured() as spent:
             train_ahead(self.job.bank(), range(trainings))
             for number in range(trainings):
                 interrupts.check()
@@ -244,6 +244,7 @@ class Pipeline:
             "peak_mb": round(spent.peak_mb, 1),
             "trainings": sum(bank.requested for bank in banks),
             "trained_now": sum(bank.trained for bank in banks),
+            "stored_before": len(files.found),
             "executor": self.job.settings.choices["executor"],
         }
         earlier = self.manifest.values["cost"].get(entry or name)
@@ -267,28 +268,26 @@ class Pipeline:
             "truth": job.truth_name,
             "choices": dict(job.settings.choices),
             "configuration": hashes(self._identity()),
-            "sign": sign_of(job.estimator),
             "protocol": self._protocol(),
             "seed": job.problem.seed,
             "versions": versions(),
             "problem": {"id": job.problem.id, "folder": f"../../problems/{job.problem.id}"},
             "notes": list(job.problem.data.notes),
             "instances": {"train": len(job.problem.train), "test": len(job.problem.test)},
-        }
+        } | signs(job.estimator_name, job.estimator, job.baselines)
 
     def _protocol(self) -> str:
         if self.job.truth is None:
             return "no ground truth"
-        stated = getattr(self.job.truth, "protocol", None)
-        if stated is not None:
+        if (stated := getattr(self.job.truth, "protocol", None)) is not None:
             return str(stated)
         norm = getattr(self.job.truth, "norm", "full")
         divided = "their size (weight in place)" if norm == "full" else "their surviving weight"
         return f"removal sets the weight to 0, same initialisation and batch order, batches divided by {divided}"
 
     def _config_text(self) -> str:
-        values = dict(self.job.settings.values) | {"choices": dict(self.job.settings.choices)}
-        return yaml.safe_dump(values, sort_keys=True, allow_unicode=True)
+        chosen = {"choices": dict(self.job.settings.choices)}
+        return yaml.safe_dump(dict(self.job.settings.values) | chosen, sort_keys=True, allow_unicode=True)
 
     def _refuse_drift(self) -> None:
         """A run with a given name belongs to one configuration."""

@@ -245,7 +245,7 @@ class Run:
         if self.origin is None:
             return replace(self, problem=problem, fitted=fitted, bank=bank)
         seen = replace(problem, data=self.problem.data)
-        return replace(self, problem=seen, fitted=fitted, bank=self.bank.seen_alike(bank, seen), origin=bank)
+        return replace(self, problem=seen, fitted=fitted, bank=bank.of(seen), origin=bank)
 
     @property
     def removal_noise(self) -> str:

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from influx.bench.machine import processor
-from influx.engines.narrowed import Narrowed, narrowed
 from influx.errors import IncompatibleError
 from influx.job import Job
 from influx.manifest import measured
 from influx.manifest import read as read_manifest
+from influx.needs import Need
 from influx.other_models import work_under_others
 from influx.planning import Work
-from influx.problem import Fitted
+from influx.problem import Fitted, Problem
 from influx.reads import noted
 from influx.run import Estimator
 from influx.trained import trained_problem
@@ -36,7 +36,7 @@ class Asked:
 
 @runtime_checkable
 class Repeating(Protocol):
-    """A metric that asks the estimator again on the run's own training."""
+    """A metric that asks the estimator again on the run's own training, or once about all where nothing else can be."""
 
     def asks(self, m: int) -> Mapping[int, int]:
         """How often about how many of ``m`` test instances."""
@@ -51,20 +51,42 @@ def asked_about(job: Job, name: str, estimator: Estimator, tests: NDArray[np.int
     Raises:
         UserError: the estimator cannot be asked so.
     """
+    every = np.array_equal(tests, np.arange(len(job.problem.test)))
+    if not every and (why := only_about_all(estimator)):
+        raise IncompatibleError(why)
     seconds, files = 0.0, set[Path]()
     for number in range(seeds):
         own = job.trained_again(number)
-        problem = narrowed(own.problem, tests)
-        with noted() as read:
-            fitted, bank = trained_problem(own), own.bank()
-            run = replace(own, problem=problem).run(
-                fitted, estimator.requires, name, Narrowed.of_bank(bank, problem, tests)
-            )
-            with measured() as spent:
-                estimator.estimate(replace(run, origin=bank))
+        fitted, bank = trained_problem(own), own.bank()
+        if every:
+            run = own.run(fitted, estimator.requires, name, bank)
+        else:
+            problem = narrowed(own.problem, tests)
+            few = replace(own, problem=problem).run(fitted, estimator.requires, name, bank.of(problem))
+            run = replace(few, origin=bank)
+        with noted() as found, measured() as spent:
+            estimator.estimate(run)
         seconds += spent.seconds
-        files |= read
+        files |= found.read
     return Asked(seconds=seconds, files=frozenset(files))
+
+
+def only_about_all(estimator: Estimator) -> str:
+    """Why an estimator cannot be asked about some of a run's test instances alone; empty where it can."""
+    if Need.RETRAIN in estimator.requires:
+        return (
+            "outcomes of retrained models come from the bank, whose trainings and evaluations on test instances cannot "
+            "be told apart"
+        )
+    return str(getattr(estimator, "about_all", ""))
+
+
+def narrowed(problem: Problem, tests: NDArray[np.int64]) -> Problem:
+    """The problem with those of its test instances alone, ``tests`` being their rows."""
+    data = problem.data
+    display = {part: shown[tests] if part == "test" else shown for part, shown in data.display.items()}
+    flags = {name: flag[tests] for name, flag in data.test_flags.items()}
+    return replace(problem, data=replace(data, test=data.test.take(tests), test_flags=flags, display=display))
 
 
 def saved_by_estimate(job: Job) -> list[Path]:
@@ -103,7 +125,9 @@ def work_asked_again(job: Job) -> list[Work]:
             continue
         for name, estimator in {job.estimator_name: job.estimator, **job.baselines}.items():
             seeds = 1 if name in job.baselines else job.perspective.seeds
-            for size, times in metric.asks(len(job.problem.test)).items():
+            m = len(job.problem.test)
+            asks = {m: 1} if only_about_all(estimator) else metric.asks(m)
+            for size, times in asks.items():
                 asked = replace(job, problem=narrowed(job.problem, np.arange(size)))
                 with suppress(IncompatibleError):
                     told = f"{key}: {times * seeds} times {name} on {size} test instances"

@@ -127,6 +127,8 @@ def summary(results: Results, findings: Sequence[Finding], code: int, anchors: S
     held = sum(check.passed for check in results.checks)
     if results.checks:
         lines += [f"{held} of {len(results.checks)} orders, oracles and slopes hold.", ""]
+        times = [check for check in results.checks if check.kind == "speed" and check.passed]
+        lines += [*(f"- {_cell(check.where)}: {_cell(check.message)}" for check in times), *[""] * bool(times)]
     by_problem: dict[str, dict[str, Entry]] = {}
     for key, entry in results.entries.items():
         where, _, name = key.rpartition("/")

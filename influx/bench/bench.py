@@ -52,7 +52,7 @@ def run(suites: Sequence[Suite], baseline: Results | None = None, anew: bool = F
                 _trial(results, f"{suite.name}/{problem}", trials, kernel, suspect)
             results.checks += _oracles(suite)
             results.checks += _growth(suite, kernel)
-            results.entries |= _split(suite, kernel, suspect)
+            _split(results, suite, kernel, suspect)
             results.suites[suite.name] = {"protocol": suite.protocol, "seconds": time.perf_counter() - start}
     return results
 
@@ -107,14 +107,14 @@ def _growth(suite: Suite, kernel: Kernel) -> Iterator[Check]:
             done(1)
 
 
-def _split(suite: Suite, kernel: Kernel, suspect: Suspect) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+def _split(results: Results, suite: Suite, kernel: Kernel, suspect: Suspect) -> None:
     with progress.task(f"{suite.name}/split", len(suite.split)) as done:
         for one in suite.split:
             with tempfile.TemporaryDirectory(prefix="influx-bench-") as folder:
-                found |= split.measure(suite.name, one, Path(folder), kernel, suspect)
+                entries, told = split.measure(suite.name, one, Path(folder), kernel, suspect)
+            results.entries |= entries
+            results.checks += told
             done(1)
-    return found
 
 
 def _stopped(where: str, error: str) -> Check:

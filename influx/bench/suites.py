@@ -61,7 +61,7 @@ class Growth:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """An estimator whose time is parted into build and query, from estimates on few and on many test instances."""
+    """An estimator on few and on many test instances; what it takes once and for each of them follows from both."""
 
     estimator: str
     tests: Sequence[int]

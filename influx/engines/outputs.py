@@ -11,6 +11,7 @@ from torch import Tensor
 
 from influx.errors import IncompatibleError
 from influx.learners.torch.tasks import Classification, Density, Regression, Task
+from influx.problem import Problem
 
 Output = Literal["margin", "loss", "square", "mean", "l1", "l2", "linf", "weighted_mse"]
 
@@ -19,7 +20,7 @@ def output_value(name: Output, task: Task, outputs: Tensor, y: Tensor) -> Tensor
     """``(n,)``: margin, loss, or the mean of squares, mean, mean size, length or largest size of the outputs.
 
     Of ``weighted_mse`` it is the mean of squares of what they differ by from labels, one of them 1, or targets; the
-    outputs of densities are such errors already, weighed by the model.
+    outputs of densities are such errors already, weighed by the model (others are refused: see ``check_errors``).
     """
     if name == "margin":
         return task.margin(outputs, y)
@@ -34,6 +35,23 @@ def output_value(name: Output, task: Task, outputs: Tensor, y: Tensor) -> Tensor
         "weighted_mse": lambda: (outputs - task.encode(y, outputs.shape[-1], outputs.dtype)).square().mean(-1),
     }
     return ways[name]()
+
+
+def check_errors(name: Output, problem: Problem) -> None:
+    """Refuse ``weighted_mse`` of a risk that is not known to be made of squared errors.
+
+    A model whose output is its risk says so by ``squared_errors``.
+
+    Raises:
+        IncompatibleError: the model does not say so, or the risk is a function of a person's own.
+    """
+    learner = problem.learner
+    made = problem.data.task != "density" or getattr(getattr(learner, "model", None), "squared_errors", False)
+    if name == "weighted_mse" and (not made or getattr(learner, "own_task", None) is not None):
+        raise IncompatibleError(
+            "estimator.output=weighted_mse asks for squared errors, and the risk of this model is not known to be made "
+            "of them; set estimator.output=loss, which takes the risk as it is"
+        )
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -84,8 +84,10 @@ class Projected:
             IncompatibleError: training has no randomness that would give several models.
         """
         if self.trains and (why := only_training(prospect.problem.learner)):
-            asked = f"estimator.models={self.models}" if self.models > 1 else f"estimator.subset={self.subset}"
-            raise IncompatibleError(f"{asked} needs further trainings: {why}, or set estimator.models=1")
+            asked = {name: value for name in ("models", "subset") if (value := getattr(self, name)) != 1}
+            given = " and ".join(f"estimator.{name}={value}" for name, value in asked.items())
+            remedy = " and ".join(f"estimator.{name}=1" for name in asked)
+            raise IncompatibleError(f"further trainings are needed for {given}: {why}, or set {remedy}")
         net, n, m = prospect.net, len(prospect.train), len(prospect.test)
         if self.checkpoints > 1:
             _check_count(self.checkpoints, len(net.saved) - net.from_start)
@@ -159,8 +161,14 @@ class Projected:
         """What workers can do before: train, and project the gradients of training instances."""
         train_ahead(run.origin or run.bank, range(self.models), ENSEMBLE, self.subset)
         if shared_out(run):
-            members = [one for unit in self._units(run) for one in unit]
-            store_ahead(run, self, [partial(self._projections, *one, output) for one in members])
+            models, places = _Models(partial(self._model, run)), range(self.checkpoints)
+            every = [(number, place) for number in range(self.models) for place in places]
+            store_ahead(run, self, [partial(self._numbered, models, *one, output) for one in every])
+
+    def _numbered(self, models: _Models, number: int, place: int, output: Output) -> Projections:
+        """At a checkpoint, by its place among those of the model with that number."""
+        trained = models(number)
+        return self._projections(trained, self._chosen(trained)[place], output)
 
     def _projections(self, run: Run, checkpoint: Checkpoint, output: Output) -> Projections:
         return at_checkpoint(run, checkpoint, self.kind, self.dim, output, store=self.store)
@@ -169,12 +177,14 @@ class Projected:
         """Models with their checkpoints, or the checkpoints of the only model."""
         for number in range(self.models):
             trained = self._model(run, number)
-            found = spaced(after_start(trained), self.checkpoints) if self.checkpoints > 1 else [trained.final]
-            chosen = [(trained, checkpoint) for checkpoint in found]
+            chosen = [(trained, checkpoint) for checkpoint in self._chosen(trained)]
             if self.models > 1:
                 yield chosen
             else:
                 yield from ([one] for one in chosen)
+
+    def _chosen(self, trained: Run) -> list[Checkpoint]:
+        return spaced(after_start(trained), self.checkpoints) if self.checkpoints > 1 else [trained.final]
 
     def _model(self, run: Run, number: int) -> Run:
         if self.subset < 1:
@@ -204,6 +214,21 @@ class Projected:
                 f"{len(run.train)} training instances are few for {dim} numbers: the regression fits them nearly "
                 "exactly; lower estimator.dim, or raise estimator.damping to a part of the report's mean_eigenvalue"
             )
+
+
+@dataclass
+class _Models:
+    """Trained models by their numbers, of which one is held: each has the data that it was trained on."""
+
+    load: Callable[[int], Run]
+    _held: tuple[int, Run] | None = None
+
+    def __call__(self, number: int) -> Run:
+        """The model with that number."""
+        if self._held is None or self._held[0] != number:
+            self._held = None  # before the next is loaded
+            self._held = number, self.load(number)
+        return self._held[1]
 
 
 def spaced(usable: list[Checkpoint], count: int) -> list[Checkpoint]:

@@ -58,10 +58,6 @@ class Bank:
             problem = replace(problem, learner=replace(learner, training=replace(learner.training, block=1)))
         return Bank(problem, Folder(self.folder.path.parent / "altered" / problem.id / self.folder.path.name))
 
-    def seen_alike(self, other: Bank, problem: Problem) -> Bank:
-        """What this bank is of its problem, of ``other``'s: a bank of ``problem``, which differs in its test split."""
-        return other.of(problem)
-
     def outcomes(self, design: Design, label: str = "retraining") -> tuple[Outcomes, Outcomes]:
         """Outcomes on train ``(K, n_train)`` and test ``(K, n_test)`` of every training in ``design``.
 

@@ -98,11 +98,15 @@ class Simulator:
         Raises:
             NumericalError: they grow without bound.
         """
+        return _finite(self.simulated(curriculum, start))
+
+    def simulated(self, curriculum: Curriculum, start: Array) -> Array:
+        """The same, whatever they grow to."""
         losses = [np.asarray(start, dtype=np.float64)]
         with np.errstate(over="ignore", invalid="ignore"):
             for a, b in zip(*self.columns(curriculum), strict=True):
                 losses.append(self.factor(a) * losses[-1] + b)
-        return _finite(np.stack(losses))
+        return np.stack(losses)
 
     def removals(self, curriculum: Curriculum, start: Array) -> Array:
         """``(n, m)`` how much larger the last loss is when the batches lack an instance; their size stays.

@@ -271,9 +271,10 @@ def save_array(folder: Folder, name: str, values: NDArray[Any]) -> None:
             np.save(f, values, allow_pickle=False)
 
     folder.write(name, write)
+    reads.wrote(folder / name)
 
 
 def _load(path: Path) -> NDArray[Any]:
     """Private pages of a memory map: read when touched, dropped when memory is short."""
-    found: NDArray[Any] = np.load(reads.note(path), mmap_mode="c", allow_pickle=False)
+    found: NDArray[Any] = np.load(reads.note(path, stored=True), mmap_mode="c", allow_pickle=False)
     return found

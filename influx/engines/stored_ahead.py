@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 KIND = "projections"
 ROWS = 1024  # of a piece, at least
-Make = Callable[[], Projections]  # made when they are needed: some hold as much as an optimizer
+Make = Callable[[], Projections]  # made when they are needed: some hold a trained model, or as much as an optimizer
 Unit = tuple[str, int, int, int]  # folder's name, first row, last row, instances in a block
 
 
@@ -51,31 +52,45 @@ def store_ahead(run: Run, estimator: Any, wanted: Sequence[Make]) -> None:
 
 @dataclass
 class _Makers:
-    """Projections by the names of their folders, of which one is open at a time."""
+    """Projections by the names of their folders, of which one is open at a time, and so is one trained model."""
 
     test: Split
     wanted: Sequence[Make]
-    by_key: dict[str, Make] = field(init=False)
-    _first: dict[int, GradientsAt] = field(default_factory=dict)  # of a trained model, the checkpoint looked at first
+    by_key: dict[str, Make] = field(default_factory=dict)  # in the order wanted: model by model
+    _models: dict[str, Path] = field(default_factory=dict)  # folders of the trained models, by the same names
+    _firsts: dict[Path, Make] = field(default_factory=dict)  # of a trained model, the checkpoint looked at first
+    _first: tuple[Path, GradientsAt] | None = None
     _open: tuple[str, Projections] | None = None
 
     def __post_init__(self) -> None:
-        self.by_key = {make().folder.path.name: make for make in self.wanted}
+        for make in self.wanted:
+            key, model = _places(make)
+            self.by_key[key], self._models[key] = make, model
+            self._firsts.setdefault(model, make)
 
     def open(self, key: str) -> Projections:
         """Ready to compute. The way to gradients is chosen at a model's first checkpoint, by test instances."""
         if self._open is None or self._open[0] != key:
             self._open = None  # before the next is made
+            first = self._settled(self._models[key])
             made = self.by_key[key]()
-            fitted = id(made.fitted)
-            if fitted not in self._first:
-                first = next(p for p in (make() for make in self.wanted) if p.fitted is made.fitted)
-                self._first[fitted] = first.open()
-                self._first[fitted].block_size(self.test)
             at = made.open()
-            at.settle_as(self._first[fitted])
+            at.settle_as(first)
             self._open = key, replace(made, open=lambda: at)
         return self._open[1]
+
+    def _settled(self, model: Path) -> GradientsAt:
+        if self._first is None or self._first[0] != model:
+            self._first = None
+            self._first = model, self._firsts[model]().open()
+            self._first[1].block_size(self.test)
+        return self._first[1]
+
+
+def _places(make: Make) -> tuple[str, Path]:
+    """The name of the folder of projections, and the folder of the model; a function, so that nothing stays."""
+    made = make()
+    return made.folder.path.name, made.fitted.folder.path
 
 
 @dataclass(frozen=True)
@@ -99,13 +114,9 @@ class _Missing:
 
 def _ask(run: Run, estimator: Any, makers: _Makers) -> None:
     """Have the missing shards made, and write each as soon as its pieces are there."""
-    stores = []
-    for key in sorted(makers.by_key):  # everybody takes locks in this order
-        opened = makers.open(key)
-        opened.trusted  # noqa: B018
-        stores.append(_Missing(opened.folder, opened.shards, opened.block))
+    stores = [_looked_at(makers, key) for key in makers.by_key]
     with ExitStack() as held:
-        for store in stores:
+        for store in sorted(stores, key=lambda store: store.folder.path.name):  # everybody takes locks in this order
             held.enter_context(store.folder.locked(what="projected gradients"))
             store.folder.sweep_temporaries()
         shards = [(store.folder, shard, units) for store in stores for shard, units in store.units()]
@@ -122,6 +133,12 @@ def _ask(run: Run, estimator: Any, makers: _Makers) -> None:
                 if len(parts[places[number]]) == len(pieces):  # they come in order
                     whole = parts.pop(places[number])
                     save_shard(folder, shard, *(np.concatenate([p[name] for p in whole]) for name in ("rows", "sides")))
+
+
+def _looked_at(makers: _Makers, key: str) -> _Missing:
+    opened = makers.open(key)
+    opened.trusted  # noqa: B018
+    return _Missing(opened.folder, opened.shards, opened.block)
 
 
 def _task(run: Run, estimator: Any, makers: _Makers, units: Sequence[Unit]) -> Task:

@@ -42,7 +42,7 @@ class Traces:
             with progress.task("training in other orders", len(missing) * self.fitted.recipe.total) as done:
                 for order in missing:
                     self._record(folder, names[order], order, done)
-        return [np.load(reads.note(folder / name), mmap_mode="r", allow_pickle=False) for name in names]
+        return [np.load(reads.note(folder / name, stored=True), mmap_mode="r", allow_pickle=False) for name in names]
 
     def _record(self, folder: Folder, name: str, order: int, done: progress.Advance) -> None:
         rows = []

@@ -28,8 +28,8 @@ def train_ahead(bank: Bank, numbers: Iterable[int], name: str = "training", shar
     executor, problems = bank.executor, _folder(bank)
     if not executor.spreads or executor.served is not None:
         return
-    again = {number: _again(bank.problem, number, name, share) for number in numbers if number or share < 1}
-    missing = [number for number, problem in again.items() if not (problems / problem.id / "problem.json").is_file()]
+    again = {number: _again(bank.problem, number, name, share).id for number in numbers if number or share < 1}
+    missing = [number for number, own in again.items() if not (problems / own / "problem.json").is_file()]
     if len(missing) > 1:
         with progress.task("further trainings", len(missing)) as done:
             for _ in executor.do(_task(bank.problem, problems, missing, name, share), lambda number: done(1)):
@@ -53,15 +53,15 @@ def _again(problem: Problem, number: int, name: str, share: float) -> Problem:
 
 def _task(problem: Problem, problems: Path, numbers: list[int], name: str, share: float) -> Task:
     threads = torch.get_num_threads()
-    again = [_again(problem, number, name, share) for number in numbers]
 
     def do(place: int) -> Arrays:
-        trained(again[place], Folder(problems / again[place].id))
+        again = _again(problem, numbers[place], name, share)  # one at a time: each may hold a copy of its data
+        trained(again, Folder(problems / again.id))
         return {"trained": np.array(numbers[place])}
 
     told = {"kind": KIND, "problem": problem.id, "seed": problem.seed, "numbers": numbers, "name": name, "share": share}
     return Task(
-        names=[content_hash([KIND, one.id, threads], 24) for one in again],
+        names=[content_hash([KIND, _again(problem, n, name, share).id, threads], 24) for n in numbers],
         do=do,
         at_once=1,
         threads=threads,

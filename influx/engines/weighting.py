@@ -38,7 +38,7 @@ def weighted_checkpoints(
     Raises:
         ConfigError: fewer checkpoints are saved than asked for.
     """
-    if len(saved) == 1 and weight == "uniform":
+    if _takes_one(len(saved), checkpoints, weight):
         return [(saved[0], 1.0)]
     kept = _intervals(len(saved) - 1, checkpoints, losses)
     usable = [saved[interval + 1 if lr_at == "prev" else interval] for interval in kept]
@@ -75,7 +75,17 @@ def used_of(saved: int, checkpoints: int | None, weight: Weight) -> int:
     Raises:
         ConfigError: fewer are saved than asked for.
     """
-    return 1 if saved == 1 and weight == "uniform" else len(_intervals(saved - 1, checkpoints, None))
+    one = _takes_one(saved, checkpoints, weight)
+    return 1 if one else len(_intervals(saved - 1, checkpoints, None))
+
+
+def _takes_one(saved: int, checkpoints: int | None, weight: Weight) -> bool:
+    """Whether the only checkpoint is that of a uniform sum."""
+    if saved != 1 or weight != "uniform":
+        return False
+    if checkpoints is not None:
+        _check_count(checkpoints, 1)
+    return True
 
 
 def _check_count(checkpoints: int, usable: int) -> None:

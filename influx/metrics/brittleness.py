@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -43,13 +43,14 @@ class Brittleness:
         get it wrong. The smallest such k is the test instance's; above the largest count it is censored.
         ``brittleness_flipped``: share of test instances that flip by the largest k. ``brittleness_excess``: that share
         minus the share under random removal, averaged over ``counts``. ``brittleness_median``: median smallest k. The
-        table brittleness is the distribution function. ``brittleness_ceiling``: reliability of the share of seeds
-        that get a prediction wrong, their correlation over all removals that were trained for (test instance, k),
-        corrected by Spearman-Brown to the mean over all; a test instance that has flipped is tried no further.
+        table brittleness is the distribution function. ``brittleness_ceiling``: reliability of differences between
+        test instances in the share of seeds that get a prediction wrong: the correlation of single seeds over all
+        removals that were trained for (test instance, k), each less its seed's mean at this k, corrected by
+        Spearman-Brown to the mean over all; a test instance that has flipped is tried no further.
     Intervals: 95%. Wilson's for the share; percentile bootstrap over test instances for the others, where the seeds are
-        fixed, and for the ceiling; missing for a single test instance.
+        fixed, and for the ceiling, whose means at each k stay; missing for a single test instance.
     Degenerate: test instances whose scores are constant or not finite; they are counted in the note. The ceiling
-        where a seed gets all predictions right, or all wrong.
+        where a seed gets, at each k, all predictions right or all wrong.
     Not applicable: regression; training instances whose scores were not computed; no test instance that all seeds
         predict rightly; for the median, more than half are censored; the ceiling of one seed.
     Needs: retraining; classes.
@@ -145,18 +146,25 @@ class Brittleness:
         return np.stack([subsets.permutations(run.train.ids, 1, rng)[0, : self.counts[-1]] for rng in draws])
 
     def _ceiling(self, wrong: FloatArray, weights: FloatArray, protocol: str) -> Measured:
-        """Do seeds get the same removals wrong? ``wrong`` (seeds, tests, counts), ``weights`` (n_boot, tests)."""
-        at, count = np.nonzero(np.isfinite(wrong[0]))
-        return reliability(
+        """Do seeds get the same test instances wrong? ``wrong`` (seeds, tests, counts), ``weights`` (n_boot, tests).
+
+        Wrong predictions rise with k under every seed, which says nothing of test instances: each k's mean comes off.
+        """
+        tried = np.isfinite(wrong[0])
+        at, count = np.nonzero(tried)
+        means = wrong.sum(axis=1, where=tried) / np.maximum(tried.sum(axis=0), 1)  # (seeds, counts)
+        found = reliability(
             "brittleness_ceiling",
-            wrong[:, at, count],
+            wrong[:, at, count] - means[:, count],
             weights,
             setting="metric.brittleness.seeds",
-            what=f"wrong predictions over the {len(at)} removals that were trained for",
+            what="wrong predictions, each less its seed's mean at the same k",
             units="test instances",
             protocol=protocol,
             groups=at,
         )
+        # how many there are depends on the estimator, and rows of one protocol are compared
+        return replace(found, note=sentences(found.note, f"{len(at)} removals were trained for"))
 
     def _smallest(self, run: Run, tests: Rows, orders: Rows) -> tuple[FloatArray, FloatArray]:
         """Smallest k whose removal, in the test row's own order (tests, largest count), flips it.

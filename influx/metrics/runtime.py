@@ -18,7 +18,7 @@ from influx.metrics.tidy import Measured, Status, sentences, tidy, unavailable
 from influx.needs import Need
 from influx.planning import Prospect, Work
 from influx.run import Run
-from influx.timed import Asked, bytes_of, place, saved_by_estimate
+from influx.timed import Asked, bytes_of, only_about_all, place, saved_by_estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,7 @@ NAMES = FULL, BUILD, QUERY, PEAK, DISK = (
     "runtime_peak_mb",
     "runtime_disk_mb",
 )
+FEW_TESTS = "time per test instance needs at least 2 of them, there is 1; raise dataset.n_test"
 COUNTED = (
     "files of what was trained that the estimate read (models, optimizer states, trajectories), blocks of retrained "
     "models with those it asked for, projected gradients and traces stored beside the problem, and the files that the "
@@ -39,13 +40,17 @@ COUNTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Times:
-    """Seconds of estimates on all test instances and on ``few`` of them, each ``(repeats,)``; files of the former."""
+    """Seconds of estimates on all test instances and on ``few`` of them, each ``(repeats,)``; files of the former.
+
+    ``alone`` says why nothing was asked about fewer than all.
+    """
 
     many: FloatArray
     fewer: FloatArray
     m: int
     few: int
     files: frozenset[Path]
+    alone: str = ""
 
     @property
     def slopes(self) -> FloatArray:
@@ -65,17 +70,21 @@ class Runtime:
     Measures: ``full_seconds``: what the run's own estimate took. ``query_ms``: what one more test instance adds, in
         milliseconds, (t(m) - t(k)) / (m - k), where t(m) is the time of an estimate on all m test instances and t(k) on
         k = ``part`` · m drawn ones; median over ``repeats`` in which both are asked in turn, after a first one on the k
-        that does not count. ``build_seconds``: the rest of ``full_seconds``, without m such queries. Models, gradients
-        and traces that lie on disk are read when it is asked again, so that making them is build, as are trainings of
-        an estimator that retrains and what a process does once. ``peak_mb``: largest resident memory of the whole
-        process during the run's own estimate, libraries and data included. ``disk_mb``: what the estimate rests on and
-        writes. All are about this machine, and change from run to run.
-    Not applicable: a single test instance; an estimator that cannot be asked about some of them; no record of what the
-        own estimate took; ``build`` where workers of an executor did it, since it is asked again in this process.
+        that does not count. ``build_seconds``: the rest of ``full_seconds``, without m such queries. Gradients
+        that lie on disk are read when it is asked again, so that making them is build, as is what a process does once.
+        ``peak_mb``: largest resident memory of the whole process during the run's own estimate, libraries and data
+        included. ``disk_mb``: what the estimate rests on and writes. All are about this machine, and change from run to
+        run.
+    Not applicable: no record of what the own estimate took. ``full`` and ``build`` where it read projected gradients or
+        traces that were stored before it began: a fresh folder of outputs is needed. ``build`` and ``query`` with a
+        single test instance; for estimators that retrain, since their bank's trainings and evaluations cannot be told
+        apart; for those that record all test instances along training (``simfluence``). ``build`` where workers of an
+        executor made the own estimate, since it is asked again in this process.
     Degenerate: ``query`` where time does not grow with test instances beyond its noise (the interval reaches 0), and
         ``build`` where queries alone take as long as the own estimate; the note gives the largest value they may have.
     Intervals: 95% percentile bootstrap of the median over repeats; none with one repeat. The own estimate is one.
-    Cost: 1 + 2 ``repeats`` estimates, of which 1 + ``repeats`` are on k test instances.
+    Cost: 1 + 2 ``repeats`` estimates, of which 1 + ``repeats`` are on k test instances; one where build and query are
+        not applicable to the estimator.
     Source: survey, Table 1: full cost, incremental cost, storage.
 
     Attributes:
@@ -126,9 +135,9 @@ class Runtime:
     def _times(self, run: Run, m: int) -> _Times:
         """Ask about few and about all in turn; the first about few, which may load and make things, does not count."""
         every, few = np.arange(m), self._few(m)
-        if m < 2:
+        if alone := only_about_all(run.again.estimator) or (FEW_TESTS if m < 2 else ""):
             whole = self._ask(run, every)
-            return _Times(many=np.array([whole.seconds]), fewer=np.zeros(1), m=m, few=0, files=whole.files)
+            return _Times(many=np.array([whole.seconds]), fewer=np.zeros(1), m=m, few=0, files=whole.files, alone=alone)
         drawn = np.sort(run.drawn("runtime").choice(m, few, replace=False))
         many, fewer, files = [], [], frozenset[Path]()
         with progress.task("timing estimates", 2 * self.repeats + 1) as done:
@@ -151,7 +160,10 @@ class Runtime:
         seconds = _recorded(run, "seconds")
         if seconds is None:
             return unavailable((FULL,), "not applicable", "the time of the run's own estimate is not recorded")[0]
-        return Measured(metric=FULL, value=seconds, n=1, protocol=_about_n(protocol), note=_read_from_bank(run))
+        if stored := _stored_before(run):
+            return unavailable((FULL,), "not applicable", stored, protocol)[0]
+        note = sentences(_read_from_bank(run), _not_told(run))
+        return Measured(metric=FULL, value=seconds, n=1, protocol=_about_n(protocol), note=note)
 
     def _peak(self, run: Run, protocol: str) -> Measured:
         peak, protocol = _recorded(run, "peak_mb"), sentences("whole process, libraries and data included", protocol)
@@ -169,9 +181,8 @@ class Runtime:
         return Measured(metric=DISK, value=size / 1e6, n=1, protocol=_about_n(protocol), note=note)
 
     def _split(self, run: Run, times: _Times, sizes: str) -> Iterator[Measured]:
-        if times.m < 2:
-            note = "time per test instance needs at least 2 of them, there is 1; raise dataset.n_test"
-            yield from unavailable((BUILD, QUERY), "not applicable", note, sizes)
+        if times.alone:
+            yield from unavailable((BUILD, QUERY), "not applicable", times.alone, sizes)
             return
         slope, (low, high) = float(np.median(times.slopes)), self._interval(run, times.slopes)
         protocol = sentences(
@@ -199,7 +210,7 @@ class Runtime:
     def _build(self, run: Run, times: _Times, slope: tuple[float, float, float], protocol: str) -> Measured:
         """The own estimate's time without ``slope`` (with its interval) for every test instance."""
         seconds, executor = _recorded(run, "seconds"), run.again.cost.get("executor", "local")
-        note = "the time of the run's own estimate is not recorded" if seconds is None else ""
+        note = "the time of the run's own estimate is not recorded" if seconds is None else _stored_before(run)
         if executor != "local":
             note = f"executor={executor} did the run's own estimate, which was asked again in this process"
         if seconds is None or note:
@@ -216,7 +227,7 @@ class Runtime:
             ci_high=min(high, seconds) if np.isfinite(high) else high,
             n=self.repeats,
             protocol=protocol,
-            note=sentences("" if slope[0] else "no time per test instance was told from noise", _read_from_bank(run)),
+            note=sentences("" if slope[0] else "no time per test instance was told from noise", _not_told(run)),
         )
 
     def _interval(self, run: Run, slopes: FloatArray) -> tuple[float, float]:
@@ -246,3 +257,19 @@ def _read_from_bank(run: Run) -> str:
     if asked <= made:
         return ""
     return f"without {asked - made:.0f} of {asked:.0f} trainings, which the run read from the bank"
+
+
+def _stored_before(run: Run) -> str:
+    """Why the own estimate's time is not all that it takes, or an empty string."""
+    count = int(_recorded(run, "stored_before") or 0)
+    if not count:
+        return ""
+    return (
+        f"the run's own estimate read {count} file{'s' if count > 1 else ''} of projected gradients or traces that "
+        "were stored before, and its time is without making them; set paths.outputs to a fresh folder"
+    )
+
+
+def _not_told(run: Run) -> str:
+    known = _recorded(run, "stored_before") is not None
+    return "" if known else "whether it read projected gradients or traces stored before is not recorded"

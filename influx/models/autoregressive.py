@@ -116,6 +116,7 @@ class Autoregressive:
 
     task: ClassVar[TaskName] = "density"
     log_density: ClassVar[str] = "exact"  # minus the risk
+    squared_errors: ClassVar[bool] = True  # the risk is made of them
 
     width: list[int] = field(default_factory=lambda: [64])
     activation: str = "tanh"

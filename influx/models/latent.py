@@ -208,6 +208,11 @@ class Latent:
             )
 
     @property
+    def squared_errors(self) -> bool:
+        """Whether the risk is made of them, beside the divergence."""
+        return self.likelihood != "bernoulli"
+
+    @property
     def log_density(self) -> str:
         """What minus the risk is of the logarithm of the density."""
         if self.bound == "importance":

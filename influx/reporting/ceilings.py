@@ -11,10 +11,12 @@ from typing import Any
 from influx.reporting import text
 
 OF_MEAN, ONE_SEED = "ceiling_spearman_mean", "ceiling_spearman"
-ABOUT_ONE_SEED = "truth of one seed against that of another; an estimate of the same seed may exceed it"
-ABOUT_OF_MEAN = (
-    "truth as a mean over its seeds against a mean over as many fresh ones; an estimate of the expected influence may "
-    "exceed it"
+ABOUT_ONE_SEED = (
+    "truth of one seed against that of another; an estimate of the same seed or of the expected influence may exceed it"
+)
+ABOUT_RELIABILITY = (
+    "reliability of a mean over seeds against a mean over as many fresh ones; an estimate without noise may exceed it, "
+    "up to its square root"
 )
 ABOUT_CALIBRATION = (
     "reliability of the truth, the R² of an estimate without noise; an estimate of the same seed may exceed it"
@@ -22,6 +24,7 @@ ABOUT_CALIBRATION = (
 ABOUT_REMOVALS = "reliability of removals: what part of the differences between test instances other seeds would repeat"
 TITLES = {"lds": "LDS", "spearman": "Spearman", "pearson": "Pearson", "calibration": "R² of calibration"}
 _OF_REMOVALS = re.compile(r"(removal_ceiling_\w+|qld_ceiling|brittleness_ceiling)")
+_SEEDS = re.compile(r"\bmean over (\d+) seeds?\b")  # in the note of OF_MEAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Ceiling:
     Attributes:
         row: of the metrics.
         reliability: it says what part of the number's differences between test instances returns under other seeds,
-            and bounds no mean; otherwise an upper end for the number itself.
+            and bounds no mean; otherwise it is on the number's own scale, see ``about`` for what may exceed it.
     """
 
     row: Mapping[str, Any]
@@ -87,23 +90,31 @@ def _ceiling(metric: str, found: Mapping[str, Mapping[str, Any]]) -> Ceiling | N
 
 
 def about(ceiling: Ceiling) -> str:
-    """What one that belongs to a truth compares, or nothing."""
-    told = {"calibration_ceiling": ABOUT_CALIBRATION, OF_MEAN: ABOUT_OF_MEAN}
-    name = str(ceiling.row["metric"])
-    return told.get(name, ABOUT_ONE_SEED if name.startswith("ceiling_") else "")
+    """What one that belongs to a truth compares and what may exceed it, or nothing."""
+    return _about(str(ceiling.row["metric"]))
+
+
+def _about(name: str) -> str:
+    if name == "calibration_ceiling":
+        return ABOUT_CALIBRATION
+    if name == OF_MEAN or name == "lds_ceiling" or name.startswith("group_reliability_"):
+        return ABOUT_RELIABILITY
+    return ABOUT_ONE_SEED if name.startswith("ceiling_") else ""
 
 
 def line(table: Sequence[Mapping[str, Any]]) -> str:
-    """How well the truth agrees with itself over seeds, or why nobody knows; a sentence for the verdict."""
+    """How well the truth agrees with itself over seeds, or why nobody knows; sentences for the verdict."""
     first: dict[str, Mapping[str, Any]] = {}
     for row in table:  # the same for every estimator: the first is enough
         if is_shared(str(row["metric"])):
             first.setdefault(str(row["metric"]), row)
-    rows = [row for row in first.values() if _known(row)]
-    distinct = [row for i, row in enumerate(rows) if row["value"] not in [earlier["value"] for earlier in rows[:i]]]
-    known = [_told(row) for row in distinct]
-    shown = {str(row["metric"]) for row in distinct}
-    known += [sentence for name, sentence in ((ONE_SEED, ABOUT_ONE_SEED), (OF_MEAN, ABOUT_OF_MEAN)) if name in shown]
+    found = {name: row for name, row in first.items() if _known(row)}
+    if ONE_SEED in found and not _averaged(found):
+        found.pop(OF_MEAN, None)  # a mean over one seed
+    told: dict[str, list[str]] = {}
+    for name, row in found.items():
+        told.setdefault(_about(name), []).append(_told(row))
+    known = [", ".join(numbers) + (f" ({sentence})" if sentence else "") for sentence, numbers in told.items()]
     lost = [row for name, row in first.items() if name.startswith("ceiling_") and row["status"] != "ok"]
     if lost:
         known.insert(0, f"{lost[0]['status']}: {lost[0]['note'] or 'no reason was recorded'}")
@@ -128,8 +139,12 @@ def _names(metric: str, *, of_mean: bool) -> tuple[str, ...]:
 
 
 def _averaged(found: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the truth is a mean over several seeds; ceilings of one seed's truth are then too low for it."""
-    return OF_MEAN in found and found[OF_MEAN]["value"] != found.get(ONE_SEED, {}).get("value")
+    """Whether the truth is a mean over several seeds; ceilings of one seed's truth are then too low for it.
+
+    Equal ceilings say nothing of it: a negative correlation has reliability 0 for any number of seeds.
+    """
+    stated = _SEEDS.search(str(found[OF_MEAN]["note"])) if OF_MEAN in found else None
+    return stated is not None and int(stated[1]) > 1
 
 
 def _known(row: Mapping[str, Any]) -> bool:

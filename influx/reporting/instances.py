@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from influx.reporting import text as words
@@ -12,6 +12,7 @@ from influx.reporting.passages import Passage
 from influx.reporting.png import data_uri
 from influx.reporting.record import Neighbour, Role, RunRecord
 from influx.reporting.sections import details, table
+from influx.reporting.signs import is_unsigned
 
 TESTS = 6
 FEW = 2  # test instances where a page is about many runs
@@ -20,21 +21,22 @@ BEST = 3
 TOP = 5
 SELF = 10
 ROLES: tuple[Role, ...] = ("proponent", "opponent")
-HEADINGS = {"proponent": "Proponents (helpful)", "opponent": "Opponents (harmful)"}
+HEADINGS: Mapping[Role, str] = {"proponent": "Proponents (helpful)", "opponent": "Opponents (harmful)"}
+UNSIGNED: Mapping[Role, str] = {"proponent": "Largest", "opponent": "Smallest"}
+SIGNED = "Proponents lower the test loss; without them it would be higher. Opponents raise it."
 
 
 def neighbours(record: RunRecord, many: bool = False) -> Markup:
     """Proponents and opponents of several test instances; of fewer where the page is about ``many`` runs."""
     instances = [_instance(record, test_id) for test_id in record.spread(FEW if many else TESTS)]
-    told = (
-        f"{len(instances)} test instances, evenly spaced over the test set. Proponents lower the test loss; without "
-        "them it would be higher. Opponents raise it."
-    )
+    meant = "Values have no sign: they are associations." if is_unsigned(record) else SIGNED
+    told = f"{len(instances)} test instances, evenly spaced over the test set. {meant}"
     if record.passages is not None:
         told += " Words that are in the test text too are underlined."
     lead = text("p", told, class_="lead")
     everyone = Markup("") if many else _everyone(record)
-    return tag("section", text("h2", "Proponents and opponents"), lead, *instances, everyone)
+    heading = "Largest and smallest values" if is_unsigned(record) else "Proponents and opponents"
+    return tag("section", text("h2", heading), lead, *instances, everyone)
 
 
 def _everyone(record: RunRecord) -> Markup:
@@ -50,12 +52,13 @@ def _everyone(record: RunRecord) -> Markup:
             found.setdefault((int(test_id), str(role)), []).append(f"{train_id} {label} {words.signed(float(value))}")
     rows = []
     for test_id in record.spread(LISTED):
-        sides = (Markup("<br>".join(map(escaped, found.get((test_id, role), [])))) for role in HEADINGS)
+        sides = (Markup("<br>".join(map(escaped, found.get((test_id, role), [])))) for role in ROLES)
         cells = [text("td", words.clean(record.label("test", test_id))), *(tag("td", side) for side in sides)]
         rows.append(tag("tr", text("th", test_id, scope="row"), *cells))
-    headings = [("test id", "number"), ("label", ""), *((heading, "") for heading in HEADINGS.values())]
+    headings = [("test id", "number"), ("label", ""), *((_heading(record, role), "") for role in ROLES)]
     shown = f"{len(rows):,} of {len(record.test):,}" if len(rows) < len(record.test) else f"all {len(rows):,}"
-    caption = f"The first {BEST} proponents and opponents: train id, label, influence"
+    ends = "largest and smallest" if is_unsigned(record) else "proponents and opponents"
+    caption = f"The first {BEST} {ends}: train id, label, influence"
     return details(f"Table of {shown} test instances", table(caption, headings, rows, sortable=True))
 
 
@@ -76,16 +79,20 @@ def _instance(record: RunRecord, test_id: int) -> Markup:
 
 
 def _side(record: RunRecord, test_id: int, role: Role) -> Markup:
-    found = record.neighbours(test_id, role, TOP)
+    found, called = record.neighbours(test_id, role, TOP), _heading(record, role)
     if record.images:
-        heading = text("p", HEADINGS[role], class_="side")
+        heading = text("p", called, class_="side")
         return tag("div", heading, strip(record, found))
     if record.passages is not None:
         own = record.passages.passage("test", record.column(test_id))
-        return tag("div", text("p", HEADINGS[role], class_="side"), _texts(record, found, own.words))
+        return tag("div", text("p", called, class_="side"), _texts(record, found, own.words))
     headings = [("train id", ""), ("label", ""), ("influence", "number")]
     headings += [(record.truth_name, "number")] if record.truth is not None else []
-    return table(HEADINGS[role], headings, [_row(record, near) for near in found])
+    return table(called, headings, [_row(record, near) for near in found])
+
+
+def _heading(record: RunRecord, role: Role) -> str:
+    return (UNSIGNED if is_unsigned(record) else HEADINGS)[role]
 
 
 def _row(record: RunRecord, near: Neighbour) -> Markup:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from influx.reporting import text
 from influx.reporting.grid import Definitions, Grid
+from influx.reporting.signs import is_unsigned, roles
 from influx.reporting.verdict import Row, Verdict, verdict_of, words
 
 if TYPE_CHECKING:
@@ -161,9 +162,9 @@ def neighbours(record: RunRecord, test_id: int, top: int) -> RenderableType:
     """
     rows, texts = [], record.passages
     own = texts.passage("test", record.column(test_id)) if texts is not None else None
-    for role in ("proponent", "opponent"):
+    for role, called in roles(record).items():
         for near in record.neighbours(test_id, role, top):
-            cells = [role, str(near.rank), str(near.train_id), near.label, text.signed(near.influence)]
+            cells = [called, str(near.rank), str(near.train_id), near.label, text.signed(near.influence)]
             cells += [text.signed(near.truth)] if record.truth is not None else []
             rows.append([Text(text.clean(cell)) for cell in cells])
             if texts is not None and own is not None:
@@ -190,10 +191,11 @@ def a_few(record: RunRecord, count: int = 3, top: int = 3) -> RenderableType:
     rows = []
     for test_id in record.spread(count):
         cells = [Text(f"{test_id}, label {text.shortened(text.clean(record.label('test', test_id)), LABEL)}")]
-        for role in ("proponent", "opponent"):
+        for role in roles(record):
             cells.append(Text("\n".join(_one_line(near) for near in record.neighbours(test_id, role, top))))
         rows.append(cells)
-    return Grid(["test instance", "proponents: train id, label", "opponents: train id, label"], rows)
+    ends = (called if is_unsigned(record) else f"{called}s" for called in roles(record).values())
+    return Grid(["test instance", *(f"{end}: train id, label" for end in ends)], rows)
 
 
 def perspective(record: RunRecord, top: int = 5) -> RenderableType:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from influx.reporting import ceilings, text
 from influx.reporting.guarantee import guarantee_line
+from influx.reporting.signs import sign_line
 
 if TYPE_CHECKING:
     from influx.reporting.record import RunRecord
 
 BASELINES = ("random", "loss", "gradient_norm", "feature_similarity")
-SIGN = "positive influence = proponent: the test loss would be higher without it"
-UNSIGNED = "none: values are associations, which say nothing of who lowers or raises the test loss"
 
 # Metrics are found by the words of their names: pooled_pearson, topk_proponents, mislabel_auroc_self, ceiling_spearman
 _DETECTION = {"auroc": "AUROC", "ap": "AP", "auprc": "AUPRC", "mrr": "MRR"}
@@ -225,7 +224,7 @@ def _lines(record: RunRecord, table: list[dict[str, Any]]) -> Iterable[tuple[str
     settings = record.config.get("estimator")
     settings = settings if isinstance(settings, Mapping) else {}
     yield "guarantee", guarantee_line(table, record.estimator, settings, truth=record.truth is not None)
-    yield "sign", UNSIGNED if settings.get("sign") == "unsigned" else SIGN
+    yield "sign", sign_line(record, names_of(record, table, ()))
     yield "protocol", record.protocol or "not recorded"
 
 

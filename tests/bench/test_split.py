@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from influx.bench import bench, split
+from influx.bench.artefacts import summary
 from influx.bench.clock import Rounds
 from influx.bench.gates import against
 from influx.bench.measures import Results
@@ -31,15 +32,12 @@ def rounds_of(seconds: float, memory: float = 5.0, kernel: float = 0.01) -> Roun
     return made
 
 
-def test_build_and_query_are_parted_by_the_line_through_both_sizes() -> None:
-    build, query = split.parts(TESTS, rounds_of(0.5 + 10 * 0.002), rounds_of(0.5 + 60 * 0.002, memory=9.0))
-    assert (build.processor, build.wall, build.memory) == pytest.approx((0.5, 1.0, 5.0))
-    assert (query.processor, query.wall, query.memory) == pytest.approx((2.0, 4.0, 9.0))
-
-
-def test_times_that_shrink_with_test_instances_are_not_negative() -> None:
-    build, query = split.parts(TESTS, rounds_of(0.5), rounds_of(0.4))
-    assert build.processor == 0.5 and query.processor == query.wall == split.LEAST
+def test_build_and_query_are_told_by_the_line_through_both_sizes() -> None:
+    asked = Split(estimator="loo", tests=TESTS)
+    told = split.parts(asked, rounds_of(0.5 + 10 * 0.002), rounds_of(0.5 + 60 * 0.002))
+    assert told == "build 0.5 s, query 2 ms for each test instance; 10: 0.52 s, 60: 0.62 s (gated by nothing)"
+    for few, many in ((0.5, 0.4), (0.1, 0.7)):
+        assert "cannot be told from noise" in split.parts(asked, rounds_of(few), rounds_of(many))
 
 
 @pytest.fixture
@@ -59,22 +57,46 @@ def results() -> Results:
     return bench.run([read("tiny", {"summary": "x", "split": [{"estimator": "loo", "tests": list(TESTS)}]})])
 
 
-@pytest.mark.parametrize(("part", "slower"), [("build", "build"), ("each", "query")])
-def test_a_part_that_takes_twice_as_long_is_found_and_the_other_is_not(
-    costs: dict[str, float], part: str, slower: str
-) -> None:
+def test_both_sizes_are_gated_like_other_entries_and_their_difference_is_not(costs: dict[str, float]) -> None:
     before = results()
-    assert list(before.entries) == ["tiny/build/loo", "tiny/query/loo"]
-    assert not list(against(results(), before))
-    costs[part] *= 2
+    assert list(before.entries) == ["tiny/10_tests/loo", "tiny/60_tests/loo"]
+    assert [(check.where, check.passed) for check in before.checks] == [("tiny/build_query/loo", True)]
+    assert before.checks[0].message in summary(before, [], 0, [])
+    costs["each"] *= 2
+    assert not list(against(results(), before))  # 60 take 1.19 times as long
+    costs["each"] *= 2
     (found,) = against(results(), before)
-    assert (found.kind, found.level, found.where) == ("speed", "fail", f"tiny/{slower}/loo")
+    assert (found.kind, found.level, found.where) == ("speed", "fail", "tiny/60_tests/loo")
+    costs.update(build=1.0, each=0.002)
+    assert len(list(against(results(), before))) == 2
+
+
+def test_a_query_that_was_nothing_raises_no_alarm(costs: dict[str, float]) -> None:
+    costs["each"] = 0.0
+    before = results()
+    costs["each"] = 1e-5  # 10 ms for 1,000
+    assert not list(against(results(), before))
+
+
+def test_both_sizes_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def made(name: str, vary: str, size: int, *rest: Any) -> Rounds[Influence]:
+        def estimate() -> Influence:
+            asked.append(size)
+            return Influence(values=np.eye(3))
+
+        return Rounds(make=estimate, same=agree, kernel=lambda: 0.01)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(split, "rounds_of", made)
+    results()
+    assert asked == [*TESTS] * (3 * split.ROUNDS)
 
 
 def test_what_stops_an_estimator_is_noted_with_both_parts(tmp_path: Path) -> None:
     asked = Split(estimator="nothing", tests=TESTS, settings=["dataset=iris", "dataset.n_train=20"])
-    found = split.measure("tiny", asked, tmp_path, lambda: 0.01, lambda key, times: False)  # type: ignore[arg-type]
-    assert list(found) == ["tiny/build/nothing", "tiny/query/nothing"]
+    found, told = split.measure("tiny", asked, tmp_path, lambda: 0.01, lambda key, times: False)  # type: ignore[arg-type]
+    assert list(found) == ["tiny/10_tests/nothing", "tiny/60_tests/nothing"] and not told
     assert all("nothing" in entry.error for entry in found.values())
 
 

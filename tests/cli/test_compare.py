@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from influx.commands import paired
+from influx.metrics.brittleness import Brittleness
 from influx.reporting.record import RunRecord
 from influx.streams import stream
 from tests.cli.conftest import Influx, spawn
@@ -344,17 +346,35 @@ def test_costs_that_are_no_numbers_are_unknown(influx: Influx, make: Maker) -> N
     assert influx("report", place).code == 0
 
 
-@pytest.mark.parametrize(("mean", "shown", "told"), [(0.9, 0.9, "truth as a mean"), (0.8, 0.8, "truth of one")])
+@pytest.mark.parametrize(
+    ("seeds", "mean", "shown", "told"),
+    [(3, 0.9, 0.9, "reliability of a mean over seeds"), (1, 0.8, 0.8, "truth of one")],
+)
 def test_the_ceiling_is_that_of_a_truth_over_as_many_seeds(
-    influx: Influx, make: Maker, mean: float, shown: float, told: str
+    influx: Influx, make: Maker, seeds: int, mean: float, shown: float, told: str
 ) -> None:
     place = make("a", 0.1)
     rows = pd.read_csv(place / "metrics.csv")
-    more = pd.DataFrame([metric_row("a", "ceiling_spearman_mean", mean)])
+    more = pd.DataFrame([metric_row("a", "ceiling_spearman_mean", mean, note=f"mean over {seeds} seeds")])
     pd.concat([rows, more]).to_csv(place / "metrics.csv", index=False)
     done = influx("compare", place, "--json")
     assert rows_of(done)["noise ceiling"]["scores"]["spearman"]["value"] == shown
     assert any(note.startswith(f"noise ceiling of spearman: {told}") for note in json.loads(done.out)["notes"])
+
+
+def test_ceilings_over_different_removals_stand_side_by_side(influx: Influx, make: Maker) -> None:
+    places, rng = [make("a", 0.1), make("b", 0.2)], np.random.default_rng(0)
+    values = []
+    for place, name, tried in zip(places, "ab", (12, 18), strict=True):
+        wrong = (rng.random((3, 9, 2)) < np.linspace(0, 1, 9)[:, None]).astype(float)
+        wrong[:, tried - 9 :, 1] = np.nan
+        found = Brittleness(counts=[4, 12])._ceiling(wrong, np.ones((100, 9)), "k in 4, 12")
+        assert found.status == "ok"
+        values.append(pytest.approx(found.value))
+        more = pd.DataFrame([{"estimator": name} | asdict(found)])
+        pd.concat([pd.read_csv(place / "metrics.csv"), more]).to_csv(place / "metrics.csv", index=False)
+    rows = rows_of(influx("compare", *places, "--json", "--metric", "brittleness_ceiling"))
+    assert [rows[name]["scores"]["brittleness_ceiling"]["value"] for name in "ab"] == values
 
 
 def test_a_ceiling_of_one_estimators_removals_is_not_that_of_all(influx: Influx, make: Maker) -> None:

@@ -102,7 +102,7 @@ def test_what_is_kept_of_a_gradient_is_counted(toy: Toy) -> None:
 
 
 def test_small_blocks_of_gradients_are_projected_together(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def computed() -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
+    def computed() -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         run = toy.run(estimator_named("trak"), "trak")
         at = run.gradients.at(run.final)
         sizes = [
@@ -110,18 +110,19 @@ def test_small_blocks_of_gradients_are_projected_together(toy: Toy, monkeypatch:
         ]
         return sizes, at.squares(toy.train), *at_checkpoint(run, run.final, "gaussian", 8)._compute(toy.train)
 
-    _, squares, whole, sides = computed()
+    _, squares, whole, slopes, lengths = computed()
     blocks: list[int] = []
     rows = gradients.GradientsAt.rows
     monkeypatch.setattr(gradients.GradientsAt, "block_size", lambda self, split: 2)
     monkeypatch.setattr(
         gradients.GradientsAt, "rows", lambda self, x, y, of=None: blocks.append(len(x)) or rows(self, x, y, of)
     )
-    sizes, _, found, found_sides = computed()
+    sizes, _, found, found_slopes, found_lengths = computed()
     assert sizes == [len(toy.train)] and max(blocks) == 2
     torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(found_sides, sides)
-    torch.testing.assert_close(found_sides[:, 1], _margin_squares(toy))
+    torch.testing.assert_close(found_slopes, slopes)
+    torch.testing.assert_close(found_lengths, lengths)
+    torch.testing.assert_close(found_lengths, _margin_squares(toy))
     assert squares.shape == (len(toy.train),)
 
 

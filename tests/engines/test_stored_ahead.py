@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from influx import api
-from influx.engines import stored, stored_ahead
+from influx.engines import projected, stored, stored_ahead, trainings
 from influx.engines.executor import Arrays, Finished, Place, Task
 from influx.engines.executors.processes import Processes
 from influx.engines.views import ended_at
@@ -60,6 +62,24 @@ class Backwards:
 
     def close(self, done: bool) -> None:
         """Nothing is held."""
+
+
+@dataclass
+class Held:
+    """The most of what a function made that lived at once, by what is inside of it."""
+
+    made: list[weakref.ref[Any]] = field(default_factory=list)
+    most: int = 0
+
+    def counting(self, function: Callable[..., Any], inside: Callable[[Any], Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            found = function(*given)
+            self.made.append(weakref.ref(inside(found)))
+            gc.collect()  # of what is not frozen
+            self.most = max(self.most, sum(one() is not None for one in self.made))
+            return found
+
+        return counted
 
 
 def written(outputs: Path) -> dict[str, bytes]:
@@ -109,6 +129,24 @@ def test_only_whole_shards_are_written_and_the_next_run_makes_the_others(tmp_pat
     executor = Backwards()
     TRAK.estimate(asked(tmp_path / "many", executor))
     assert [len(task.names) for task in executor.tasks] == [2 * 7 - 3] and written(tmp_path / "many") == expected
+
+
+@pytest.mark.usefixtures("small")
+def test_one_trained_model_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them, and its problem, has a copy of the data it was trained on."""
+    models, problems = Held(), Held()
+    monkeypatch.setattr(
+        projected, "trained_on_part", models.counting(projected.trained_on_part, lambda run: run.fitted)
+    )
+    monkeypatch.setattr(trainings, "drawn_part", problems.counting(trainings.drawn_part, lambda problem: problem.data))
+    executor = Backwards()
+    gc.collect()
+    gc.freeze()
+    replace(TRAK, checkpoints=2, models=4, subset=0.5)._ahead(asked(tmp_path, executor), "margin")
+    gc.unfreeze()
+    assert [len(task.names) for task in executor.tasks] == [4, 4 * 2 * 7]
+    assert models.most == 1 and problems.most <= 2  # a learner keeps the data that it saw last
+    assert len(models.made) == 3 * 4 - 1  # to know their folders, for what is missing, and to compute
 
 
 def test_a_worker_does_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from influx.errors import ConfigError, IncompatibleError
 from influx.influence import Influence
 from influx.instantiate import build
 from influx.learners.linear.ridge import Ridge
+from influx.manifest import signs
 from influx.models.mlp import MLP
 from influx.needs import Need
 from influx.oracles import toys
@@ -119,3 +120,10 @@ def test_training_without_randomness_is_refused_before_any_work(tmp_path: Path) 
     averaged = estimator_named("averaged", {"of": "cooks_distance"})
     with pytest.raises(IncompatibleError, match="no randomness to average over"):
         averaged.plan(Prospect(problem=toy.problem, who="averaged"))  # type: ignore[attr-defined]
+
+
+def test_the_sign_is_that_of_the_other() -> None:
+    unsigned, signed = estimator_named("averaged", {"of": "dtrak"}), estimator_named("averaged", {"of": "tracincp"})
+    assert signs("averaged", unsigned, {}) == signs("averaged", estimator_named("dtrak", {}), {})
+    told = signs("averaged", signed, {"dtrak": estimator_named("dtrak", {}), "random": estimator_named("random", {})})
+    assert told["sign"].startswith("positive influence") and told["unsigned"] == ["dtrak"]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import influx
 from influx.config import load_choice
-from influx.engines.outputs import output_value
-from influx.errors import ConfigError
+from influx.engines.outputs import check_errors, output_value
+from influx.errors import ConfigError, IncompatibleError
 from influx.estimators.projected.dtrak import DTrak
 from influx.learners.torch.tasks import Density
+from influx.models.autoregressive import Autoregressive
 from influx.models.mlp import MLP
+from influx.models.text_decoder import TextDecoder
+from influx.models.vae import VAE
 from influx.oracles import toys
+from influx.problem import Data
 
 
 def test_it_says_that_it_has_no_sign_of_the_risk(tmp_path: Path) -> None:
@@ -46,3 +54,37 @@ def test_weighted_errors_are_the_risk_where_it_is_made_of_errors(tmp_path: Path)
 def test_outputs_are_checked() -> None:
     with pytest.raises(ConfigError, match="output must be one of margin"):
         DTrak(output="cosine")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "refused"),
+    [
+        (toys.table("regression"), MLP(width=5), False),
+        (replace(toys.table(), task="density"), Autoregressive(width=[4]), False),
+        (replace(toys.table(), task="density"), VAE(width=[4]), False),
+        (replace(toys.table(), task="density"), VAE(width=[4], likelihood="bernoulli"), True),
+        (toys.tokens("density"), TextDecoder(), True),
+    ],
+)
+def test_squared_errors_are_refused_where_the_risk_has_none(data: Data, model: Any, refused: bool) -> None:
+    problem: Any = SimpleNamespace(data=data, learner=SimpleNamespace(model=model))
+    check_errors("loss", problem)
+    if not refused:
+        check_errors("weighted_mse", problem)
+        problem.learner.own_task = "a person's"
+    with pytest.raises(IncompatibleError, match=r"weighted_mse asks for squared errors.* estimator\.output=loss"):
+        check_errors("weighted_mse", problem)
+
+
+@pytest.mark.parametrize("loss", [pytest.param("mse", marks=pytest.mark.slow), "cross_entropy"])
+def test_sequences_of_ones_own_have_squared_errors_by_their_loss(loss: str) -> None:
+    y = torch.randn(6, 4) if loss == "mse" else torch.randint(3, (6, 4))
+    module = torch.nn.Sequential(torch.nn.Linear(2, 4 if loss == "mse" else 12), torch.nn.Unflatten(1, (4, -1)))
+    given: tuple[Any, Any] = (torch.randn(6, 2), y.unsqueeze(-1) if loss == "mse" else y)
+    asked = {"estimator": "dtrak", "dim": 4, "loss": loss}
+    if loss == "mse":
+        found, risk = (influx.attribute(module, given, given, output=o, **asked) for o in ("weighted_mse", "loss"))
+        assert np.array_equal(found.influence, risk.influence) or np.allclose(found.influence, risk.influence)
+        return
+    with pytest.raises(IncompatibleError, match="output=weighted_mse asks for squared errors"):
+        influx.attribute(module, given, given, output="weighted_mse", **asked)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from influx.errors import ConfigError
+from influx.engines.simulator import Array, Curriculum, Simulator
+from influx.errors import ConfigError, NumericalError
 from influx.learners.torch.optimizers import SGD
 from influx.models.mlp import MLP
 from influx.oracles import toys
@@ -76,3 +77,29 @@ def test_errors_of_first_order_effects_are_their_own(toy: Toy) -> None:
 def test_settings_are_checked(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"estimator(=simfluence)?\.{next(iter(settings))}"):
         estimator_named("simfluence", settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bootstrap": 2}])
+def test_first_order_effects_need_no_simulation(
+    toy: Toy, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where simulated losses of one test instance grow without bound, it alone is not judged."""
+    asked = {"effect": "first_order"} | settings
+    whole, columns = toy.estimate("simfluence", **asked), Simulator.columns
+
+    def growing(self: Simulator, curriculum: Curriculum) -> tuple[Array, Array]:
+        a, b = columns(self, curriculum)
+        return np.where(np.arange(a.shape[1]) == 1, 1e60, a), b
+
+    monkeypatch.setattr(Simulator, "columns", growing)
+    estimator = estimator_named("simfluence", asked)
+    run = toy.run(estimator, "simfluence")
+    found = estimator.estimate(run)
+    assert np.array_equal(found.values, whole.values)
+    assert [w.split(":")[0] for w in run.warnings if "without bound" in w] == [
+        "simulated losses of 1 of 4 test instances grow without bound"
+    ]
+    made, wanted = found.tables["simfluence"].drop(columns="test_id"), whole.tables["simfluence"]
+    assert made.iloc[1].isna().all() and made.drop(1).equals(wanted.drop(columns="test_id").drop(1))
+    with pytest.raises(NumericalError, match="grow without bound"):
+        toy.estimate("simfluence")

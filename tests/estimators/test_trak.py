@@ -219,8 +219,13 @@ def test_disk_and_memory_grow_with_models_and_checkpoints(tmp_path: Path) -> Non
 def test_several_models_of_a_training_without_randomness_are_refused_before_work(tmp_path: Path) -> None:
     learner = SimpleNamespace(deterministic=True)
     problem = SimpleNamespace(learner=learner, train=range(9), test=range(4))
-    with pytest.raises(IncompatibleError, match=r"estimator\.models=2 .* set estimator\.models=1"):
-        Trak(models=2).plan(Prospect(problem=problem, who="trak"))  # type: ignore[arg-type]
+    prospect: Any = Prospect(problem=problem, who="trak")  # type: ignore[arg-type]
+    with pytest.raises(IncompatibleError, match=r"estimator\.models=2: .* set estimator\.models=1$"):
+        Trak(models=2).plan(prospect)
+    with pytest.raises(IncompatibleError, match=r"estimator\.subset=0\.5: .* set estimator\.subset=1$"):
+        Trak(subset=0.5).plan(prospect)
+    with pytest.raises(IncompatibleError, match=r"set estimator\.models=1 and estimator\.subset=1$"):
+        Trak(models=2, subset=0.5).plan(prospect)
 
 
 @pytest.mark.slow

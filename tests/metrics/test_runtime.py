@@ -17,16 +17,16 @@ import influx
 from influx.commands.comparisons import Asked as Question
 from influx.commands.comparisons import comparisons_of
 from influx.config import Settings, compose
-from influx.engines.narrowed import Narrowed, narrowed
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.influence import Influence
 from influx.job import Job, assemble
 from influx.judged import Judged
 from influx.metrics.runtime import BUILD, DISK, FULL, NAMES, PEAK, QUERY, Runtime
+from influx.needs import Need
 from influx.planning import Work
 from influx.reads import note, noted
 from influx.reporting.record import RunRecord
-from influx.timed import Asked, work_asked_again
+from influx.timed import Asked, asked_about, narrowed, work_asked_again
 from influx.trained import trained_problem
 
 N, M, FEW = 20, 8, 2
@@ -69,6 +69,7 @@ class Sleeper:
     noise: Iterator[float] | None = None
     asked: list[int] = field(default_factory=list)
     requires: frozenset[Any] = frozenset()
+    about_all: str = ""
 
     def estimate(self, run: Any) -> Influence:
         self.clock.now += self.build * (not self.kept or not self.asked) + self.each * len(run.test)
@@ -107,7 +108,7 @@ def measured(job: Job, estimator: Any, metric: Runtime, look: bool = False, **co
     clock = getattr(estimator, "clock", Clock())
     start = clock.now
     own = estimator.estimate(job.run(fitted, estimator.requires, "own", job.bank()))
-    known = {"seconds": clock.now - start, "peak_mb": 12.5, "executor": "local"} | cost
+    known = {"seconds": clock.now - start, "peak_mb": 12.5, "executor": "local", "stored_before": 0} | cost
     judged = Judged(job=job, name="own", estimator=estimator, own=own, look=look, cost=known)
     run = replace(job.run(fitted, metric.requires, "runtime", job.bank()), judged=judged)
     found = metric.evaluate(own, run)
@@ -161,7 +162,75 @@ def test_one_repeat_has_no_interval(clock: Clock, outputs: Path) -> None:
 def test_trainings_read_from_the_bank_are_told(clock: Clock, outputs: Path) -> None:
     cost = {"trainings": 40, "trained_now": 30}
     found = measured(job_of(outputs), Sleeper(clock, 3.0, 0.25), Runtime(repeats=2, n_boot=100), **cost)
-    assert "without 10 of 40 trainings" in found.note[FULL] and "without 10 of 40 trainings" in found.note[BUILD]
+    assert found.note[FULL] == "without 10 of 40 trainings, which the run read from the bank"
+
+
+@pytest.mark.parametrize("given", [{"requires": frozenset({Need.RETRAIN})}, {"about_all": "it trains for each"}])
+def test_what_cannot_be_asked_about_a_part_has_no_build_and_query(
+    clock: Clock, outputs: Path, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    (tmp_path / "a").write_bytes(bytes(1500))
+    sleeper = Sleeper(clock, build=3.0, each=0.25, files=(tmp_path / "a",), **given)
+    job = job_of(outputs)
+    found = measured(job, sleeper, Runtime(repeats=2, n_boot=100))
+    assert (found.status[[BUILD, QUERY]] == "not applicable").all() and (found.status[[FULL, PEAK, DISK]] == "ok").all()
+    why = given.get("about_all", "outcomes of retrained models come from the bank")
+    assert why in found.note[QUERY] and why in found.note[BUILD]
+    assert sleeper.asked == [M, M] and found.value[FULL] == 5 and found.value[DISK] == 1500 / 1e6
+    with pytest.raises(IncompatibleError, match=why):
+        asked_about(job, "own", sleeper, np.arange(FEW), 1)
+
+
+@pytest.mark.parametrize("name", ["simfluence", "averaged"])
+def test_recorded_trainings_of_a_part_of_the_test_instances_are_not_made(tmp_path: Path, name: str) -> None:
+    settings = {"simfluence": [], "averaged": ["estimator.of=simfluence", "estimator.count=2"]}[name]
+    job = job_of(tmp_path, f"estimator={name}", *settings)
+    with pytest.raises(IncompatibleError, match="losses of all test instances along trainings"):
+        asked_about(job, name, job.estimator, np.arange(FEW), 1)
+    assert not [*tmp_path.rglob("traces")]
+    assert [work.formula.split()[-3:] for work in work_asked_again(job)] == [["8", "test", "instances"]]
+
+
+def test_time_that_leaves_out_what_was_stored_before_is_no_number(clock: Clock, outputs: Path) -> None:
+    job, metric = job_of(outputs), Runtime(repeats=2, n_boot=100)
+    found = measured(job, Sleeper(clock, 3.0, 0.25), metric, stored_before=2)
+    assert (found.status[[FULL, BUILD]] == "not applicable").all() and found.value[QUERY] == pytest.approx(250)
+    for name in (FULL, BUILD):
+        assert "read 2 files" in found.note[name] and "paths.outputs" in found.note[name]
+    found = measured(job, Sleeper(clock, 3.0, 0.25), metric, stored_before=None)  # a run of an earlier version
+    assert found.value[FULL] == 5 and found.value[BUILD] == pytest.approx(3)
+    assert all("stored before is not recorded" in found.note[name] for name in (FULL, BUILD))
+
+
+def test_a_run_says_how_much_of_its_estimate_was_stored_before(tmp_path: Path) -> None:
+    def stored_before(name: str, *given: str) -> int:
+        few = ["metric=[]", "estimator=trak", "estimator.dim=4", f"paths.outputs={tmp_path}"]
+        made = influx.run([*SMALL[:9], *few, f"name={name}", *given])
+        return int(RunRecord.load(made.folder).section("cost")["trak"]["stored_before"])
+
+    assert stored_before("first") == 0
+    shards = [*tmp_path.rglob("projected/*/*.npy")]
+    assert shards and stored_before("other", "estimator.damping=0.5") == len(shards)
+
+
+@pytest.mark.parametrize(
+    ("model", "estimator", "file"),
+    [
+        ("ridge", "cooks_distance", "linear.npz"),
+        pytest.param("gradient_boosting", "leaf_influence", "trees.npz", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_counts_where_it_is_looked_at(tmp_path: Path, model: str, estimator: str, file: str) -> None:
+    data = "diabetes" if model == "ridge" else "iris"
+    given = [*("truth=none", "baselines=[]", "quiet=true", "metric=[]"), "dataset.n_train=20", "dataset.n_test=8"]
+    names = ("random", estimator)
+    for name in names:
+        job = assemble(
+            compose([f"dataset={data}", f"model={model}", *given, f"estimator={name}", f"paths.outputs={tmp_path}"])
+        )
+        trained_problem(job)
+        read = asked_about(job, name, job.estimator, np.arange(FEW), 1).files
+        assert {path.name for path in read} == (set() if name == "random" else {file})
 
 
 def test_what_nobody_knows_is_not_applicable(clock: Clock, outputs: Path) -> None:
@@ -192,7 +261,9 @@ def test_an_estimator_that_refuses_fewer_test_instances_says_why(error: Exceptio
         raise error
 
     job = job_of(outputs)
-    again = SimpleNamespace(about=refuse, job=job, look=False, cost={"seconds": 2.0, "peak_mb": 3.0})
+    again = SimpleNamespace(
+        about=refuse, job=job, estimator=job.estimator, look=False, cost={"seconds": 2.0, "peak_mb": 3.0}
+    )
     run = replace(job.run(trained_problem(job), frozenset(), "runtime", job.bank()), judged=again)
     found = Runtime(n_boot=100).evaluate(Influence(values=np.zeros((N, M))), run).set_index("metric")
     assert list(found.index) == list(NAMES) and found.value[FULL] == 2 and found.value[PEAK] == 3
@@ -215,19 +286,20 @@ def test_listening_ends_with_the_block() -> None:
             note(Path("b"))
         note(Path("c"))
     note(Path("d"))
-    assert inner == {Path("b")} and outer == {Path("a"), Path("b"), Path("c")}
+    assert inner.read == {Path("b")} and outer.read == {Path("a"), Path("b"), Path("c")}
 
 
-@pytest.mark.parametrize("name", ["tracincp", "loo"])
-def test_a_part_of_the_test_instances_gets_the_columns_it_had(tmp_path: Path, name: str) -> None:
-    job, tests = job_of(tmp_path, f"estimator={name}"), np.array([1, 4, 6])
+@pytest.mark.parametrize(("name", "trainings"), [("tracincp", 1), ("averaged", 2)])
+def test_a_part_of_the_test_instances_gets_the_columns_it_had(tmp_path: Path, name: str, trainings: int) -> None:
+    count = [f"estimator.count={trainings}"] * (trainings > 1)
+    job, tests = job_of(tmp_path, f"estimator={name}", *count), np.array([1, 4, 6])
     requires, fitted, bank = job.estimator.requires, trained_problem(job), job.bank()
     whole = job.estimator.estimate(job.run(fitted, requires, name, bank))
     problem, again = narrowed(job.problem, tests), job.bank()
-    other = replace(job, problem=problem).run(fitted, requires, name, Narrowed.of_bank(again, problem, tests))
+    other = replace(job, problem=problem).run(fitted, requires, name, again.of(problem))
     found = job.estimator.estimate(replace(other, origin=again))
     np.testing.assert_allclose(found.values, whole.values[:, tests], rtol=1e-9)
-    assert again.trained == 0 and again.requested == bank.requested and not [*tmp_path.rglob("altered")]
+    assert not [*tmp_path.rglob("altered")] and len([*(tmp_path / "problems").iterdir()]) == trainings
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,16 @@ def test_unequal_rates_of_parameter_groups_are_told(trained: Trained, tmp_path: 
     assert "had 0.1, 0.02 at step 0; set lrs" in said and "do not tell" not in said
     found = attributed(trained, "tracincp", checkpoints=tmp_path, lrs=[*RATES, 0.0])
     assert np.allclose(found.influence, trained.tracin(trained.states, RATES), rtol=1e-5)
+
+
+def test_one_more_step_on_a_model_alone_needs_a_rate(trained: Trained) -> None:
+    train = tuple(torch.cat([part, part]) for part in trained.train)  # the metric looks at ten of them
+    settings: dict[str, Any] = {"estimator": "tracincp", "weight": "uniform", "metrics": ["tail_patch"]}
+    table = influx.attribute(trained.model, train, trained.test, **settings).metrics
+    table = table[table["metric"].str.startswith("tail_patch")]
+    assert len(table) == 3 and table["note"].str.contains("learning rate is 0 at the end of training").all()
+
+
+def test_a_uniform_sum_over_one_model_has_no_more_checkpoints() -> None:
+    more = {"weight": "uniform", "settings": {"checkpoints": 5}}
+    assert "checkpoints=5 but 1 usable" in refusal(ConfigError, "tracincp", **more)

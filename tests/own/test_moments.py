@@ -139,3 +139,20 @@ def test_moments_of_another_model_are_refused(tmp_path: Path, change: str) -> No
     file.write_bytes(b"{}")
     with pytest.raises(DataError, match="cannot read the optimizer state"):
         beside(tmp_path / "step_00000004.safetensors", None, "")
+
+
+def test_a_parameter_that_was_never_updated_has_zeros_in_a_training_scripts_file(tmp_path: Path) -> None:
+    """Parameters are numbered there, and torch keeps nothing of one that never had a gradient."""
+    module = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(3, 1), torch.nn.Linear(2, 1)])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    module[2](module[0](torch.ones(4, 2))).sum().backward()
+    optimizer.step()
+    torch.save({"model": module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "1.pt")
+    held = beside(tmp_path / "1.pt", None, "")
+    assert held is not None
+    (found,) = held.read(module, {"momentum": [torch.zeros_like(p) for p in module.parameters()]}).values()
+    wanted = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    fewer = module[:2]
+    with pytest.raises(DataError, match="not that of this model"):
+        held.read(fewer, {"momentum": [torch.zeros_like(p) for p in fewer.parameters()]})

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import influx
-from influx.errors import DataError
+from influx.errors import DataError, IncompatibleError
 from influx.integrations.saving import Checkpoints
 from influx.integrations.torch import Recorder
 from influx.learners.torch.imported import Imported
@@ -170,3 +170,66 @@ def test_the_callback_of_hugging_face_notes_every_update(tmp_path: Path, monkeyp
     with safe_open(tmp_path / "step_00000003.safetensors", "pt") as opened:
         assert json.loads(opened.metadata()["lr_before"]) == [[1, [rate]] for rate in PARTS[0]]
     sys.modules.pop("influx.integrations.transformers")  # made of what is no trainer
+
+
+def written(folder: Path, step: int, rate: float, state: dict[str, Any]) -> Path:
+    """What a training script saves after ``step`` updates, its scheduler having set the rate of the next."""
+    file = folder / f"{step}.pt"
+    torch.save({"model": state, "step": step, "optimizer": {"param_groups": [{"lr": rate, "params": [0]}]}}, file)
+    return file
+
+
+def test_one_file_with_the_rate_after_the_last_update_does_not_stand_for_a_training(
+    recorded: tuple[Decayed, Path], tmp_path: Path
+) -> None:
+    trained, _ = recorded
+    file = written(tmp_path, 8, 0.0, trained.model.state_dict())
+    with pytest.raises(IncompatibleError, match=r"one was given.*lrs and steps"):
+        attributed(trained, file, estimator="source", segments=1)
+
+
+@pytest.mark.slow
+def test_one_file_with_all_rates_or_with_given_ones_stands_for_a_training(
+    recorded: tuple[Decayed, Path], tmp_path: Path
+) -> None:
+    trained, folder = recorded
+    file = tmp_path / "step_00000008.safetensors"
+    runs = json.dumps([[1, [rate]] for rate in SCHEDULE])
+    save_file(trained.model.state_dict(), file, {"step": "8", "lr": "[0.0]", "lr_before": runs})
+    found = attributed(trained, file, estimator="source", segments=1, self_influence=False)
+    assert found.record.tables["segments"].frame["rates"].to_numpy() == pytest.approx([sum(SCHEDULE)])
+    save_file(load_file(folder / file.name), file, {"step": "8", "lr": "[0.05]", "lr_before": "[[2, [0.1]]]"})
+    with pytest.raises(IncompatibleError, match="one was given"):
+        attributed(trained, file, estimator="source", segments=1)
+    given = attributed(trained, file, estimator="source", segments=1, self_influence=False, lrs=0.1)
+    assert given.record.tables["segments"].frame["rates"].to_numpy() == pytest.approx([0.8])
+    assert not doubts(found) and not doubts(given)
+
+
+@pytest.mark.slow
+def test_a_rate_that_one_file_tells_is_doubted(recorded: tuple[Decayed, Path], tmp_path: Path) -> None:
+    """Of two files, the last having another rate; and of one, followed by the model that is passed."""
+    trained, _ = recorded
+    file = written(tmp_path, 4, SCHEDULE[4], trained.states[1])
+    assert len(doubts(attributed(trained, file, estimator="tracincp", weight="calibrated"))) == 1
+    written(tmp_path, 8, 0.0, trained.model.state_dict())
+    assert len(doubts(attributed(trained, tmp_path, estimator="tracincp", weight="calibrated"))) == 1
+    written(tmp_path, 8, SCHEDULE[4], trained.model.state_dict())
+    assert not doubts(attributed(trained, tmp_path, estimator="tracincp", weight="calibrated"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listed", [False, True])
+def test_rates_between_count_back_from_the_step_of_their_file_alone(
+    recorded: tuple[Decayed, Path], listed: bool
+) -> None:
+    """Steps that are given replace those of files; rates of the files' own steps belong to none of them."""
+    trained, folder = recorded
+    files: Any = sorted(folder.glob("*.safetensors")) if listed else folder
+    found = attributed(trained, files, estimator="tracincp", weight="calibrated", steps=[0, 1, 2, 3])
+    weights = tuple(SCHEDULE[step] / 6 for step in (0, 3, 6))
+    assert np.allclose(found.influence, trained.tracin(trained.states, weights), rtol=1e-6)
+    found = attributed(trained, files, estimator="tracincp", weight="calibrated", steps=[0, 3, 7, 9])
+    weights = (sum(SCHEDULE[:3]) / 6, 4 * SCHEDULE[3] / 6, 2 * SCHEDULE[6] / 6)
+    assert np.allclose(found.influence, trained.tracin(trained.states, weights), rtol=1e-6)
+    assert len(doubts(found)) == 1

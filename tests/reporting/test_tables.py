@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console, RenderableType
 
-from influx.reporting import tables
+from influx.reporting import html, tables
 from influx.reporting.guarantee import guarantee_line
 from influx.reporting.record import RunRecord
 from influx.reporting.verdict import verdict_of
@@ -218,6 +218,20 @@ def test_scores_without_a_sign_are_told_so(folder: Path) -> None:
     with (folder / "config.yaml").open("a") as f:
         f.write("estimator:\n  sign: unsigned\n")
     assert dict(verdict_of(RunRecord.load(folder)).lines)["sign"].startswith("none: values are associations")
+
+
+def test_the_sign_is_what_the_manifest_recorded(folder: Path) -> None:
+    written = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(written | {"unsigned": ["loss", "another"]}))
+    told = dict(verdict_of(RunRecord.load(folder)).lines)["sign"]
+    assert told.startswith("positive influence") and "; of loss none: values are associations" in told
+    (folder / "manifest.json").write_text(json.dumps(written | {"sign": "unsigned: values say nothing"}))
+    record = RunRecord.load(folder)
+    assert dict(verdict_of(record).lines)["sign"].startswith("none: values are associations")
+    first = int(record.test["id"].iloc[0])
+    screen, page = shown(tables.neighbours(record, first, 1)) + shown(tables.a_few(record)), html.page([record])
+    assert "largest: train id, label" in screen and "ponent" not in screen
+    assert "Largest and smallest values" in page and "ponents (h" not in page and "Opponents raise it" not in page
 
 
 def test_the_guarantee_is_below_the_table(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from influx.engines.outputs import Output
+from influx.engines.outputs import Output, check_errors
 from influx.engines.projected import Projected
 from influx.errors import ConfigError
 from influx.influence import Influence, Scale
@@ -42,7 +42,8 @@ class DTrak(Projected):
             loss, margin, or weighted_mse (squared errors of the outputs against labels, one of them 1, or targets). The
             weights of the latter are those of a diffusion model's timesteps: without them they are one factor, which
             damping relative to the eigenvalues takes out. A density model's only output is its risk, with weights of
-            its own in it, which loss and weighted_mse both are.
+            its own in it, which loss and weighted_mse both are; the latter is refused where it is no sum of squared
+            errors: for texts, binary features and losses of your own.
         sign: unsigned, the only one there is: values say nothing of who helps and who harms.
     """
 
@@ -73,7 +74,12 @@ class DTrak(Projected):
             )
 
     def plan(self, prospect: Prospect) -> Work:
-        """Trainings, projected gradients and regressions."""
+        """Trainings, projected gradients and regressions.
+
+        Raises:
+            IncompatibleError: see ``check_errors``.
+        """
+        check_errors(self.output, prospect.problem)
         return self.work(prospect, weighted=False)
 
     def estimate(self, run: Run) -> Influence:

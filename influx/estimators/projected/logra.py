@@ -75,9 +75,9 @@ class LoGra:
 
     rank: int = 64
     init: Init = "random"
-    store: Store = "model"
     projections: int = 1
     parameters: str | list[str] = "all"
+    store: Store = "model"
     damping: float | None = None
     normalize: Normalize = "none"
     self_influence: bool = True

@@ -90,6 +90,8 @@ class Averaged:
         for name, value in own.items():
             if value != getattr(self, name):
                 object.__setattr__(self, name, value)
+        if hasattr(inner, "sign"):
+            object.__setattr__(self, "sign", inner.sign)
         refuses = getattr(inner, "refuses", None)
         if refuses:
             told = {perspective: self._renamed(why) for perspective, why in refuses.items()}
@@ -99,6 +101,11 @@ class Averaged:
     def trains(self) -> bool:
         """Whether it looks at other trainings of the problem, which no one else can replace."""
         return self.over == "seeds"
+
+    @property
+    def about_all(self) -> str:
+        """Why the other cannot be asked about some of the test instances, or an empty string."""
+        return str(getattr(self._inner, "about_all", ""))
 
     @property
     def _inner(self) -> Estimator:

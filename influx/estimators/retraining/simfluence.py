@@ -21,6 +21,7 @@ from influx.planning import Prospect, Work
 from influx.run import Card, Run
 
 BLOCK_BYTES = 256 << 20  # of losses, unknowns and their like for some test instances at a time
+GROWN = 1e100  # a simulated loss that no square holds
 UNSOLVED = 1e-6  # relative residual of the fit worth a warning
 NO_SELF = "losses of test instances alone are recorded along training"
 Effect = Literal["simulated", "first_order"]
@@ -56,6 +57,9 @@ class Simfluence:
     requires: ClassVar[frozenset[Need]] = frozenset({Need.TRAJECTORY})
     refuses: ClassVar[Mapping[str, str]] = {"memorization": NO_SELF}
     scale: ClassVar[Scale] = "loss"
+    about_all: ClassVar[str] = (
+        "it records losses of all test instances along trainings, which it would train again for some of them"
+    )
     card: ClassVar[Card] = Card(
         family="retraining",
         full="R T (p b + p m) + R T b m",
@@ -139,6 +143,11 @@ class Simfluence:
                 done(columns.stop - columns.start)
                 interrupts.check()
         table = pd.concat(parts, ignore_index=True)
+        if grown := int(table["mae_own"].isna().sum()):
+            run.warn(
+                f"simulated losses of {grown} of {m} test instances grow without bound: how far they are off is not "
+                "judged; set estimator.clip=true, or raise estimator.ridge or estimator.runs"
+            )
         report = {
             "runs": self.runs,
             "held_out": self.held_out,
@@ -201,8 +210,14 @@ class Simfluence:
     def _judged(
         self, ids: NDArray[np.int64], fitted: Simulator, curricula: list[Curriculum], seen: list[Array]
     ) -> pd.DataFrame:
-        """Losses that are simulated from the first one on, against those recorded."""
-        paths = [fitted.path(curriculum, true[0]) for curriculum, true in zip(curricula, seen, strict=True)]
+        """Losses that are simulated from the first one on, against those recorded.
+
+        First-order effects need no simulation: there, test instances whose losses grow without bound have NaN.
+        """
+        simulate = fitted.path if self.effect == "simulated" else fitted.simulated
+        paths = [simulate(curriculum, true[0]) for curriculum, true in zip(curricula, seen, strict=True)]
+        bounded = np.logical_and.reduce([(np.abs(path) < GROWN).all(axis=0) for path in paths])
+        paths = [np.where(bounded, path, np.nan) for path in paths]
         table = pd.DataFrame({"test_id": ids, "mae_own": np.abs(paths[0] - seen[0]).mean(axis=0)})
         if self.held_out:
             true, made = np.stack(seen[-self.held_out :]), np.stack(paths[-self.held_out :])  # (held, T + 1, columns)

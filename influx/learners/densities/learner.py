@@ -92,8 +92,9 @@ class DensityLearner(ABC):
             weights = torch.ones(1, len(data.train), dtype=torch.float64)
             found = self._optimum(self._moments(data), weights, "full")
             folder.write(FILE, lambda path: _save(path, found))
-        with np.load(reads.note(folder / FILE), allow_pickle=False) as arrays:
-            return DensityFitted(Normals(**{name: torch.from_numpy(arrays[name]) for name in arrays.files}))
+        with np.load(folder / FILE, allow_pickle=False) as arrays:
+            normals = Normals(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        return DensityFitted(normals, folder / FILE)
 
     def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:
         """Solve one model per row of ``design``; see ``Learner``.
@@ -202,16 +203,19 @@ class DensityLearner(ABC):
 
 @dataclass(frozen=True)
 class DensityFitted:
-    """The density of all training instances."""
+    """The density of all training instances, read from ``file``."""
 
     normals: Normals
+    file: Path
 
     def outcomes(self, split: Split) -> Outcomes:
         """Risk of each instance; margin and prediction are its negative, the logarithm of the density."""
+        reads.note(self.file)
         return outcomes_of(self.normals.risks(rows_of(split))[0])
 
     def sample(self, normals: Tensor) -> Tensor:
         """Flat instances ``(n, d)`` from standard normal numbers (n, d), float64."""
+        reads.note(self.file)
         return self.normals.sample(normals)
 
 

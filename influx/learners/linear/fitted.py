@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from influx import reads
 from influx.learners.linear.system import System
 from influx.problem import Data, LossNorm, Outcomes, Split
 
@@ -84,12 +86,20 @@ class LinearModel:
 
 @dataclass(frozen=True)
 class LinearFitted:
-    """The trained model."""
+    """The trained model, read from ``file``."""
 
-    model: LinearModel
+    solved: LinearModel
+    file: Path
+
+    @property
+    def model(self) -> LinearModel:
+        """What was solved."""
+        reads.note(self.file)
+        return self.solved
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance."""
-        system = self.model.system(split)
-        found = system.outcomes(self.model.outputs(system)[None])
+        model = self.model
+        system = model.system(split)
+        found = system.outcomes(model.outputs(system)[None])
         return Outcomes(loss=found.loss[0], margin=found.margin[0], prediction=found.prediction[0])

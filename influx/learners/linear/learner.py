@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from influx import interrupts, reads
+from influx import interrupts
 from influx.errors import ConfigError, IncompatibleError, NumericalError
 from influx.learners.linear import newton
 from influx.learners.linear.fitted import LinearFitted, LinearModel
@@ -112,9 +112,9 @@ class LinearLearner(ABC):
         """
         if not folder.has(FILE):
             folder.write(FILE, lambda path: _save(path, self._solution(data)))
-        with np.load(reads.note(folder / FILE), allow_pickle=False) as arrays:
+        with np.load(folder / FILE, allow_pickle=False) as arrays:
             theta = torch.from_numpy(arrays["theta"])
-        return LinearFitted(LinearModel(learner=self, data=data, theta=theta))
+        return LinearFitted(LinearModel(learner=self, data=data, theta=theta), folder / FILE)
 
     def refit(self, system: System, weights: Tensor, norm: LossNorm, start: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters ``(models, K, q)`` and outputs ``(models, K, n)`` for rows of weights."""

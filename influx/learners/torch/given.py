@@ -72,10 +72,11 @@ class Unpacked(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Builds copies of one module; ``task`` is density where it returns its risk."""
+    """Builds copies of one module; ``task`` is density where it returns its risk, perhaps of ``squared_errors``."""
 
     module: nn.Module
     task: TaskName | None = None
+    squared_errors: bool = False
 
     def build(self, data: Data) -> nn.Module:
         """A copy, with the parameters that it has."""

@@ -42,6 +42,11 @@ class Loaded:
     groups: tuple[float, ...] = ()
     moments: Callable[[], Moments | None] = lambda: None
 
+    @property
+    def rates_known(self) -> bool:
+        """Whether it alone tells the rates of the steps that led to it, of which there are some."""
+        return self.step > 0 and (self.given or len(self.before) == self.step)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
@@ -110,7 +115,7 @@ class Imported:
                 file_hash(one.path),
                 one.step is not None or self.steps is not None,
                 given=self.lr is not None,
-                before=() if self.lr is not None else _before(one),
+                before=() if self.lr is not None or step != one.step else _before(one),  # it counts back from its own
                 groups=one.rates or () if rate is None else (),
                 moments=cache(partial(beside, one.path, self.prefix, inner)),
             )

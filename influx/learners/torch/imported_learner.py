@@ -37,8 +37,13 @@ ELSEWHERE = (
     "(training=default), or attribute each of your models and average their influence"
 )
 HELD = (
-    "the learning rates of the checkpoints differ and the files do not tell those of the steps between: each is taken "
-    "to hold until the next checkpoint; record the training with influx's recorders, which save all rates"
+    "the files do not tell the learning rates of all steps: that of each checkpoint is taken to hold until the next "
+    "checkpoint, and the first also before it; record the training with influx's recorders, which save all rates"
+)
+SEVERAL = (
+    "several checkpoints, and one was given; give more of the same training, the last one being final, set "
+    "estimator.weight=uniform where the sum is over checkpoints, which takes the one, or training.lr and "
+    "training.steps to what led to it where that is enough (source with estimator.segments=1)"
 )
 OTHERWISE = "choose an estimator without that need (influx list estimators)"
 
@@ -94,13 +99,8 @@ class ImportedLearner(TorchLearner):
     def _lacking(self) -> str:
         """What is missing to follow the training, in words, or nothing."""
         leaving = self.loaded[:-1]
-        if len(self.loaded) < 2:
-            if self.loaded[0].rate is not None and self.loaded[0].step > 0:
-                return ""  # steps of one rate led to it
-            return (
-                "several checkpoints, and one was given; give more of the same training, the last one being final, or "
-                "set estimator.weight=uniform where the sum is over checkpoints, which takes the one"
-            )
+        if not leaving:
+            return "" if self.loaded[0].rates_known else SEVERAL
         for one in leaving:
             if one.groups:
                 return (
@@ -181,7 +181,7 @@ class ImportedLearner(TorchLearner):
             steps=steps,
             rates=tuple(one.rate or 0.0 for one in self.loaded),
             before=tuple(one.before for one in self.loaded),
-            given=all(one.given for one in self.loaded if one.rate is not None),
+            told=tuple(one.rate for one in self.loaded if one.rate is not None and not one.given),
             from_start=self._from_start,
         )
 
@@ -237,13 +237,13 @@ class ImportedLearner(TorchLearner):
 class ImportedRecipe(Recipe):
     """The steps at which there are checkpoints, the rates of the steps that leave them and that led to them.
 
-    ``given`` says that the rates come from settings, ``from_start`` that the first checkpoint is the initialisation.
+    ``told`` are those of files, not of settings; ``from_start``: the first checkpoint is the initialisation.
     """
 
     steps: tuple[int, ...]
     rates: tuple[float, ...]
     before: tuple[tuple[float, ...], ...]
-    given: bool
+    told: tuple[float, ...]
     from_start: bool
 
     @cached_property
@@ -261,8 +261,8 @@ class ImportedRecipe(Recipe):
         return rates, known
 
     def lr(self, step: int) -> float:
-        """Of the update that leaves a step; of the last checkpoint where none does."""
-        return float(self.schedule[0][step]) if step < self.total else self.rates[-1]
+        """Of the update that leaves a step; of the last checkpoint where none does, and where no step is known."""
+        return float(self.schedule[0][step]) if 0 <= step < self.total else self.rates[-1]
 
 
 @dataclass(frozen=True)
@@ -294,6 +294,7 @@ class ImportedFitted(TorchFitted):
 
     @property
     def rates_held(self) -> str:
-        """What makes rates between checkpoints doubtful, or nothing."""
-        rates, known = self.recipe.schedule
-        return HELD if not self.recipe.given and not known.all() and len(np.unique(rates)) > 1 else ""
+        """What makes rates between checkpoints doubtful, or nothing: one file alone does not show a constant rate."""
+        told, (rates, known) = self.recipe.told, self.recipe.schedule
+        constant = len(told) != 1 and len({*told, *rates[known].tolist()}) == 1
+        return HELD if told and not known.all() and not constant else ""

@@ -26,7 +26,7 @@ class Moments:
     """Those of one checkpoint: in the file beside it, or in its own. ``slots`` names what there is.
 
     ``prefix`` and ``inner`` are as in ``foreign.matched``. ``digest`` stands for a file beside it; the checkpoint's own
-    is known already.
+    is known already. ``numbered`` is how many parameters its optimizer numbers, None where names are saved.
     """
 
     path: Path
@@ -34,6 +34,7 @@ class Moments:
     prefix: str | None
     inner: str
     digest: str = ""
+    numbered: int | None = None
 
     def read(self, module: nn.Module, empty: Slots) -> Slots:
         """For the module's parameters, in their order; of one that was never updated they are zero, as in ``empty``.
@@ -46,7 +47,7 @@ class Moments:
 
     def _matched(self, held: Mapping[str, Tensor], module: nn.Module, zeros: list[Tensor]) -> list[Tensor]:
         names = [name.removeprefix(self.inner) for name, _ in module.named_parameters()]
-        if {*held} == {*map(str, range(len(names)))}:
+        if self.numbered == len(names):
             held = {names[int(number)]: value for number, value in held.items()}
         begins = foreign.prefix_of(held, {name: name for name in names}) if self.prefix is None else self.prefix
         known = {name.removeprefix(begins): value for name, value in held.items() if name.startswith(begins)}
@@ -87,8 +88,8 @@ def beside(checkpoint: Path, prefix: str | None, inner: str) -> Moments | None:
     if own is None:
         if checkpoint.suffix == ".safetensors":
             return None
-        held = _optimizer_state(foreign.unpickled(checkpoint))
-        return None if held is None else Moments(checkpoint, frozenset(held), prefix, inner)
+        read = _optimizer_state(foreign.unpickled(checkpoint))
+        return None if read is None else Moments(checkpoint, frozenset(read[0]), prefix, inner, numbered=read[1])
     path = checkpoint.parent / state_name(int(own[1]))
     if not path.is_file():
         return None
@@ -103,7 +104,8 @@ def beside(checkpoint: Path, prefix: str | None, inner: str) -> Moments | None:
 def _held(path: Path) -> dict[str, dict[str, Tensor]]:
     """By slot, then by a parameter's name or number."""
     if path.suffix != ".safetensors":
-        return _optimizer_state(foreign.unpickled(path)) or {}
+        read = _optimizer_state(foreign.unpickled(path))
+        return {} if read is None else read[0]
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -115,8 +117,10 @@ def _held(path: Path) -> dict[str, dict[str, Tensor]]:
     return held
 
 
-def _optimizer_state(held: Mapping[str, Any]) -> dict[str, dict[str, Tensor]] | None:
+def _optimizer_state(held: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], int] | None:
     """Of ``optimizer.state_dict()`` in a training script's or Lightning's file, if it has one group of parameters.
+
+    By slot and number of the parameter, and how many parameters there are: those never updated have nothing.
 
     Several groups number the parameters in an order of their own, which the file does not tell.
     """
@@ -134,4 +138,4 @@ def _optimizer_state(held: Mapping[str, Any]) -> dict[str, dict[str, Tensor]] | 
             value = mine.get(key) if isinstance(mine, Mapping) else None
             if isinstance(value, Tensor):
                 found.setdefault(slot, {})[str(number)] = value
-    return found
+    return found, len(listed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from influx import reads
 from influx.learners.trees import outcomes as told
 from influx.learners.trees.ensemble import Array, Ensemble, Rule
 from influx.problem import Data, Outcomes, Split
@@ -59,10 +61,11 @@ class Predictor:
 
 @dataclass(frozen=True, kw_only=True)
 class TreesFitted:
-    """The trained model."""
+    """The trained model, read from ``file``."""
 
     learner: TreeLearner
     predictor: Predictor
+    file: Path | None = None
 
     @property
     def rule(self) -> Rule:
@@ -73,10 +76,12 @@ class TreesFitted:
     def ensemble(self) -> Ensemble:
         """The trees."""
         assert self.predictor.ensemble is not None
+        self._note()
         return self.predictor.ensemble
 
     def outcomes(self, split: Split) -> Outcomes:
         """Loss, margin and prediction of each instance."""
+        self._note()
         return self.predictor.outcomes(flat(split), split.y)
 
     def margins(self, split: Split) -> Array:
@@ -86,3 +91,7 @@ class TreesFitted:
     def leaves(self, split: Split) -> NDArray[np.int32]:
         """``(T, C, n)`` leaf of every instance."""
         return self.ensemble.leaves(flat(split))
+
+    def _note(self) -> None:
+        if self.file is not None:
+            reads.note(self.file)

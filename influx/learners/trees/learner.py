@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from influx import interrupts, reads
+from influx import interrupts
 from influx.errors import ConfigError, DataError, IncompatibleError
 from influx.learners.trees import outcomes as told
 from influx.learners.trees.ensemble import Ensemble, Rule, Sample
@@ -125,8 +125,9 @@ class TreeLearner(ABC):
             if isinstance(grown, Nodes):
                 grown.check(x, self.name)
             folder.write(self.file, grown.save)
-        ensemble = self.read(reads.note(folder / self.file), sample)
-        return TreesFitted(learner=self, predictor=self._predictor(data, sample, present, ensemble))
+        ensemble = self.read(folder / self.file, sample)
+        predictor = self._predictor(data, sample, present, ensemble)
+        return TreesFitted(learner=self, predictor=predictor, file=folder / self.file)
 
     def retrain(self, data: Data, seed: int, design: Design) -> tuple[Outcomes, Outcomes]:
         """Grow one ensemble per row of ``design``; see ``Learner``."""
