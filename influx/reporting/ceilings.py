@@ -24,6 +24,9 @@ ABOUT_CALIBRATION = (
 ABOUT_REMOVALS = "reliability of removals: what part of the differences between test instances other seeds would repeat"
 TITLES = {"lds": "LDS", "spearman": "Spearman", "pearson": "Pearson", "calibration": "R² of calibration"}
 _OF_REMOVALS = re.compile(r"(removal_ceiling_\w+|qld_ceiling|brittleness_ceiling)")
+# words of metrics that a perfect answer brings to 1, and that no noisy truth bounds
+_TO_ONE = {"auroc", "ap", "auprc", "mrr", "recall", "found", "tpr", "jaccard", "rbo", "icc", "distinct", "ndcg"}
+_SHARES = re.compile(r"(same_(sub)?class|fact)_(first|share)|stability_spearman|topk_\w+|guarantee_coverage")
 _SEEDS = re.compile(r"\bmean over (\d+) seeds?\b")  # in the note of OF_MEAN
 
 
@@ -87,6 +90,12 @@ def _ceiling(metric: str, found: Mapping[str, Mapping[str, Any]]) -> Ceiling | N
         if name in found:
             return Ceiling(row=found[name], reliability=not is_shared(name))
     return None
+
+
+def best(metric: str) -> str:
+    """What a perfect answer would have, of metrics that say how well instances are told apart or found again."""
+    to_one = _TO_ONE & set(metric.lower().split("_")) or _SHARES.fullmatch(metric)
+    return "1 at best" if to_one and not is_ceiling(metric) and "gain" not in metric else ""
 
 
 def about(ceiling: Ceiling) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from influx.reporting import text as words
-from influx.reporting.ceilings import Ceiling, beside
+from influx.reporting.ceilings import Ceiling, beside, best
 from influx.reporting.markup import Markup, escaped, join, tag, text
 from influx.reporting.reading import Ends
 from influx.reporting.record import END_ROWS, RunRecord
@@ -88,9 +88,9 @@ def score_cell(score: Score | None) -> Markup:
     return text("td", score.main, class_="word") if score.word else _number(score.main, score.interval)
 
 
-def ceiling_cell(ceiling: Ceiling | None) -> Markup:
-    """A cell with the ceiling of a number, or a dash."""
-    return tag("td", escaped("-")) if ceiling is None else _number(ceiling.value, ceiling.interval)
+def ceiling_cell(ceiling: Ceiling | None, otherwise: str = "") -> Markup:
+    """A cell with the ceiling of a number, or with something else, or a dash."""
+    return tag("td", escaped(otherwise or "-")) if ceiling is None else _number(ceiling.value, ceiling.interval)
 
 
 def _number(value: str, interval: str) -> Markup:
@@ -142,7 +142,7 @@ def metrics(record: RunRecord) -> Markup:
         numbers = (
             text("td", value),
             text("td", spread, class_="ci"),
-            ceiling_cell(ceiling),
+            ceiling_cell(ceiling, best(str(row["metric"]))),
             text("td", words.count(row["n"]), class_="number"),
         )
         rows.append(tag("tr", text("th", row["estimator"], scope="row"), metric, *numbers, protocol, note))

@@ -60,3 +60,21 @@ def test_an_estimate_without_noise_reaches_the_square_root_of_a_reliability(make
     ceiling = measured(run)[ceilings.OF_MEAN]["value"]
     reached = np.mean([np.corrcoef(signal[:, j], seeds.mean(axis=0)[:, j])[0, 1] for j in range(4)])
     assert ceiling == pytest.approx(2 / 3, abs=0.03) and reached == pytest.approx(np.sqrt(ceiling), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("mislabel_auroc_self", "1 at best"),
+        ("same_subclass_share", "1 at best"),
+        ("stability_spearman", "1 at best"),
+        ("topk_opponents", "1 at best"),
+        ("memorised_gain_risk_rare", ""),  # a difference
+        ("mislabel_area_sum", ""),  # 1 - ρ/2, which docs say
+        ("randomisation", ""),  # the less, the better
+        ("lds_ceiling", ""),
+        ("qld", ""),
+    ],
+)
+def test_metrics_that_a_perfect_answer_brings_to_one_say_so(metric: str, expected: str) -> None:
+    assert ceilings.best(metric) == expected
