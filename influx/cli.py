@@ -52,9 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     _received.clear()
     try:
         code = _dispatch(arguments)
-    except InfluxError as error:
-        _say_error(str(error))
-        code = error.exit_code
     except Stopped as stopped:
         code = _stopped(stopped.reason)
     except KeyboardInterrupt:
@@ -65,9 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 0
     except Exception as error:
         if _received:  # what a library made of the stop while it cleaned up
-            sys.exit(_stopped(Interrupted(_received[0])))
-        _say_error(f"internal error: {type(error).__name__}: {error}; INFLUX_DEBUG=1 shows where")
-        code = 1
+            code = _stopped(Interrupted(_received[0]))
+        elif isinstance(error, InfluxError):
+            _say_error(str(error))
+            code = error.exit_code
+        else:
+            _say_error(f"internal error: {type(error).__name__}: {error}; INFLUX_DEBUG=1 shows where")
+            code = 1
     sys.exit(code)
 
 

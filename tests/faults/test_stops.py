@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from influx import store
+from influx import cli, store
+from influx.errors import ConfigError
 from influx.learners.torch import learner
 from tests.faults.conftest import ROOT, Program
 
@@ -145,6 +146,23 @@ def test_signals_at_random_instants_cost_no_result(fresh: Program, expected: dic
     assert stopped > 2
     assert fresh.again()[0] == 0
     assert fresh.digests() == expected
+
+
+@pytest.mark.parametrize("signum", list(CODES))
+@pytest.mark.parametrize("made", [ConfigError, AttributeError])
+def test_what_a_library_makes_of_an_early_signal_is_a_stop(
+    signum: signal.Signals, made: type[Exception], fresh: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        try:
+            signal.raise_signal(signum)
+        except BaseException as stop:
+            raise made("a node of the settings has no parent") from stop
+        return 0
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    told = f"error: stopped by {signum.name}; finished work is saved, run the same command to continue\n"
+    assert fresh.again() == (CODES[signum], told)
 
 
 @pytest.mark.fault(3, "once: an orderly stop; twice: at once")
