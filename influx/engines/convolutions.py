@@ -65,13 +65,16 @@ class Convolved:
         return self._sides
 
     def through(self, rows: Tensor | None, columns: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The sides times matrices: patches by a convolution with these as filters, so that none is copied."""
+        """The sides times matrices: patches by a convolution with these as filters, so that none is copied.
+
+        On a card, where convolutions round more than products of matrices, patches are.
+        """
         left = self._joined(self.gradients.flatten(2))
         left = left if rows is None else left @ rows
-        if columns is None:
+        if columns is None or self.inputs.device.type != "cpu":
             patches = self.sides()[1]
             assert isinstance(patches, Dense)
-            return left, patches.vectors
+            return left, patches.vectors if columns is None else patches.vectors @ columns
         geometry = self.geometry
         filters = columns.T.reshape(-1, self.inputs.shape[1], *geometry.kernel)
         convolve = CONVOLVE[len(geometry.kernel)]
