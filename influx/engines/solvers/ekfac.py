@@ -143,21 +143,22 @@ class EKFAC:
             block_for(layer, columns.stop - columns.start, self.strategy, self.own_matrix, source.repeats > 1)
             for layer, _, columns in layers
         ]
-        passes = 1 if self.strategy == "kfac" else 2
-        with progress.task("curvature", passes * len(sources) * source.repeats * len(source.split)) as done:
+        passes, size = 1 if self.strategy == "kfac" else 2, source.size
+        whole = -(-len(source.split) // size) * size  # instances of whole blocks
+        with progress.task("curvature", passes * len(sources) * source.repeats * whole) as done:
             for number, each in enumerate(sources):
                 for rows, weight, again in each.blocks():
                     for block, layer in zip(blocks, alike(rows, len(blocks)), strict=True):
                         block.gather(layer, weight * share, again)
                     if traces is not None:
                         traces[number] += weight * float(rows.squares().sum())
-                    done(source.size)
+                    done(size)
             for block in blocks:
                 block.turn()
             for rows, weight, _ in chain.from_iterable(each.blocks() for each in sources * (passes - 1)):
                 for block, layer in zip(blocks, rows.layers, strict=True):
                     block.measure(layer, weight * share)
-                done(source.size)
+                done(size)
         return [(names, columns, block) for (_, names, columns), block in zip(layers, blocks, strict=True)]
 
     def work(self, prospect: Prospect, kind: Kind, own: bool) -> Work:
